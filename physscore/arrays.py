@@ -1,0 +1,182 @@
+"""What an array needs around it: threads, the FFT, checked inputs, and the memory there is.
+
+Threads are given explicitly to every FFT and every compiled loop; nothing that happens to be
+installed changes their number. Results never depend on it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from physscore.core import Array, InputError
+
+_threads: ContextVar[int | None] = ContextVar("physscore_threads", default=None)
+
+
+def _checked_threads(n: Any, name: str) -> int:
+    try:
+        count = int(n)
+    except (TypeError, ValueError):
+        count = 0
+    if count < 1:
+        raise InputError(f"{name} is {n!r}: it must be a whole number of at least 1")
+    return count
+
+
+def n_threads() -> int:
+    """Return the number of threads in force.
+
+    That is the innermost :func:`threads` block, else the environment variable
+    ``PHYSSCORE_THREADS``, else the number of processors this process may use.
+    """
+    count = _threads.get()
+    if count is not None:
+        return count
+    if text := os.environ.get("PHYSSCORE_THREADS"):
+        return _checked_threads(text, "PHYSSCORE_THREADS")
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    """Use ``n`` threads inside this block: ``with physscore.threads(4): ...``.
+
+    Raises
+    ------
+    InputError
+        If ``n`` is not a whole number of at least 1.
+    """
+    token = _threads.set(_checked_threads(n, "threads"))
+    try:
+        yield
+    finally:
+        _threads.reset(token)
+
+
+@cache
+def _pool(n: int, process: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(n, thread_name_prefix="physscore")
+
+
+def parallel(kernel: Callable[..., Any], n: int, *args: Any) -> None:
+    """Run ``kernel(*args, start, stop)`` over range(n), one contiguous piece a thread.
+
+    The kernel must release the GIL and write to places that depend on the index alone.
+    """
+    pieces = min(n_threads(), n)
+    if pieces <= 1:
+        kernel(*args, 0, n)
+        return
+    edges = [n * i // pieces for i in range(pieces + 1)]
+    pool = _pool(pieces - 1, os.getpid())  # a forked child must not wait for its parent's threads
+    futures = [pool.submit(kernel, *args, a, b) for a, b in zip(edges[1:-1], edges[2:], strict=True)]
+    kernel(*args, 0, edges[1])
+    for future in futures:
+        future.result()
+
+
+def forward_fft(x: Array) -> Array:
+    """Return the unnormalised half spectrum of one real array, sum_x x exp(-ikx), over all axes."""
+    import scipy.fft
+
+    modes = scipy.fft.rfft(x, axis=-1, workers=n_threads())
+    if x.ndim > 1:
+        modes = scipy.fft.fftn(modes, axes=range(x.ndim - 1), overwrite_x=True, workers=n_threads())
+    return np.asarray(modes)
+
+
+def inverse_fft(modes: Array, shape: Sequence[int]) -> Array:
+    """Return sum_k modes exp(ikx), unnormalised, as a real array of ``shape``; ``modes`` is used up.
+
+    A complex transform in place over the leading axes and a real one over the last: the same as
+    irfftn, without its copies.
+    """
+    import scipy.fft
+
+    if len(shape) > 1:
+        modes = scipy.fft.ifftn(
+            modes, axes=range(len(shape) - 1), norm="forward", overwrite_x=True, workers=n_threads()
+        )
+    return np.asarray(
+        scipy.fft.irfft(
+            modes, n=shape[-1], axis=-1, norm="forward", overwrite_x=True, workers=n_threads()
+        )
+    )
+
+
+def floating_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    """Return ``dtype`` as float32 or float64.
+
+    Raises
+    ------
+    InputError
+        If it is anything else.
+    """
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = np.dtype(object)
+    if found not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise InputError(f"dtype is {dtype!r}: it must be float32 or float64")
+    return found
+
+
+def as_states(x: Any, shape: tuple[int, ...], name: str = "x") -> Array:
+    """Return ``x`` as a float32 or float64 array of shape (n, *shape), converting other real types.
+
+    Raises
+    ------
+    InputError
+        If the shape does not fit or the values are not real numbers.
+    """
+    states = np.asarray(x)
+    if states.shape[1:] != shape or states.ndim != len(shape) + 1:
+        wanted = ", ".join(["n", *map(str, shape)])
+        raise InputError(f"{name} has shape {states.shape}: it must be ({wanted}), a batch of states")
+    if states.dtype.kind not in "fiub":
+        raise InputError(f"{name} has the type {states.dtype}: it must hold real numbers")
+    if states.dtype not in (np.float32, np.float64):
+        states = states.astype(np.float64 if states.dtype != np.float16 else np.float32)
+    return states
+
+
+def available_memory() -> int | None:
+    """Return the bytes of memory that can still be used, or None where the system does not say."""
+    try:
+        with open("/proc/meminfo") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def require_memory(need: int, what: str) -> None:
+    """Refuse a piece of work that does not fit into memory, before it starts.
+
+    Raises
+    ------
+    InputError
+        If ``need`` bytes are more than there are.
+    """
+    have = available_memory()
+    if have is not None and need > have:
+        raise InputError(
+            f"{what} needs {need / 2**30:.3g} GiB of memory and {have / 2**30:.3g} GiB are free: "
+            "use a smaller grid or dtype float32"
+        )

@@ -1,0 +1,1 @@
+"""What is sampled: energies, priors and likelihoods, a family a file."""

@@ -1,0 +1,393 @@
+"""Random fields on a periodic box: Gaussian, with its FFT score, and lognormal."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from physscore.arrays import (
+    as_states,
+    floating_dtype,
+    forward_fft,
+    inverse_fft,
+    parallel,
+    require_memory,
+)
+from physscore.core import Array, InputError, Prior
+from physscore.energies.lognormal import gaussian_power
+from physscore.grid import Grid, WavenumberTable
+from physscore.modes import multiply, sum_power
+from physscore.noise import field_modes
+
+# Relative excess of power that a lognormal field may have before it says so.
+_MET_WITHIN = 1e-3
+
+SpectrumLike = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
+
+
+class GaussianRandomField(Prior):
+    """A real, periodic, homogeneous Gaussian field with a given power spectrum.
+
+    In the unitary DFT basis the covariance of the cell values is diagonal, with eigenvalues
+    P(k) N / V, so that the score is s(x) = -IDFT(DFT(x) / (P N / V)). Modes with P = 0 (always
+    k = 0) are fixed at zero, the mean: they have no score and no share in the energy.
+
+    Parameters
+    ----------
+    grid
+        The box and its cells.
+    spectrum
+        P(k), from ``physscore.spectra`` or any function of an array of k > 0 (rad per unit length)
+        that returns P in length^dim.
+
+    Attributes
+    ----------
+    wavenumbers : WavenumberTable
+        The |k| of every mode, as a table.
+    power : array
+        P of each entry of ``wavenumbers``; 0 at k = 0.
+    n_free_modes : int
+        Number of modes with P > 0: the dimension of the distribution.
+
+    Raises
+    ------
+    InputError
+        If the spectrum does not cover the box, or gives a negative or non-finite P.
+    """
+
+    spectrum: SpectrumLike | None
+
+    def __init__(self, grid: Grid, spectrum: SpectrumLike) -> None:
+        self.spectrum = spectrum
+        self._set_power(grid, grid.wavenumbers, power_of_modes(grid.wavenumbers, spectrum))
+
+    @classmethod
+    def from_modes(cls, grid: Grid, wavenumbers: WavenumberTable, power: Array) -> GaussianRandomField:
+        """Return the field whose modes have the power ``power``, an entry for each of ``wavenumbers``.
+
+        The way to a field that is not isotropic, such as the Gaussian one behind a lognormal field.
+        """
+        field = cls.__new__(cls)
+        field.spectrum = None
+        field._set_power(grid, wavenumbers, np.asarray(power, np.float64))
+        return field
+
+    def _set_power(self, grid: Grid, wavenumbers: WavenumberTable, power: Array) -> None:
+        self.grid = grid
+        self.shape = grid.shape
+        self.wavenumbers = wavenumbers
+        self.power = power
+        free = self.power > 0
+        counts = wavenumbers.counts[free]
+        self.n_free_modes = int(counts.sum())
+        if self.n_free_modes == 0:
+            raise InputError("spectrum is zero at every mode of the grid: there is nothing to sample")
+        self._eigenvalues = self.power * (grid.n_cells / grid.volume)
+        self._inverse_eigenvalues = np.zeros_like(self.power)
+        np.divide(1.0, self._eigenvalues, out=self._inverse_eigenvalues, where=free)
+        log_det = float(counts @ np.log(self._eigenvalues[free]))
+        self._log_normalisation = 0.5 * (self.n_free_modes * math.log(2 * math.pi) + log_det)
+
+    @property
+    def variance(self) -> float:
+        """Variance of one cell: the sum of P / V over the modes."""
+        return float(self.wavenumbers.counts @ self.power) / self.grid.volume
+
+    def sample(
+        self,
+        n: int,
+        *,
+        seed: int,
+        dtype: npt.DTypeLike = np.float64,
+        fixed: bool = False,
+        paired: bool = False,
+        first: int = 0,
+    ) -> Array:
+        """Return ``n`` independent fields, an array of shape (n, *grid.shape).
+
+        Each mode is drawn at its wavevector, so fields of one seed share their large-scale modes at
+        every resolution, and do not depend on threads or on how many are drawn at once.
+
+        Parameters
+        ----------
+        n
+            How many fields.
+        seed
+            The universe: a whole number from 0 to 2^64 - 1.
+        dtype
+            float32 or float64. Both show the same field.
+        fixed
+            Give every mode the modulus sqrt(P V), with only the phase random
+            (Angulo & Pontzen 2016, arXiv:1603.05253).
+        paired
+            Draw fields in pairs of opposite phase: each odd one is minus the one before.
+        first
+            Number of the first field: ``sample(1, seed=s, first=7)`` is ``sample(8, seed=s)[7:]``.
+
+        Raises
+        ------
+        InputError
+            If an argument makes no sense or the fields do not fit into memory.
+        """
+        check_count(n)
+        precision = floating_dtype(dtype)
+        field_bytes = self.grid.n_cells * precision.itemsize
+        spectrum_bytes = 2 * math.prod(self.grid.half_shape) * precision.itemsize
+        require_memory(
+            n * field_bytes + spectrum_bytes + (field_bytes if n > 1 else 0),
+            f"sampling {n} field(s) of {self.grid.shape} cells in {precision}",
+        )
+        amplitude = np.sqrt(self.power / (2 * self.grid.volume)).astype(precision)
+        fields = None if n == 1 else np.empty((n, *self.shape), precision)
+        for i in range(n):
+            number = first + i
+            modes = field_modes(
+                self.grid.cube,
+                self.wavenumbers.offsets,
+                amplitude,
+                seed=seed,
+                realization=number // 2 if paired else number,
+                fixed=fixed,
+            )
+            field = inverse_fft(modes.reshape(self.grid.half_shape), self.shape)
+            del modes
+            if paired and number % 2 == 1:
+                np.negative(field, out=field)
+            if fields is None:
+                return field[np.newaxis]
+            fields[i] = field
+        assert fields is not None
+        return fields
+
+    def energy(self, x: Array) -> npt.NDArray[np.float64]:
+        """Return -log p of each field, normalised over the free modes: shape (n,)."""
+        return self._energies(as_states(x, self.shape), None)
+
+    def score(self, x: Array) -> Array:
+        """Return grad log p = -IDFT(DFT(x) / (P N / V)), of the shape of ``x``."""
+        return self._filter(as_states(x, self.shape), -self._inverse_eigenvalues)
+
+    def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
+        """Return energies and scores with one forward FFT for both."""
+        states = as_states(x, self.shape)
+        scores = np.empty_like(states)
+        return self._energies(states, scores), scores
+
+    def whiten(self, x: Array) -> Array:
+        """Return z = IDFT(DFT(x) / sqrt(P N / V)): a white field, without its fixed modes."""
+        return self._filter(as_states(x, self.shape), np.sqrt(self._inverse_eigenvalues))
+
+    def unwhiten(self, z: Array) -> Array:
+        """Return the field whose whitened form is ``z``; the fixed modes of ``z`` play no part."""
+        return self._filter(as_states(z, self.shape, "z"), np.sqrt(self._eigenvalues))
+
+    def _filter(self, x: Array, factors: Array) -> Array:
+        table = _in_precision(factors / self.grid.n_cells, x.dtype)
+        filtered = [
+            inverse_fft(multiply(forward_fft(field), self.wavenumbers, table), self.shape) for field in x
+        ]
+        return filtered[0][np.newaxis] if len(x) == 1 else np.array(filtered, x.dtype).reshape(x.shape)
+
+    def _energies(self, x: Array, scores: Array | None) -> npt.NDArray[np.float64]:
+        """Return the energies of ``x``, and fill ``scores`` if there is such an array."""
+        weights = self._inverse_eigenvalues / (2 * self.grid.n_cells)
+        energies = np.empty(len(x))
+        for i, field in enumerate(x):
+            modes = forward_fft(field)
+            energies[i] = sum_power(modes, modes, self.wavenumbers) @ weights + self._log_normalisation
+            if scores is not None:
+                table = _in_precision(-self._inverse_eigenvalues / self.grid.n_cells, x.dtype)
+                scores[i] = inverse_fft(multiply(modes, self.wavenumbers, table), self.shape)
+        return energies
+
+    def __repr__(self) -> str:
+        return f"GaussianRandomField({self.grid!r}, {self.spectrum!r})"
+
+
+class LognormalField(Prior):
+    """A density contrast delta > -1 whose logarithm is a Gaussian field, with a given spectrum.
+
+    delta = exp(g - sigma^2 / 2) - 1, where the correlation of g is ln(1 + xi) of the target
+    correlation xi on this very grid (Coles & Jones 1991, MNRAS 248, 1), so that the *target*
+    spectrum is met, not that of g. The mean of g is fixed at zero; the box average of delta is
+    then zero on average and fluctuates a little.
+
+    Not every spectrum can be had: where the power of g would be negative it is zero, which leaves
+    more power than asked for. A warning then says at which k and by how much.
+
+    Parameters
+    ----------
+    grid, spectrum
+        As for :class:`GaussianRandomField`.
+
+    Attributes
+    ----------
+    gaussian : GaussianRandomField
+        The law of g = ln(1 + delta) + sigma^2 / 2.
+    wavenumbers : WavenumberTable
+        The |k| of every mode, as a table over the octant of non-negative frequencies.
+    power : array
+        P that delta really has, for each entry of ``wavenumbers``.
+    excess : array
+        How much ``power`` is above the target, relative to it; 0 where the target is met.
+
+    Raises
+    ------
+    InputError
+        If the spectrum cannot be used, or asks for a correlation of -1 or less.
+    """
+
+    def __init__(self, grid: Grid, spectrum: SpectrumLike) -> None:
+        self.grid = grid
+        self.shape = grid.shape
+        self.spectrum = spectrum
+        self.wavenumbers = WavenumberTable(grid, octant=True)
+        target = power_of_modes(self.wavenumbers, spectrum)
+        power, self.power = gaussian_power(grid, target)
+        self.gaussian = GaussianRandomField.from_modes(grid, self.wavenumbers, power)
+        self._half_variance = self.gaussian.variance / 2
+        self.excess = np.zeros_like(target)
+        with np.errstate(divide="ignore"):
+            np.divide(self.power - target, target, out=self.excess, where=self.power > target)
+        self._warn_where_unmet()
+
+    def _warn_where_unmet(self) -> None:
+        over = np.flatnonzero(self.excess > _MET_WITHIN)
+        if len(over):
+            k = self.wavenumbers.k[over]
+            worst = over[np.argmax(self.excess[over])]
+            share = self.wavenumbers.counts[over].sum() / self.grid.n_cells
+            warnings.warn(
+                f"no lognormal field has this spectrum: at {100 * share:.3g}% of the modes, with k from "
+                f"{k.min():.4g} to {k.max():.4g}, its power is too high, at most by "
+                f"{100 * self.excess[worst]:.3g}% at k = {self.wavenumbers.k[worst]:.4g}",
+                UserWarning,
+                stacklevel=3,
+            )
+
+    def sample(
+        self,
+        n: int,
+        *,
+        seed: int,
+        dtype: npt.DTypeLike = np.float64,
+        fixed: bool = False,
+        paired: bool = False,
+        first: int = 0,
+    ) -> Array:
+        """Return ``n`` fields of shape (n, *grid.shape); arguments as for the Gaussian field.
+
+        ``fixed`` and ``paired`` act on the Gaussian field, as is usual.
+        """
+        fields = self.gaussian.sample(
+            n, seed=seed, dtype=dtype, fixed=fixed, paired=paired, first=first
+        )
+        return self._exponential(fields)
+
+    def energy(self, x: Array) -> npt.NDArray[np.float64]:
+        """Return -log p of each field: that of g = ln(1 + delta) plus the Jacobian, sum of ln(1 + delta).
+
+        As with the Gaussian field, the fixed mean of g has no share. Infinite where delta <= -1.
+        """
+        states = as_states(x, self.shape)
+        allowed = (states > -1).reshape(len(states), -1).all(axis=1)
+        energies = np.full(len(states), np.inf)
+        if allowed.any():
+            g = self._logarithm(states[allowed])
+            jacobian = g.reshape(len(g), -1).sum(axis=1, dtype=np.float64)
+            jacobian -= self._half_variance * self.grid.n_cells
+            energies[allowed] = self.gaussian.energy(g) + jacobian
+        return energies
+
+    def score(self, x: Array) -> Array:
+        """Return grad log p, of the shape of ``x``; not a number where delta <= -1."""
+        states = as_states(x, self.shape)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray((self.gaussian.score(self._logarithm(states)) - 1) / (1 + states))
+
+    def whiten(self, x: Array) -> Array:
+        """Return the white field of g = ln(1 + delta) + sigma^2 / 2."""
+        return self.gaussian.whiten(self._logarithm(as_states(x, self.shape)))
+
+    def unwhiten(self, z: Array) -> Array:
+        """Return the density contrast of the white field ``z``."""
+        return self._exponential(self.gaussian.unwhiten(z))
+
+    def to_gaussian(self, x: Array) -> Array:
+        """Return g = ln(1 + delta) + sigma^2 / 2, the Gaussian field behind ``x``."""
+        return self._logarithm(as_states(x, self.shape))
+
+    def _logarithm(self, x: Array) -> Array:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            g = np.log1p(x)
+        g += x.dtype.type(self._half_variance)
+        return np.asarray(g)
+
+    def _exponential(self, g: Array) -> Array:
+        """Turn g into delta, in place."""
+        flat = g.reshape(-1)
+        piece = 1 << 15  # three passes over what stays in the cache
+        shift = g.dtype.type(self._half_variance)
+
+        def run(start: int, stop: int) -> None:
+            for i in range(start, stop):
+                part = flat[i * piece : (i + 1) * piece]
+                part -= shift
+                np.exp(part, out=part)
+                part -= 1
+
+        parallel(run, -(-len(flat) // piece))
+        return g
+
+    def __repr__(self) -> str:
+        return f"LognormalField({self.grid!r}, {self.spectrum!r})"
+
+
+def power_of_modes(table: WavenumberTable, spectrum: SpectrumLike) -> npt.NDArray[np.float64]:
+    """Return P of each entry of ``table``; 0 at k = 0 and where no mode is.
+
+    Raises
+    ------
+    InputError
+        If the spectrum does not cover the wavenumbers of the grid, or is negative or not finite.
+    """
+    wanted = (table.counts > 0) & (table.k > 0)
+    k = table.k[wanted]
+    k_min, k_max = getattr(spectrum, "k_min", 0.0), getattr(spectrum, "k_max", math.inf)
+    if k.min() < k_min * (1 - 1e-9) or k.max() > k_max * (1 + 1e-9):
+        raise InputError(
+            f"spectrum covers k from {k_min:.4g} to {k_max:.4g}, but the modes of the grid have k from "
+            f"{k.min():.4g} to {k.max():.4g}: use one that covers them, or say how to extrapolate"
+        )
+    power = np.asarray(spectrum(k), dtype=np.float64)
+    if power.shape != k.shape:
+        raise InputError(
+            f"spectrum returned the shape {power.shape} for {k.shape} wavenumbers: it must return one P each"
+        )
+    bad = ~(np.isfinite(power) & (power >= 0))
+    if bad.any():
+        raise InputError(
+            f"spectrum is {power[bad][0]} at k = {k[bad][0]:.6g}: P must be finite and not negative"
+        )
+    result = np.zeros(table.size)
+    result[wanted] = power
+    return result
+
+
+def check_count(n: Any) -> None:
+    """Refuse a number of fields that is not a whole number of at least 1."""
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+        raise InputError(f"n is {n!r}: it must be a whole number of at least 1")
+
+
+def _in_precision(table: Array, dtype: np.dtype[Any]) -> Array:
+    with np.errstate(over="ignore"):
+        converted = table.astype(dtype)
+    if not np.isfinite(converted).all():
+        raise InputError("x has the type float32, whose range the spectrum exceeds: use float64")
+    return converted

@@ -1,0 +1,254 @@
+"""A periodic box: its cells, its wavevectors, and the one Fourier convention of the package.
+
+P(k) = <|delta_k|^2> / V with delta_k = integral of delta(x) exp(-ikx) dx; k in rad per unit length,
+P in length^dim. On N cells the values x have unitary DFT modes of variance P N / V, and the
+unnormalised DFT X = sum_x x exp(-ikx) has <|X|^2> = P N^2 / V.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from physscore.core import InputError
+
+_MAX_CELLS_PER_SIDE = 2**31 - 1
+
+
+class Grid:
+    """A periodic box of 1 to 3 dimensions, cut into cells.
+
+    Parameters
+    ----------
+    shape
+        Number of cells along each side, at least 2 each; odd and unequal numbers are fine.
+    box_size
+        Side length, or one for each dimension. The unit is the caller's: Mpc/h goes with spectra
+        in (Mpc/h)^3.
+
+    Raises
+    ------
+    InputError
+        If there are not 1 to 3 sides, or a number of cells or a length makes no sense.
+    """
+
+    def __init__(self, shape: int | Sequence[int], box_size: float | Sequence[float]) -> None:
+        self.shape = _sides(shape)
+        self.box_size = _lengths(box_size, self.dim)
+
+    @property
+    def dim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells N."""
+        return math.prod(self.shape)
+
+    @property
+    def volume(self) -> float:
+        """Volume of the box, in length^dim."""
+        return math.prod(self.box_size)
+
+    @property
+    def cell_size(self) -> tuple[float, ...]:
+        """Side lengths of one cell."""
+        return tuple(side / n for side, n in zip(self.box_size, self.shape, strict=True))
+
+    @property
+    def fundamental(self) -> tuple[float, ...]:
+        """The smallest wavenumber along each axis, 2 pi / side, in rad per unit length."""
+        return tuple(2 * math.pi / side for side in self.box_size)
+
+    @property
+    def nyquist(self) -> tuple[float, ...]:
+        """The largest wavenumber that each axis resolves, pi / cell size, in rad per unit length."""
+        return tuple(math.pi / cell for cell in self.cell_size)
+
+    @property
+    def half_shape(self) -> tuple[int, ...]:
+        """Shape of the half spectrum that describes a real field: the last axis has n // 2 + 1."""
+        return (*self.shape[:-1], self.shape[-1] // 2 + 1)
+
+    @property
+    def cube(self) -> tuple[int, int, int]:
+        """The shape written with three sides, the added ones of length 1: what compiled loops see.
+
+        The first side stays the longest loop, so that 2 dimensions are spread over threads too.
+        """
+        first = self.shape[0] if self.dim > 1 else 1
+        middle = self.shape[1] if self.dim == 3 else 1
+        return (first, middle, self.shape[-1])
+
+    @cached_property
+    def wavenumbers(self) -> WavenumberTable:
+        """The |k| of every mode, as a table that is much smaller than the spectrum."""
+        return WavenumberTable(self)
+
+    def coordinates(self, axis: int) -> npt.NDArray[np.float64]:
+        """Return the positions of the cell centres along ``axis``, shape (shape[axis],)."""
+        return (np.arange(self.shape[axis]) + 0.5) * self.cell_size[axis]
+
+    def settings(self) -> dict[str, Any]:
+        """Return what makes the grid, ready for JSON."""
+        return {"shape": list(self.shape), "box_size": list(self.box_size)}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Grid) and (self.shape, self.box_size) == (other.shape, other.box_size)
+
+    def __hash__(self) -> int:
+        return hash((self.shape, self.box_size))
+
+    def __repr__(self) -> str:
+        size = self.box_size[0] if len(set(self.box_size)) == 1 else self.box_size
+        return f"Grid({self.shape}, box_size={size})"
+
+
+class WavenumberTable:
+    """|k| of mode (ix, iy, iz) is ``k[x[ix] + y[iy] + z[iz]]``.
+
+    Where the sides allow it the index is the integer |n|^2 (in a unit common to them), else the
+    place in the octant of non-negative frequencies; whichever table is smaller. Anything that
+    depends on the wavevector through |n_x|, |n_y|, |n_z| fits the octant's table, so fields are
+    coloured and power is summed by one mechanism.
+
+    Parameters
+    ----------
+    grid
+        The box.
+    octant
+        Use the octant even where |n|^2 would do: for what is not isotropic.
+
+    Attributes
+    ----------
+    cube
+        The grid's sides, as ``Grid.cube``.
+    offsets
+        The three index arrays x, y, z over ``cube``; z over its half.
+    octant
+        The same over the non-negative frequencies only.
+    k
+        Wavenumber of each entry, in rad per unit length.
+    squared
+        (k / unit)^2 as exact integers, or None where the sides have no common unit.
+    counts
+        Number of modes of the full spectrum that share each entry; 0 where no mode is.
+    shared
+        Whether different modes of the octant can share an entry: true for |n|^2.
+    """
+
+    k: npt.NDArray[np.float64]
+    squared: npt.NDArray[np.int64] | None
+    counts: npt.NDArray[np.int64]
+
+    def __init__(self, grid: Grid, *, octant: bool = False) -> None:
+        self.cube = grid.cube
+        frequencies = [np.minimum(np.arange(n), n - np.arange(n)) for n in grid.cube]
+        last = grid.cube[2] // 2 + 1
+        tops = [n // 2 for n in grid.cube]
+        units = _integer_units(grid)
+        octant_size = math.prod(top + 1 for top in tops)
+        squares = None if units is None else [u * top**2 for u, top in zip(units, tops, strict=True)]
+        self.shared = not octant and squares is not None and sum(squares) + 1 <= octant_size
+        if self.shared:
+            assert units is not None and squares is not None
+            axes = [u * f.astype(np.int64) ** 2 for u, f in zip(units, frequencies, strict=True)]
+            self.size = sum(squares) + 1
+        else:
+            strides = ((tops[1] + 1) * (tops[2] + 1), tops[2] + 1, 1)
+            axes = [s * f.astype(np.int64) for s, f in zip(strides, frequencies, strict=True)]
+            self.size = octant_size
+        self.offsets = (axes[0], axes[1], axes[2][:last])
+        self.octant = tuple(axis[: top + 1] for axis, top in zip(axes, tops, strict=True))
+        self.counts = self._sum_over_modes([_multiplicity(n) for n in grid.cube])
+        if units is not None:
+            self.squared = np.arange(self.size) if self.shared else _octant_sum(
+                [u * np.arange(top + 1) ** 2 for u, top in zip(units, tops, strict=True)]
+            )
+            self.k = _common_unit(grid, units) * np.sqrt(self.squared)
+        else:
+            self.squared = None
+            fundamental = _three(grid.dim, grid.fundamental)
+            self.k = np.sqrt(
+                _octant_sum([(f * np.arange(top + 1)) ** 2 for f, top in zip(fundamental, tops, strict=True)])
+            )
+
+    def _sum_over_modes(self, weights: list[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+        """Return, for each entry, the sum over the modes there of the product of the axes' weights."""
+        total = np.ones(1, np.int64)
+        for offsets, weight in zip(reversed(self.octant), reversed(weights), strict=True):
+            longer = np.zeros(len(total) + int(offsets[-1]), np.int64)
+            for offset, w in zip(offsets, weight, strict=True):
+                longer[offset : offset + len(total)] += w * total
+            total = longer
+        return total
+
+
+def _octant_sum(axes: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    return np.add.outer(np.add.outer(axes[0], axes[1]), axes[2]).ravel()
+
+
+def _multiplicity(n: int) -> npt.NDArray[np.int64]:
+    """Return how many of the n frequencies of an axis have |frequency| = 0, 1, ..., n // 2."""
+    return np.bincount(np.minimum(np.arange(n), n - np.arange(n))).astype(np.int64)
+
+
+def _three(dim: int, values: tuple[float, ...]) -> tuple[float, float, float]:
+    """Spread the values of the sides over ``Grid.cube``; an added side counts nothing."""
+    return (values[0] if dim > 1 else 0.0, values[1] if dim == 3 else 0.0, values[-1])
+
+
+def _integer_units(grid: Grid) -> tuple[int, int, int] | None:
+    """Return whole numbers proportional to 1 / side^2, if there are small ones."""
+    longest = max(grid.box_size)
+    ratios = [Fraction((longest / side) ** 2).limit_denominator(1000) for side in grid.box_size]
+    for side, ratio in zip(grid.box_size, ratios, strict=True):
+        if abs(float(ratio) * (side / longest) ** 2 - 1) > 1e-12:
+            return None
+    common = math.lcm(*(ratio.denominator for ratio in ratios))
+    if common > 10**6:
+        return None
+    units = tuple(int(ratio * common) for ratio in ratios)
+    return (units[0] if grid.dim > 1 else 0, units[1] if grid.dim == 3 else 0, units[-1])
+
+
+def _common_unit(grid: Grid, units: tuple[int, int, int]) -> float:
+    return grid.fundamental[-1] / math.sqrt(units[-1])
+
+
+def _sides(shape: int | Sequence[int]) -> tuple[int, ...]:
+    try:
+        given = tuple(np.atleast_1d(np.asarray(shape)).tolist())
+        sides = tuple(int(n) for n in given)
+    except (TypeError, ValueError, OverflowError):
+        given, sides = (None,), (0,)
+    if sides != given or not 1 <= len(sides) <= 3:
+        raise InputError(f"shape is {shape!r}: it must be 1 to 3 whole numbers of cells, as in (256, 256, 256)")
+    if min(sides) < 2 or max(sides) > _MAX_CELLS_PER_SIDE:
+        raise InputError(
+            f"shape is {shape!r}: every side must have from 2 to {_MAX_CELLS_PER_SIDE} cells"
+        )
+    return sides
+
+
+def _lengths(box_size: float | Sequence[float], dim: int) -> tuple[float, ...]:
+    try:
+        lengths = tuple(float(side) for side in np.atleast_1d(np.asarray(box_size)).tolist())
+    except (TypeError, ValueError):
+        lengths = ()
+    if len(lengths) == 1:
+        lengths *= dim
+    if len(lengths) != dim:
+        raise InputError(f"box_size is {box_size!r}: it must be one length, or one for each of {dim} sides")
+    if not all(0 < side < math.inf for side in lengths) or not 0 < math.prod(lengths) < math.inf:
+        raise InputError(f"box_size is {box_size!r}: every side must be a positive, finite length")
+    if max(lengths) / min(lengths) > 1e6:
+        raise InputError(f"box_size is {box_size!r}: the sides may differ by a factor of 1e6 at most")
+    return lengths

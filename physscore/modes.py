@@ -1,0 +1,125 @@
+"""What is done to a half spectrum by a table over |k|: multiply every mode, and sum power.
+
+The compiled loops see every grid with three sides (``Grid.cube``) and a table indexed as
+``grid.WavenumberTable`` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from physscore.arrays import parallel
+from physscore.core import Array
+from physscore.grid import WavenumberTable
+
+_compile: Callable[..., Any] = njit(nogil=True, error_model="numpy", cache=True)
+
+# Sums that share entries are kept in this many parts, whatever the number of threads, so that
+# their rounding does not depend on it.
+_PARTS = 16
+
+
+@_compile
+def _multiply(modes, offsets, table, start, stop):  # type: ignore[no-untyped-def]
+    n_y, n_z = modes.shape[1], modes.shape[2] // 2
+    factor = np.empty(n_z, modes.dtype)
+    for x in range(start, stop):
+        for y in range(n_y):
+            base = offsets[0][x] + offsets[1][y]
+            row = modes[x, y]
+            for z in range(n_z):
+                factor[z] = table[base + offsets[2][z]]
+            for z in range(n_z):
+                row[2 * z] *= factor[z]
+                row[2 * z + 1] *= factor[z]
+
+
+def multiply(modes: Array, wavenumbers: WavenumberTable, table: Array) -> Array:
+    """Multiply each mode of a half spectrum in place by its entry of ``table``; return the modes."""
+    parallel(
+        _multiply,
+        wavenumbers.cube[0],
+        _as_real_cube(modes, wavenumbers),
+        wavenumbers.offsets,
+        table.astype(modes.real.dtype, copy=False),
+    )
+    return modes
+
+
+@_compile
+def _n_signs(frequency, n):  # type: ignore[no-untyped-def]
+    """Return whether +frequency and -frequency are one mode of an axis of n cells, or two."""
+    return 1 if frequency == 0 or 2 * frequency == n else 2
+
+
+@_compile
+def _sum_power(a, b, cube, octant, weights, shared, total, start, stop):  # type: ignore[no-untyped-def]
+    n_x, n_y = cube[0], cube[1]
+    n_z = len(octant[2])
+    row = np.empty(n_z)
+    planes = len(octant[0])
+    for part in range(start, stop):
+        sums = total[part if shared else 0]
+        for x in range(planes * part // _PARTS, planes * (part + 1) // _PARTS):
+            # The modes (+-x, +-y, z) share their entries: add them up before looking those up.
+            for y in range(len(octant[1])):
+                row[:] = 0.0
+                for i in range(_n_signs(x, n_x)):
+                    for j in range(_n_signs(y, n_y)):
+                        xx, yy = x if i == 0 else n_x - x, y if j == 0 else n_y - y
+                        u, v = a[xx, yy], b[xx, yy]
+                        for z in range(n_z):
+                            row[z] += np.float64(u[2 * z] * v[2 * z] + u[2 * z + 1] * v[2 * z + 1])
+                base, weight = octant[0][x] + octant[1][y], weights[0][x] * weights[1][y]
+                for z in range(n_z):
+                    sums[base + octant[2][z]] += weight * weights[2][z] * row[z]
+
+
+def sum_power(
+    a: Array,
+    b: Array,
+    wavenumbers: WavenumberTable,
+    weights: tuple[Array, Array, Array] | None = None,
+) -> npt.NDArray[np.float64]:
+    """Return the sums of Re(a conj b) over the full spectrum, for each entry of the table.
+
+    Parameters
+    ----------
+    a, b
+        Half spectra of the grid.
+    wavenumbers
+        Where each mode counts.
+    weights
+        Factors for each non-negative frequency along the three sides of ``wavenumbers.cube``.
+    """
+    octant = wavenumbers.octant
+    if weights is None:
+        weights = (np.ones(len(octant[0])), np.ones(len(octant[1])), np.ones(len(octant[2])))
+    twice = np.full(len(octant[2]), 2.0)  # the half spectrum leaves out the modes with z < 0
+    twice[0] = 1.0
+    if wavenumbers.cube[2] % 2 == 0:
+        twice[-1] = 1.0
+    total = np.zeros((_PARTS if wavenumbers.shared else 1, wavenumbers.size))
+    parallel(
+        _sum_power,
+        _PARTS,
+        _as_real_cube(a, wavenumbers),
+        _as_real_cube(b, wavenumbers),
+        wavenumbers.cube,
+        octant,
+        (weights[0], weights[1], weights[2] * twice),
+        wavenumbers.shared,
+        total,
+    )
+    return np.asarray(total.sum(axis=0))
+
+
+def _as_real_cube(modes: Array, wavenumbers: WavenumberTable) -> Array:
+    """View a contiguous half spectrum as real and imaginary parts, with three sides."""
+    nx, ny, _ = wavenumbers.cube
+    return modes.view(modes.real.dtype).reshape(nx, ny, -1)
