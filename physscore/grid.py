@@ -167,7 +167,7 @@ class WavenumberTable:
             self.size = octant_size
         self.offsets = (axes[0], axes[1], axes[2][:last])
         self.octant = tuple(axis[: top + 1] for axis, top in zip(axes, tops, strict=True))
-        self.counts = self._sum_over_modes([_multiplicity(n) for n in grid.cube])
+        self.counts = self.sum_over_modes().astype(np.int64)
         if units is not None:
             self.squared = np.arange(self.size) if self.shared else _octant_sum(
                 [u * np.arange(top + 1) ** 2 for u, top in zip(units, tops, strict=True)]
@@ -180,13 +180,20 @@ class WavenumberTable:
                 _octant_sum([(f * np.arange(top + 1)) ** 2 for f, top in zip(fundamental, tops, strict=True)])
             )
 
-    def _sum_over_modes(self, weights: list[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
-        """Return, for each entry, the sum over the modes there of the product of the axes' weights."""
-        total = np.ones(1, np.int64)
-        for offsets, weight in zip(reversed(self.octant), reversed(weights), strict=True):
-            longer = np.zeros(len(total) + int(offsets[-1]), np.int64)
-            for offset, w in zip(offsets, weight, strict=True):
-                longer[offset : offset + len(total)] += w * total
+    def sum_over_modes(
+        self, weights: Sequence[npt.NDArray[np.float64]] | None = None
+    ) -> npt.NDArray[np.float64]:
+        """Return, for each entry, the sum over its modes of a product of functions of the axes.
+
+        ``weights`` holds their values at the frequencies 0 to n // 2 along the sides of ``cube``;
+        without it every mode counts 1.
+        """
+        total = np.ones(1)
+        for axis in (2, 1, 0):
+            values = _multiplicity(self.cube[axis]) * (1.0 if weights is None else weights[axis])
+            longer = np.zeros(len(total) + int(self.octant[axis][-1]))
+            for offset, value in zip(self.octant[axis], values, strict=True):
+                longer[offset : offset + len(total)] += value * total
             total = longer
         return total
 
@@ -197,7 +204,7 @@ def _octant_sum(axes: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
 
 def _multiplicity(n: int) -> npt.NDArray[np.int64]:
     """Return how many of the n frequencies of an axis have |frequency| = 0, 1, ..., n // 2."""
-    return np.bincount(np.minimum(np.arange(n), n - np.arange(n))).astype(np.int64)
+    return np.bincount(np.minimum(np.arange(n), n - np.arange(n)))
 
 
 def _three(dim: int, values: tuple[float, ...]) -> tuple[float, float, float]:

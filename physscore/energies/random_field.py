@@ -63,6 +63,7 @@ class GaussianRandomField(Prior):
     spectrum: SpectrumLike | None
 
     def __init__(self, grid: Grid, spectrum: SpectrumLike) -> None:
+        require_memory_for(grid, 1, np.dtype(np.float32))
         self.spectrum = spectrum
         self._set_power(grid, grid.wavenumbers, power_of_modes(grid.wavenumbers, spectrum))
 
@@ -136,12 +137,7 @@ class GaussianRandomField(Prior):
         """
         check_count(n)
         precision = floating_dtype(dtype)
-        field_bytes = self.grid.n_cells * precision.itemsize
-        spectrum_bytes = 2 * math.prod(self.grid.half_shape) * precision.itemsize
-        require_memory(
-            n * field_bytes + spectrum_bytes + (field_bytes if n > 1 else 0),
-            f"sampling {n} field(s) of {self.grid.shape} cells in {precision}",
-        )
+        require_memory_for(self.grid, n, precision)
         amplitude = np.sqrt(self.power / (2 * self.grid.volume)).astype(precision)
         fields = None if n == 1 else np.empty((n, *self.shape), precision)
         for i in range(n):
@@ -246,6 +242,7 @@ class LognormalField(Prior):
         self.grid = grid
         self.shape = grid.shape
         self.spectrum = spectrum
+        require_memory_for(grid, 1, np.dtype(np.float64))  # finding the power takes as much
         self.wavenumbers = WavenumberTable(grid, octant=True)
         target = power_of_modes(self.wavenumbers, spectrum)
         power, self.power = gaussian_power(grid, target)
@@ -377,6 +374,17 @@ def power_of_modes(table: WavenumberTable, spectrum: SpectrumLike) -> npt.NDArra
     result = np.zeros(table.size)
     result[wanted] = power
     return result
+
+
+def require_memory_for(grid: Grid, n: int, dtype: np.dtype[Any]) -> None:
+    """Refuse, before starting, to sample ``n`` fields for which there is not enough memory."""
+    field = grid.n_cells * dtype.itemsize
+    spectrum = 2 * math.prod(grid.half_shape) * dtype.itemsize
+    count = "a field" if n == 1 else f"{n} fields"
+    require_memory(
+        n * field + spectrum + (field if n > 1 else 0),
+        f"sampling {count} of {' x '.join(map(str, grid.shape))} cells in {dtype}",
+    )
 
 
 def check_count(n: Any) -> None:

@@ -1,0 +1,62 @@
+"""The command ``physscore``: one file a command; each parses, calls public functions, prints.
+
+Commands are imported when they are called, so that ``physscore --help`` is instant.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+from physscore._version import __version__
+
+_COMMANDS = {
+    "field": "Generate density fields, write them to HDF5 and check their power spectrum.",
+    "info": "Say what is in a file.",
+    "spectrum": "Measure the power spectrum of fields and compare it with a model.",
+}
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command = import_module(f"physscore.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="physscore")
+def physscore() -> None:
+    """From a score to fields, numbers and samples."""
+
+
+def main() -> None:
+    """Run the command line; bad input ends it with one sentence and exit code 2."""
+    from physscore.core import InputError
+
+    try:
+        code = physscore.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Abort:  # Ctrl-C
+        click.echo("interrupted: what was finished is kept", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (InputError, ImportError) as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    except MemoryError:
+        click.echo("Error: the memory is used up: use a smaller grid or dtype float32", err=True)
+        sys.exit(2)

@@ -1,0 +1,42 @@
+"""``physscore info``: what is in a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from physscore.cli.options import json_option, print_json, print_summary
+
+
+@click.command(name="info")
+@click.argument("path", type=click.Path(path_type=Path))
+@json_option
+def command(path: Path, as_json: bool) -> None:
+    """Say what is in a file: fields or spectra, finished or not."""
+    from physscore.store import FieldFile
+    from physscore.store.hdf5 import open_hdf5, summary
+    from physscore.store.spectra import read_spectrum
+
+    with open_hdf5(path) as file:
+        kind = file.attrs.get("kind")
+        found = summary(file)
+        if kind == "spectrum":
+            found["bins"] = len(read_spectrum(file).k)
+    if kind != "fields":
+        if as_json:
+            print_json(found)
+        else:
+            click.echo("\n".join(f"{name}: {value}" for name, value in found.items()))
+        return
+    with FieldFile(path) as fields:
+        result, verdict = fields.summary(), fields.verdict()
+    if verdict is not None:
+        result["check"] = verdict.as_dict()
+    if as_json:
+        print_json(result)
+        return
+    print_summary(result)
+    if verdict is not None:
+        click.echo(f"P(k) when written: {verdict}")
+    click.echo(f"made: {result['created']} by physscore {result['version']}")

@@ -1,0 +1,104 @@
+"""What the commands share: how grids and boxes are written, common options, and printing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from physscore.store import FieldFile
+
+
+class Numbers(click.ParamType):
+    """One number, or up to three separated by commas: a tuple of them."""
+
+    def __init__(self, kind: type[int] | type[float], name: str) -> None:
+        self.kind = kind
+        self.name = name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        """Return the numbers in ``value``."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(self.kind(part) for part in str(value).split(","))
+        except ValueError:
+            numbers = ()
+        if not 1 <= len(numbers) <= 3:
+            what = "whole numbers" if self.kind is int else "numbers"
+            self.fail(f"{value!r} must be one to three {what}, separated by commas", param, ctx)
+        return numbers
+
+
+def _threads(ctx: click.Context, param: click.Parameter, value: int | None) -> None:
+    if value is not None:
+        from physscore.arrays import threads
+
+        ctx.with_resource(threads(value))
+
+
+threads_option = click.option(
+    "--threads",
+    type=int,
+    callback=_threads,
+    expose_value=False,
+    help="Number of threads. [default: PHYSSCORE_THREADS, else all processors]",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+redshift_option = click.option("--redshift", type=float, help="Redshift of the spectrum. [default: 0]")
+
+
+def plot_option(what: str) -> Callable[..., Any]:
+    """Return the option --plot, for a picture of ``what``."""
+    return click.option("--plot", is_flag=True, help=f"Draw {what} into a PNG beside the file.")
+
+
+def picture_of(path: Path) -> Path:
+    """Return the name of the picture of a file."""
+    return path.with_suffix(".png")
+
+
+def as_text(values: Sequence[float]) -> str:
+    """Return sides as text: 256 x 256 x 128, or one number where all are alike."""
+    distinct = values[:1] if len(set(values)) == 1 else values
+    return " x ".join(f"{value:g}" for value in distinct)
+
+
+def title_of(fields: FieldFile) -> str:
+    """Return what fields are, in one line."""
+    redshift = "" if fields.redshift is None else f" at z = {fields.redshift:g}"
+    seed = "" if fields.seed is None else f", seed {fields.seed}"
+    spectrum = fields.settings.get("spectrum", {}).get("name", "field")
+    kind = "lognormal field, " if fields.settings.get("lognormal") else ""
+    cells = " x ".join(map(str, fields.grid.shape))
+    return f"{kind}{spectrum}{redshift}, {cells} cells, box {as_text(fields.grid.box_size)} {fields.length_unit}{seed}"
+
+
+def print_summary(summary: dict[str, Any]) -> None:
+    """Print what a file of fields holds."""
+    fields = "1 field" if summary["fields"] == 1 else f"{summary['fields']} fields"
+    if summary["completed"] < summary["fields"]:
+        fields += f" ({summary['completed']} of them finished)"
+    cells = " x ".join(map(str, summary["shape"]))
+    click.echo(f"{summary['file']}: {fields} of {cells} cells ({summary['dtype']}), "
+               f"box {as_text(summary['box_size'])} {summary['length_unit']}")  # fmt: skip
+    for name in ("redshift", "seed"):
+        if summary[name] is not None:
+            click.echo(f"{name}: {summary[name]:g}" if name == "redshift" else f"{name}: {summary[name]}")
+    spectrum = summary["settings"].get("spectrum")
+    if spectrum:
+        parameters = ", ".join(f"{key} = {value}" for key, value in spectrum.items() if key != "name")
+        click.echo(f"spectrum: {spectrum.get('name')}" + (f" ({parameters})" if parameters else ""))
+    kinds = [kind for kind in ("lognormal", "fixed", "paired") if summary["settings"].get(kind)]
+    if kinds:
+        click.echo(f"kind: {', '.join(kinds)}")
+
+
+def print_json(result: dict[str, Any]) -> None:
+    """Print a result as JSON."""
+    click.echo(json.dumps(result, indent=2))

@@ -1,0 +1,157 @@
+"""``physscore spectrum``: the power spectrum of fields in a file, and its comparison with a model."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from physscore.cli.options import (
+    Numbers,
+    json_option,
+    overwrite_option,
+    picture_of,
+    plot_option,
+    print_json,
+    redshift_option,
+    threads_option,
+    title_of,
+)
+
+if TYPE_CHECKING:
+    from physscore.diagnostics.power import PowerSpectrum
+
+
+@click.command(name="spectrum")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--dataset", help="Path of the fields in an HDF5 file that is not ours.")
+@click.option("--box", "box_size", type=Numbers(float, "LENGTH"), help="Side of its box, or one for each dimension.")
+@click.option("--compare", "model_text", help="Model: planck2018, eh98, powerlaw:..., or a file, as in physscore field.")
+@redshift_option
+@click.option("--cross", type=click.Path(path_type=Path), help="A second file of ours: measure the cross spectrum.")
+@click.option("--bins", type=click.Choice(["linear", "log", "shells"]), default="linear", show_default=True)
+@click.option("--shot-noise", type=float, default=0.0, help="Volume per particle, subtracted.")
+@click.option("--mass-assignment", type=click.Choice(["ngp", "cic", "tsc", "pcs"]),
+              help="How particles were put on the grid: its window is divided out.")  # fmt: skip
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="HDF5 file for the spectrum.")
+@plot_option("P(k)")
+@json_option
+@overwrite_option
+@threads_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    path: Path,
+    dataset: str | None,
+    box_size: tuple[float, ...] | None,
+    model_text: str | None,
+    redshift: float | None,
+    cross: Path | None,
+    bins: str,
+    shot_noise: float,
+    mass_assignment: str | None,
+    output: Path | None,
+    plot: bool,
+    as_json: bool,
+    overwrite: bool,
+) -> None:
+    """Measure the power spectrum of fields and compare it with a model.
+
+    With --compare the exit code is 1 if they do not agree. The errors are those of Gaussian modes;
+    fields that physscore made lognormal are compared through their logarithm, for which they hold.
+    """
+    from physscore import plots, spectra
+    from physscore.core import InputError
+    from physscore.diagnostics.comparison import check_field
+    from physscore.diagnostics.power import FieldSequence, power_spectrum
+    from physscore.energies.random_field import LognormalField
+    from physscore.store import FieldFile, save
+    from physscore.store.hdf5 import check_output, inverse
+
+    if plot:
+        plots.require_matplotlib()
+    if output is not None:
+        check_output(output, overwrite=overwrite)
+    if cross is not None and model_text is not None:
+        raise InputError("--compare and --cross exclude each other: a model is of an auto spectrum")
+    with FieldFile(path, dataset=dataset, box_size=box_size) as fields:
+        if not fields.completed:
+            raise InputError(f"file {path} holds no finished field yet")
+        grid, chosen = fields.grid, fields.independent()
+        model, comparison, check = None, None, None
+        if model_text is not None:
+            z = fields.redshift if redshift is None else redshift
+            model = spectra.parse(model_text, redshift=z or 0.0)
+        with FieldFile(cross) if cross else nullcontext() as partner:
+            if partner is not None and (partner.grid, partner.completed) != (grid, fields.completed):
+                raise InputError(f"--cross {cross} has other cells, another box or other fields than {path}")
+            measured = power_spectrum(
+                chosen,
+                grid,
+                None if partner is None else FieldSequence(partner.read, chosen.indices, chosen.ndim),
+                bins=bins,
+                shot_noise=shot_noise,
+                mass_assignment=mass_assignment,
+                progress=True,
+            )
+        if model is not None:
+            comparison = check = measured.compare(model)
+            if fields.settings.get("lognormal"):
+                check = check_field(chosen, LognormalField(grid, model))
+        result = {
+            "file": str(path),
+            "fields": len(chosen),
+            "units": {"k": inverse(fields.length_unit), "power": f"({fields.length_unit})^{grid.dim}"},
+            "k": measured.k.tolist(),
+            "power": measured.power.tolist(),
+            "error": measured.error.tolist(),
+            "n_modes": measured.n_modes.tolist(),
+        }
+        if measured.correlation is not None:
+            result["correlation"] = measured.correlation.tolist()
+        if comparison is not None and check is not None:
+            result["check"] = {"model": model_text, **check.as_dict(), "pulls": check.pulls.tolist()}
+        if output is not None:
+            save(output, measured, overwrite=overwrite, length_unit=fields.length_unit)
+            result["output"] = str(output)
+        if plot:
+            picture = picture_of(output or path.with_name(f"{path.stem}-spectrum"))
+            result["picture"] = str(picture)
+            plots.plot_spectrum(
+                picture,
+                grid,
+                measured,
+                comparison,
+                check,
+                length_unit=fields.length_unit,
+                title=title_of(fields),
+                model_name=model_text or "",
+            )
+    if as_json:
+        print_json(result)
+    else:
+        _print(measured, result)
+        if check is not None:
+            what = "ln(1 + delta) against the Gaussian spectrum that gives " if check is not comparison else ""
+            click.echo(f"P(k) against {what}{model_text}: {check}")
+    ctx.exit(0 if check is None or check.passed else 1)
+
+
+def _print(measured: PowerSpectrum, result: dict[str, Any]) -> None:
+    """Print the mean over the fields as a table, ready to be read back as one."""
+    n = len(measured.power)
+    columns = [measured.k, measured.power.mean(axis=0), np.sqrt((measured.error**2).sum(axis=0)) / n]
+    names = [f"k [{result['units']['k']}]", f"P [{result['units']['power']}]", "error"]
+    if measured.correlation is not None:
+        columns.append(measured.correlation.mean(axis=0))
+        names.append("r")
+    click.echo(f"# {result['file']}: mean of {n} independent field(s)")
+    click.echo("# " + "  ".join(f"{name:>16}" for name in [*names, "modes"]))
+    for row, modes in zip(np.column_stack(columns), measured.n_modes, strict=True):
+        click.echo("  " + "  ".join(f"{value:16.8g}" for value in row) + f"  {modes:16d}")
+    for name in ("output", "picture"):
+        if name in result:
+            click.echo(f"# {name}: {result[name]}")

@@ -1,0 +1,1 @@
+"""Can it be trusted? Measurements that are compared with what should be."""

@@ -1,0 +1,163 @@
+"""A measured power spectrum against what it should be, with the exact law of every bin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from physscore.core import Array
+from physscore.diagnostics.power import FieldSequence, PowerSpectrum, Shells, power_spectrum
+from physscore.energies.random_field import GaussianRandomField, LognormalField
+
+_Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether power agrees with a model.
+
+    Attributes
+    ----------
+    chi2, dof, p_value
+        Sum of the squared pulls of the bins, their number, and the probability of a larger sum.
+    amplitude, amplitude_error, amplitude_pull
+        Overall ratio of power to the model, every mode weighted equally, its standard error, and its
+        deviation from 1 in standard deviations.
+    """
+
+    chi2: float
+    dof: int
+    p_value: float
+    amplitude: float
+    amplitude_error: float
+    amplitude_pull: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether p_value >= 1e-4 and the amplitude is within 4 sigma.
+
+        A right Gaussian field fails once in 6000 times.
+        """
+        return bool(self.p_value >= 1e-4 and abs(self.amplitude_pull) <= 4.0)
+
+    def __str__(self) -> str:
+        return (
+            f"{'passed' if self.passed else 'FAILED'}: chi2 = {self.chi2:.1f} for {self.dof} bins "
+            f"(p = {self.p_value:.3g}), amplitude {self.amplitude:.5f} +- {self.amplitude_error:.1g} "
+            f"({self.amplitude_pull:+.1f} sigma)"
+        )
+
+    def as_dict(self) -> dict[str, float | int | bool]:
+        """Return the numbers and the verdict, ready for JSON."""
+        names = [name for name in Verdict.__annotations__]
+        return {"passed": self.passed, **{name: getattr(self, name) for name in names}}
+
+
+@dataclass(frozen=True)
+class Comparison(Verdict):
+    """A measured power spectrum against a model, bin by bin.
+
+    Attributes
+    ----------
+    k, measured, error, model, ratio : arrays (bins,)
+        The mean measurement over the batch and its expected error, the model averaged over the same
+        modes, and measured / model. Bins without modes or without power in the model are left out.
+    pulls : array (bins,)
+        Deviations in standard deviations, from the exact law of each bin.
+    """
+
+    k: _Floats
+    measured: _Floats
+    error: _Floats
+    model: _Floats
+    ratio: _Floats
+    pulls: _Floats
+
+
+def compare(measured: PowerSpectrum, shells: Shells, power: _Floats) -> Comparison:
+    """Compare the sums behind a spectrum with the model's power at each entry of their table."""
+    compared = (shells.bins >= 0) & (shells.counts > 0)
+    compared[compared] = power[compared] + shells.noise[compared] / shells.counts[compared] > 0
+    bins, counts, noise = shells.bins[compared], shells.counts[compared], shells.noise[compared]
+    sums, power, k = shells.sums[compared], power[compared], shells.k[compared]
+    expected = power + noise / counts
+    n = shells.n_fields
+
+    def over_bins(values: Array) -> _Floats:
+        return np.bincount(bins, values, len(measured.k))[modes_of_bins > 0]
+
+    modes_of_bins = np.bincount(bins, counts, len(measured.k))
+    modes = over_bins(counts)
+    statistic = over_bins(sums / expected)
+    pulls = _normal_score(statistic, n * modes)
+    model_power = over_bins(power * counts) / modes
+    measured_power = over_bins(sums / n - noise) / modes
+    verdict = _verdict(float(pulls @ pulls), len(pulls), float(statistic.sum()), n * float(modes.sum()))
+    return Comparison(
+        k=over_bins(counts * k) / modes,
+        measured=measured_power,
+        error=over_bins(expected * counts) / modes * np.sqrt(2 / (n * modes)),
+        model=model_power,
+        ratio=measured_power / model_power,
+        pulls=pulls,
+        **vars(verdict),
+    )
+
+
+def check_field(delta: Any, prior: GaussianRandomField | LognormalField) -> Comparison:
+    """Compare fields with the law they should follow, mode by mode.
+
+    A lognormal field is checked through its logarithm, which is Gaussian, so that the comparison is
+    exact for it too.
+
+    Parameters
+    ----------
+    delta
+        One field of shape ``prior.shape``, or a batch as in ``power_spectrum``.
+    prior
+        Where they should come from.
+    """
+    if isinstance(prior, LognormalField):
+        lognormal = prior
+        stacked = np.ndim(delta) == len(prior.shape) + 1 if isinstance(delta, np.ndarray) else True
+        fields = delta if stacked else [delta]
+
+        def logarithm(i: int) -> Array:
+            return lognormal.to_gaussian(np.asarray(fields[i])[np.newaxis])[0]
+
+        delta = FieldSequence(logarithm, range(len(fields)), len(prior.shape) + 1)
+        prior = prior.gaussian
+    measured = power_spectrum(delta, prior.grid, wavenumbers=prior.wavenumbers)
+    return measured.compare(prior.power)
+
+
+def pool(chi2: Array, dof: Array, amplitude: Array, amplitude_error: Array) -> Verdict:
+    """Return the verdict on independent fields, from the numbers of each of them: arrays (n,)."""
+    modes = 2 / np.asarray(amplitude_error) ** 2
+    return _verdict(float(np.sum(chi2)), int(np.sum(dof)), float(np.sum(amplitude * modes)), float(modes.sum()))
+
+
+def _verdict(chi2: float, dof: int, statistic: float, modes: float) -> Verdict:
+    from scipy import stats
+
+    return Verdict(
+        chi2=chi2,
+        dof=dof,
+        p_value=float(stats.chi2.sf(chi2, dof)),
+        amplitude=statistic / modes,
+        amplitude_error=float(np.sqrt(2 / modes)),
+        amplitude_pull=float(_normal_score(np.array([statistic]), np.array([modes]))[0]),
+    )
+
+
+def _normal_score(statistic: _Floats, dof: _Floats) -> _Floats:
+    """Return the standard normal deviates as improbable as chi-square values are, tail by tail."""
+    from scipy import stats
+
+    upper = statistic > dof
+    lower_tail = stats.norm.isf(np.maximum(stats.chi2.sf(statistic, dof), 1e-300))
+    upper_tail = stats.norm.ppf(np.maximum(stats.chi2.cdf(statistic, dof), 1e-300))
+    return np.asarray(np.where(upper, lower_tail, upper_tail))

@@ -1,0 +1,327 @@
+"""The power spectrum of a field, or the cross spectrum of two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from physscore.arrays import as_states, forward_fft
+from physscore.core import Array, InputError
+from physscore.grid import Grid, WavenumberTable
+from physscore.modes import sum_power
+
+if TYPE_CHECKING:
+    from physscore.diagnostics.comparison import Comparison
+
+_Floats = npt.NDArray[np.float64]
+
+# The mass assignments by their order p: a particle is spread by p convolutions with a cell.
+MASS_ASSIGNMENTS = {"ngp": 1, "cic": 2, "tsc": 3, "pcs": 4}
+# sum over aliases of the squared window of order p, a polynomial in sin^2(k h / 2)
+# (Jing 2005, astro-ph/0409240, eqs 18-21).
+_ALIASED_WINDOW = {1: (1.0,), 2: (1.0, -2 / 3), 3: (1.0, -1.0, 2 / 15), 4: (1.0, -4 / 3, 2 / 5, -4 / 315)}
+
+_LOG_BINS_PER_DECADE = 10
+
+
+@dataclass(frozen=True)
+class PowerBins:
+    """Bins of |k| on a grid: what is known before any field is measured.
+
+    Attributes
+    ----------
+    k, n_modes, k_edges
+        As in :class:`PowerSpectrum`.
+    of_entry : array
+        Bin of each entry of ``grid.wavenumbers``; -1 for none.
+    """
+
+    k: _Floats
+    n_modes: npt.NDArray[np.int64]
+    k_edges: _Floats
+    of_entry: npt.NDArray[np.int64]
+
+    def sum(self, values: _Floats) -> _Floats:
+        """Return the sums over each bin of values given for each entry."""
+        return np.bincount(self.of_entry + 1, values, len(self.k_edges))[1:]
+
+    def mean(self, sums: _Floats) -> _Floats:
+        """Return sums for each entry as means over the modes of each bin; not a number without modes."""
+        with np.errstate(invalid="ignore"):
+            return np.asarray(self.sum(sums) / self.n_modes)
+
+
+@dataclass(frozen=True)
+class PowerSpectrum:
+    """Power measured in bins of |k|.
+
+    Attributes
+    ----------
+    k : array (bins,)
+        Mean |k| of the modes in each bin, in rad per unit length.
+    power : array (bins,) or (n, bins)
+        P of one field or of each of a batch, in length^dim, shot noise subtracted.
+    error : array
+        Standard error of ``power`` for Gaussian modes: P sqrt(2 / n_modes), shot noise included.
+    n_modes : array (bins,)
+        Number of modes k and -k in each bin; k = 0 is in none.
+    k_edges : array (bins + 1,)
+        Bin i holds the modes with k_edges[i] <= |k| < k_edges[i + 1].
+    dim : int
+        Number of dimensions of the box.
+    correlation : array or None
+        For a cross spectrum r(k) = P_ab / sqrt(P_aa P_bb).
+    """
+
+    k: _Floats
+    power: _Floats
+    error: _Floats
+    n_modes: npt.NDArray[np.int64]
+    k_edges: _Floats
+    dim: int
+    correlation: _Floats | None = None
+    shells: Shells | None = field(default=None, repr=False)
+
+    def compare(self, model: Callable[[_Floats], _Floats] | _Floats) -> Comparison:
+        """Compare with a model P(k), averaged over the very modes that were measured.
+
+        For a Gaussian field the sum of |delta_k|^2 / (P V) over the modes of a bin follows the
+        chi-square law with ``n_modes`` degrees of freedom exactly, however few they are. Its
+        probability, turned into a standard normal deviate, is the pull of the bin; their squares
+        add up to ``chi2``. A batch of fields is pooled, as independent ones.
+
+        Parameters
+        ----------
+        model
+            P(k), a function of an array of k > 0; or its values for each entry of the wavenumber
+            table with which the spectrum was measured.
+
+        Raises
+        ------
+        InputError
+            If this is a cross spectrum, or the model does not cover the modes.
+        """
+        if self.shells is None:
+            raise InputError("compare needs an auto spectrum that was measured here, not a cross spectrum")
+        from physscore.diagnostics.comparison import compare
+
+        shells = self.shells
+        used = (shells.bins >= 0) & (shells.counts > 0)
+        expected = np.zeros(len(used))
+        expected[used] = model(shells.k[used]) if callable(model) else np.asarray(model)[used]
+        bad = ~(np.isfinite(expected) & (expected >= 0))
+        if bad.any():
+            raise InputError(
+                f"model is {expected[bad][0]} at k = {shells.k[bad][0]:.6g}: P must be finite and not negative"
+            )
+        return compare(self, shells, expected)
+
+
+@dataclass(frozen=True)
+class FieldSequence:
+    """A batch of fields that are read, or made, one at a time.
+
+    Attributes
+    ----------
+    get
+        Returns field i.
+    indices
+        Numbers of the fields of the batch.
+    ndim
+        Number of dimensions, that of the batch included.
+    """
+
+    get: Callable[[int], Array]
+    indices: Sequence[int]
+    ndim: int
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, i: int) -> Array:
+        return self.get(self.indices[i])
+
+
+@dataclass(frozen=True)
+class Shells:
+    """The sums behind a power spectrum, for each entry of a wavenumber table."""
+
+    k: _Floats
+    counts: npt.NDArray[np.int64]
+    bins: npt.NDArray[np.int64]
+    sums: _Floats  # of P over the modes and the fields
+    noise: _Floats  # of the shot noise over the modes
+    n_fields: int
+
+
+def power_spectrum(
+    delta: Any,
+    grid: Grid,
+    other: Any = None,
+    *,
+    bins: str | Sequence[float] | _Floats = "linear",
+    shot_noise: float = 0.0,
+    mass_assignment: str | None = None,
+    progress: bool = False,
+    wavenumbers: WavenumberTable | None = None,
+) -> PowerSpectrum:
+    """Measure the power spectrum of a field, or the cross spectrum of two.
+
+    Every mode of the box is used, up to the corner of the spectrum. The sums run over exact shells,
+    in which |k| is the same to the last bit, before they are binned.
+
+    Parameters
+    ----------
+    delta
+        One field of shape ``grid.shape``, or a batch (n, *grid.shape); also an h5py dataset or a
+        :class:`FieldSequence`, of which one field at a time is held.
+    grid
+        The box and its cells.
+    other
+        A second field or batch, for the cross spectrum Re<a b*>.
+    bins
+        "linear" (the width of the fundamental wavenumber), "log" (10 a decade), "shells" (one for
+        each |k| there is), or increasing edges in rad per unit length.
+    shot_noise
+        Shot noise of particles, V / (number of particles), subtracted with the shape that the mass
+        assignment gives it (Jing 2005, astro-ph/0409240). A cross spectrum has none.
+    mass_assignment
+        "ngp", "cic", "tsc" or "pcs" if the field was made from particles: its window is divided out.
+    progress
+        Show a progress bar over the fields.
+    wavenumbers
+        The table by which modes are told apart, if not ``grid.wavenumbers``.
+
+    Raises
+    ------
+    InputError
+        If shapes do not fit the grid, values are not finite, or an option is unknown.
+    """
+    stacked = getattr(delta, "ndim", np.ndim(delta)) == grid.dim + 1
+    fields = delta if stacked else [delta]
+    others = None if other is None else (other if stacked else [other])
+    if len(fields) == 0 or (others is not None and len(others) != len(fields)):
+        raise InputError(
+            f"delta holds {len(fields)} fields and other {'none' if others is None else len(others)}: "
+            "they must hold the same number, at least 1"
+        )
+    if not 0 <= shot_noise < np.inf:
+        raise InputError(f"shot_noise is {shot_noise!r}: it must be a volume per particle, at least 0")
+    table = wavenumbers or grid.wavenumbers
+    binned = power_bins(grid, bins, table)
+    n_modes = binned.n_modes
+    window, aliased = _window(grid, mass_assignment)
+    noise = np.zeros(table.size)
+    if shot_noise and others is None:
+        noise = shot_noise * table.sum_over_modes([w * a for w, a in zip(window, aliased, strict=True)])
+    to_power = grid.volume / grid.n_cells**2
+
+    pooled = np.zeros(table.size)
+    power, error, correlation = [], [], []
+    for i in _counted(len(fields), progress):
+        a = _modes(fields[i], grid, "delta")
+        sums = to_power * sum_power(a, a, table, window)
+        if others is None:
+            pooled += sums
+            raw = binned.mean(sums)
+            power.append(binned.mean(sums - noise))
+            error.append(raw * np.sqrt(2 / np.maximum(n_modes, 1)))
+        else:
+            b = _modes(others[i], grid, "other")
+            auto = binned.mean(sums) * binned.mean(to_power * sum_power(b, b, table, window))
+            cross = binned.mean(to_power * sum_power(a, b, table, window))
+            power.append(cross)
+            error.append(np.sqrt((cross**2 + auto) / np.maximum(n_modes, 1)))
+            with np.errstate(invalid="ignore", divide="ignore"):
+                correlation.append(cross / np.sqrt(auto))
+        if not np.isfinite(power[-1][n_modes > 0]).all():
+            raise InputError("delta holds values that are not finite: its power spectrum is not defined")
+    return PowerSpectrum(
+        k=binned.k,
+        power=np.array(power) if stacked else power[0],
+        error=np.array(error) if stacked else error[0],
+        n_modes=n_modes,
+        k_edges=binned.k_edges,
+        dim=grid.dim,
+        correlation=None if others is None else (np.array(correlation) if stacked else correlation[0]),
+        shells=None
+        if others is not None
+        else Shells(table.k, table.counts, binned.of_entry, pooled, noise, len(fields)),
+    )
+
+
+def _counted(n: int, progress: bool) -> Any:
+    if not progress:
+        return range(n)
+    from tqdm import tqdm
+
+    return tqdm(range(n), desc="power spectrum", unit="field", disable=None)
+
+
+def _modes(delta: Any, grid: Grid, name: str) -> Array:
+    return forward_fft(as_states(np.asarray(delta)[np.newaxis], grid.shape, name)[0])
+
+
+def power_bins(
+    grid: Grid,
+    bins: str | Sequence[float] | _Floats = "linear",
+    wavenumbers: WavenumberTable | None = None,
+) -> PowerBins:
+    """Return the bins that :func:`power_spectrum` uses on a grid; arguments as there."""
+    table = wavenumbers or grid.wavenumbers
+    used = (table.counts > 0) & (table.k > 0)
+    k = table.k[used]
+    if isinstance(bins, str):
+        if bins == "shells":
+            distinct = np.unique(k)
+            # The same |k| from different wavevectors differs by rounding where no integer tells.
+            distinct = distinct[np.append(True, np.diff(distinct) > 1e-12 * distinct[1:])]
+            middle = (distinct[1:] + distinct[:-1]) / 2
+            edges = np.concatenate([[distinct[0] / 2], middle, [distinct[-1] * 1.001]])
+        elif bins == "linear":
+            width = max(grid.fundamental)
+            edges = np.arange(min(0.5 * width, k.min() * (1 - 1e-9)), k.max() + width, width)
+        elif bins == "log":
+            n = max(1, int(np.ceil(np.log10(k.max() / k.min()) * _LOG_BINS_PER_DECADE)))
+            edges = np.geomspace(k.min() * (1 - 1e-9), k.max() * (1 + 1e-9), n + 1)
+        else:
+            raise InputError(
+                f"bins is {bins!r}: it must be 'linear', 'log', 'shells' or a sequence of edges"
+            )
+        inside = np.unique(np.searchsorted(edges, k, side="right"))  # merge what would be empty
+        edges = np.append(edges[inside - 1], edges[inside[-1]])
+    else:
+        edges = np.asarray(bins, dtype=np.float64)
+        if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all() or not edges[0] >= 0:
+            raise InputError("bins holds edges that do not increase: give at least two rising wavenumbers")
+    found = np.full(table.size, -1, np.int64)
+    # An edge that was meant to equal a wavenumber does, whatever its rounding.
+    found[used] = np.searchsorted(edges * (1 - 1e-12), k, side="right") - 1
+    found[found == len(edges) - 1] = -1
+    empty = PowerBins(np.empty(0), np.empty(0, np.int64), edges, found)
+    n_modes = empty.sum(table.counts).astype(np.int64)
+    with np.errstate(invalid="ignore"):
+        return PowerBins(empty.sum(table.counts * table.k) / n_modes, n_modes, edges, found)
+
+
+def _window(
+    grid: Grid, mass_assignment: str | None
+) -> tuple[tuple[_Floats, _Floats, _Floats], tuple[_Floats, _Floats, _Floats]]:
+    """Return, along each axis, 1 / W^2 and the sum of W^2 over aliases, at frequencies 0 to n // 2."""
+    if mass_assignment is None:
+        order = 0
+    elif mass_assignment in MASS_ASSIGNMENTS:
+        order = MASS_ASSIGNMENTS[mass_assignment]
+    else:
+        raise InputError(
+            f"mass_assignment is {mass_assignment!r}: it must be one of {', '.join(MASS_ASSIGNMENTS)}"
+        )
+    phases = [np.arange(n // 2 + 1) / n for n in grid.cube]
+    squared_sines = [np.sin(np.pi * phase) ** 2 for phase in phases]
+    inverse = [np.sinc(phase) ** (-2 * order) for phase in phases]
+    aliased = [np.polyval(_ALIASED_WINDOW.get(order, (1.0,))[::-1], s) for s in squared_sines]
+    return (inverse[0], inverse[1], inverse[2]), (aliased[0], aliased[1], aliased[2])

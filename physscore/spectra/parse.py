@@ -1,0 +1,82 @@
+"""How a spectrum is written on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from physscore.core import InputError
+from physscore.spectra.boltzmann import from_camb, planck2018
+from physscore.spectra.eisenstein_hu import EisensteinHu
+from physscore.spectra.model import Spectrum
+from physscore.spectra.power_law import PowerLaw
+from physscore.spectra.tabulated import Tabulated
+
+_MODELS: dict[str, Callable[..., Spectrum]] = {
+    "planck2018": planck2018,
+    "eh98": EisensteinHu,
+    "camb": from_camb,
+    "powerlaw": PowerLaw,
+}
+
+
+def parse(text: str, redshift: float | None = None) -> Spectrum:
+    """Return the spectrum that ``text`` names.
+
+    Parameters
+    ----------
+    text
+        A model, ``planck2018``, ``eh98``, ``camb`` or ``powerlaw``, with its parameters behind a
+        colon: ``powerlaw:index=-2,amplitude=1``, ``eh98:sigma8=0.8``. Or the path of a file for
+        ``Tabulated.from_file``, with ``:extrapolate=zero`` behind it if wanted.
+    redshift
+        Redshift of a model that has one. The others refuse it.
+
+    Raises
+    ------
+    InputError
+        If there is no such model or file, or a parameter is unknown, missing or wrong.
+    """
+    name, _, rest = text.partition(":")
+    if name not in _MODELS and Path(text).exists():
+        name, rest = text, ""
+    if name not in _MODELS and not Path(name).exists():
+        raise InputError(
+            f"spectrum is {text!r}: it must be one of {', '.join(_MODELS)}, or the name of a file, and there is "
+            f"no file {name!r}"
+        )
+    parameters = _parameters(text, rest)
+    if name not in ("planck2018", "eh98", "camb"):
+        if redshift:
+            raise InputError(f"redshift is {redshift:g}, but the spectrum {name!r} has none: leave it out")
+    elif redshift is not None:
+        if "redshift" in parameters:
+            raise InputError(f"spectrum is {text!r} and redshift is {redshift:g}: give the redshift once")
+        parameters["redshift"] = redshift
+    model = _MODELS.get(name)
+    try:
+        return Tabulated.from_file(name, **parameters) if model is None else model(**parameters)
+    except TypeError as error:  # an unknown or missing parameter
+        raise InputError(f"spectrum is {text!r}: {str(error).split('() ')[-1]}") from None
+
+
+def _parameters(text: str, rest: str) -> dict[str, Any]:
+    parameters: dict[str, Any] = {}
+    for item in filter(None, rest.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip():
+            raise InputError(f"spectrum is {text!r}: {item!r} must be name=value")
+        parameters[key.strip()] = _value(value.strip())
+    return parameters
+
+
+def _value(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text

@@ -1,0 +1,168 @@
+"""P(k) from a table: the caller's, a text file, or a spectrum that we measured."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from physscore.core import InputError
+from physscore.spectra.model import COSMOLOGICAL_UNITS, Spectrum, _Floats
+
+_EXTRAPOLATIONS = (None, "power law", "zero")
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+class Tabulated(Spectrum):
+    """P(k) between the points of a table, by a straight line in ln P over ln k.
+
+    Next to a point with P = 0, where ln P does not exist, the line is straight in P over k.
+
+    Parameters
+    ----------
+    k
+        Rising wavenumbers > 0, at least 2.
+    power
+        P at each, finite and not negative.
+    extrapolate
+        Outside the table: None refuses, "power law" continues the slope of the last two points,
+        "zero" has no power there.
+    name
+        Where the table comes from.
+
+    Raises
+    ------
+    InputError
+        If the table cannot be used.
+    """
+
+    def __init__(
+        self,
+        k: npt.ArrayLike,
+        power: npt.ArrayLike,
+        *,
+        extrapolate: str | None = None,
+        name: str = "table",
+        units: tuple[str, str] = Spectrum.units,
+    ) -> None:
+        wavenumbers, values = np.array(k, dtype=np.float64), np.array(power, dtype=np.float64)
+        if wavenumbers.ndim != 1 or wavenumbers.shape != values.shape or len(wavenumbers) < 2:
+            raise InputError(
+                f"{name} has {wavenumbers.shape} wavenumbers and {values.shape} powers: "
+                "it must have one P for each of at least 2 wavenumbers"
+            )
+        if not np.isfinite(wavenumbers).all() or not np.isfinite(values).all():
+            line = int(np.flatnonzero(~(np.isfinite(wavenumbers) & np.isfinite(values)))[0])
+            raise InputError(
+                f"{name} has k = {wavenumbers[line]}, P = {values[line]} at point {line + 1}: "
+                "every number must be finite"
+            )
+        if wavenumbers[0] <= 0 or (np.diff(wavenumbers) <= 0).any():
+            line = int(np.argmax(np.diff(wavenumbers, prepend=0.0) <= 0))
+            raise InputError(f"{name} has k = {wavenumbers[line]} at point {line + 1}: k must be positive and rising")
+        if (values < 0).any():
+            line = int(np.argmax(values < 0))
+            raise InputError(f"{name} has P = {values[line]} at k = {wavenumbers[line]}: P must not be negative")
+        if extrapolate not in _EXTRAPOLATIONS:
+            raise InputError(f"extrapolate is {extrapolate!r}: it must be None, 'power law' or 'zero'")
+        if extrapolate == "power law" and 0 in (values[0], values[1], values[-2], values[-1]):
+            raise InputError(f"extrapolate is 'power law', but {name} is zero at an end: use 'zero'")
+        self.k, self.power = wavenumbers, values
+        self.extrapolate = extrapolate
+        self.name = name
+        self.units = units
+        if extrapolate is None:
+            self.k_min, self.k_max = float(wavenumbers[0]), float(wavenumbers[-1])
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], *, extrapolate: str | None = None) -> Tabulated:
+        """Read a table of k [h/Mpc] and P [(Mpc/h)^3].
+
+        Parameters
+        ----------
+        path
+            A text file with k and P in its first two columns, separated by blanks or commas, with
+            ``#`` before comments; or an HDF5 file of ours with a measured spectrum, whose mean over
+            the fields is taken.
+        extrapolate
+            As for the class.
+
+        Raises
+        ------
+        InputError
+            If the file cannot be read as such.
+        """
+        found = Path(path)
+        try:
+            with open(found, "rb") as file:
+                is_hdf5 = file.read(8) == _HDF5_SIGNATURE
+        except OSError as error:
+            raise InputError(f"spectrum file {found} cannot be read: {error.strerror}") from error
+        if is_hdf5:
+            k, power, units = _measured(found)
+        else:
+            (k, power), units = _columns(found), COSMOLOGICAL_UNITS
+        return cls(k, power, extrapolate=extrapolate, name=str(found), units=units)
+
+    def _power(self, k: _Floats) -> _Floats:
+        i = np.clip(np.searchsorted(self.k, k, side="right") - 1, 0, len(self.k) - 2)
+        k0, k1, p0, p1 = self.k[i], self.k[i + 1], self.power[i], self.power[i + 1]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            weight = np.log(k / k0) / np.log(k1 / k0)
+            power = np.exp((1 - weight) * np.log(p0) + weight * np.log(p1))
+        linear = np.clip((k - k0) / (k1 - k0), 0.0, 1.0)
+        power = np.where((p0 > 0) & (p1 > 0), power, p0 + linear * (p1 - p0))
+        if self.extrapolate != "power law":
+            # Rounding may put an end of a box just outside; further out it is zero or was refused.
+            power = np.where((k < self.k[0] * (1 - 1e-9)) | (k > self.k[-1] * (1 + 1e-9)), 0.0, power)
+        return power
+
+    def settings(self) -> dict[str, Any]:
+        """Return what makes the model; of the points only their number and the range."""
+        return {
+            "name": self.name,
+            "points": len(self.k),
+            "k_min": float(self.k[0]),
+            "k_max": float(self.k[-1]),
+            "extrapolate": self.extrapolate,
+        }
+
+
+def _columns(path: Path) -> tuple[_Floats, _Floats]:
+    rows = []
+    try:
+        text = path.read_text()
+    except UnicodeDecodeError:
+        raise InputError(f"spectrum file {path} is neither text nor HDF5: it must be a table of k and P") from None
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split("#")[0].replace(",", " ").split()
+        if not words:
+            continue
+        try:
+            rows.append((float(words[0]), float(words[1])))
+        except (ValueError, IndexError):
+            raise InputError(
+                f"spectrum file {path} has {line.strip()!r} in line {number}: it must be two numbers, k and P"
+            ) from None
+    table = np.array(rows).reshape(-1, 2)
+    return table[:, 0], table[:, 1]
+
+
+def _measured(path: Path) -> tuple[_Floats, _Floats, tuple[str, str]]:
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            k = file["spectra/k_mean"][:]
+            power = file["spectra/power"][...]
+            modes = file["spectra/n_modes"][:]
+            units = (str(file["spectra/k_mean"].attrs["units"]), str(file["spectra/power"].attrs["units"]))
+    except (OSError, KeyError) as error:
+        reason = "it has no measured spectrum" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        raise InputError(f"spectrum file {path} cannot be read: {reason}") from error
+    if power.ndim == 2:
+        power = power[np.isfinite(power).all(axis=1)].mean(axis=0)
+    return k[modes > 0], power[modes > 0], units

@@ -1,0 +1,99 @@
+"""HDF5: fields and spectra, written so that nothing finished is ever lost.
+
+``hdf5.py`` opens and describes files, ``spectra.py`` and ``fields.py`` lay out their kinds, and
+here is what saves and loads them.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from physscore.core import InputError
+from physscore.diagnostics.power import PowerSpectrum
+from physscore.store.fields import FieldFile, Fields, FieldWriter
+from physscore.store.hdf5 import check_output, describe, open_hdf5, part_of, writing
+from physscore.store.spectra import read_spectrum, write_spectrum
+
+__all__ = ["FieldFile", "FieldWriter", "Fields", "load", "save"]
+
+
+def save(
+    path: str | os.PathLike[str],
+    what: Fields | PowerSpectrum,
+    *,
+    overwrite: bool = False,
+    length_unit: str = "Mpc/h",
+) -> None:
+    """Write fields or a power spectrum to an HDF5 file that appears only when it is whole.
+
+    Parameters
+    ----------
+    path
+        Name of the file.
+    what
+        :class:`Fields` or a :class:`PowerSpectrum`.
+    overwrite
+        Replace an existing file.
+    length_unit
+        Unit of a power spectrum's lengths; fields know their own.
+
+    Raises
+    ------
+    InputError
+        If the file exists or cannot be written, or ``what`` is something else.
+    """
+    if isinstance(what, Fields):
+        delta = np.asarray(what.delta)
+        batched = delta.ndim == what.grid.dim + 1
+        if delta.shape[1 if batched else 0 :] != what.grid.shape:
+            raise InputError(f"delta has shape {delta.shape}: it must be {what.grid.shape} or a batch of these")
+        with FieldWriter(
+            path,
+            what.grid,
+            n=len(delta) if batched else None,
+            dtype=delta.dtype,
+            length_unit=what.length_unit,
+            redshift=what.redshift,
+            seed=what.seed,
+            settings=what.settings,
+            overwrite=overwrite,
+        ) as writer:
+            for i, field in enumerate(delta if batched else [delta]):
+                writer.write(i, field)
+            writer.finish()
+    elif isinstance(what, PowerSpectrum):
+        check_output(Path(path), overwrite=overwrite)
+        part = part_of(Path(path))
+        with writing(part):
+            with h5py.File(part, "w") as file:
+                describe(file, "spectrum", None, {}, length_unit)
+                write_spectrum(file, what, length_unit)
+            os.replace(part, path)
+    else:
+        raise InputError(f"what is a {type(what).__name__}: it must be Fields or a PowerSpectrum")
+
+
+def load(path: str | os.PathLike[str]) -> Fields | PowerSpectrum:
+    """Return what :func:`save` or ``physscore field`` wrote, all of it in memory.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, truncated, foreign, or newer than this version.
+    """
+    with open_hdf5(Path(path)) as file:
+        if file.attrs.get("kind") == "spectrum":
+            return read_spectrum(file)
+    with FieldFile(path) as fields:
+        return Fields(
+            delta=fields.delta[...],
+            grid=fields.grid,
+            length_unit=fields.length_unit,
+            redshift=fields.redshift,
+            seed=fields.seed,
+            settings=fields.settings,
+        )

@@ -1,0 +1,133 @@
+"""Opening, describing and finishing HDF5 files, with one clear sentence for what goes wrong.
+
+Every file says on its root what it is (``format``, ``format_version``, ``kind``), when, by which
+version, from which seed and with which settings it was made. A job writes to ``name.h5.part`` and
+renames it when it is finished, so a file under its final name is always whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from physscore._version import __version__
+from physscore.core import InputError
+
+FORMAT = "physscore"
+FORMAT_VERSION = 1
+
+
+def part_of(path: Path) -> Path:
+    """Return the name under which a file is written until it is finished."""
+    return path.with_name(path.name + ".part")
+
+
+def check_output(path: Path, *, overwrite: bool = False, resume: bool = False) -> None:
+    """Refuse an output that exists, unless it may be replaced, and a place that cannot hold one."""
+    for existing, verb in ((path, "exists"), (part_of(path), "holds an unfinished job")):
+        if existing.is_dir():
+            raise InputError(f"output {existing} is a folder: give the name of a file")
+        if existing.exists() and not (overwrite or resume):
+            hint = " or --resume to go on with it" if verb != "exists" else ""
+            raise InputError(f"output {existing} {verb}: use --overwrite to replace it{hint}")
+    folder = path.parent
+    if not folder.is_dir():
+        raise InputError(f"output {path} cannot be written: there is no folder {folder}")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"output {path} cannot be written: no permission to write into {folder}")
+
+
+def require_space(path: Path, need: int) -> None:
+    """Refuse to start writing ``need`` bytes where the disk has less room."""
+    free = shutil.disk_usage(path.parent).free
+    if need > free:
+        raise InputError(
+            f"output {path} needs {need / 2**30:.3g} GiB and {free / 2**30:.3g} GiB are free on its disk: "
+            "use another disk, a smaller grid or fewer fields"
+        )
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failure of the file system into one sentence."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # h5py reports some failed writes as RuntimeError
+        number = getattr(error, "errno", None)
+        full = number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in str(error)
+        reason = "the disk is full" if full else str(error).splitlines()[0]
+        raise InputError(f"output {path} cannot be written: {reason}; finished fields are kept") from error
+
+
+def describe(
+    file: h5py.File, kind: str, seed: int | None, settings: dict[str, Any], length_unit: str
+) -> None:
+    """Write the attributes and units that every file has."""
+    file.attrs["format"] = FORMAT
+    file.attrs["format_version"] = FORMAT_VERSION
+    file.attrs["kind"] = kind
+    file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+    file.attrs["version"] = __version__
+    if seed is not None:
+        file.attrs.create("seed", seed, dtype="uint64")
+    file.attrs["settings"] = json.dumps(settings)
+    units = file.create_group("Units")
+    units.attrs["length"] = length_unit
+
+
+def inverse(unit: str) -> str:
+    """Return the unit of a wavenumber for one of length: h/Mpc for Mpc/h."""
+    above, slash, below = unit.partition("/")
+    return f"{below}/{above}" if slash else f"1/({unit})"
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """Open a file for reading.
+
+    Raises
+    ------
+    InputError
+        If it is missing, not HDF5, truncated, or of a newer format than this version reads.
+    """
+    if not path.is_file():
+        raise InputError(f"file {path} does not exist")
+    try:
+        if not h5py.is_hdf5(path):
+            raise InputError(f"file {path} is not an HDF5 file")
+        file = h5py.File(path, "r")
+    except OSError as error:
+        reason = "it is truncated" if "truncated" in str(error) else str(error).splitlines()[0]
+        raise InputError(f"file {path} cannot be read: {reason}") from error
+    if file.attrs.get("format") == FORMAT and int(file.attrs["format_version"]) > FORMAT_VERSION:
+        version = file.attrs["format_version"]
+        file.close()
+        raise InputError(
+            f"file {path} has format version {version} and this is physscore {__version__}, "
+            f"which reads up to {FORMAT_VERSION}: install a newer physscore"
+        )
+    return file
+
+
+def summary(file: h5py.File) -> dict[str, Any]:
+    """Return what a file says of itself, or, if it is not ours, which datasets it has."""
+    found: dict[str, Any] = {"file": file.filename, "kind": "not a physscore file"}
+    if file.attrs.get("format") == FORMAT:
+        for name in ("kind", "created", "version"):
+            found[name] = str(file.attrs[name])
+        return found
+
+    def add(name: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset):
+            found[name] = f"{item.dtype} {item.shape}"
+
+    file.visititems(add)
+    return found
