@@ -25,7 +25,9 @@ def ln_power(with_cmb: bool) -> np.ndarray:
     model.WantCls = with_cmb
     model.set_matter_power(redshifts=REDSHIFTS.tolist(), kmax=150.0 * model.h, silent=True)
     model.NonLinear = camb.model.NonLinear_none
-    k, redshifts, power = camb.get_results(model).get_linear_matter_power_spectrum(hubble_units=True, k_hunit=True)
+    k, redshifts, power = camb.get_results(model).get_linear_matter_power_spectrum(
+        hubble_units=True, k_hunit=True
+    )
     np.testing.assert_allclose(redshifts, REDSHIFTS)
     inside = np.log(np.maximum(K, k[0]))
     found = CubicSpline(np.log(k), np.log(power), axis=1)

@@ -6,7 +6,7 @@ The public names, each loaded when it is first used.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from physscore._version import __version__
+from physscore._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from physscore import spectra as spectra
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from physscore.diagnostics.comparison import check_field as check_field
     from physscore.diagnostics.power import PowerSpectrum as PowerSpectrum
     from physscore.diagnostics.power import power_spectrum as power_spectrum
+    from physscore.energies.lognormal import LognormalField as LognormalField
     from physscore.energies.random_field import GaussianRandomField as GaussianRandomField
-    from physscore.energies.random_field import LognormalField as LognormalField
     from physscore.grid import Grid as Grid
     from physscore.store import Fields as Fields
     from physscore.store import load as load
@@ -33,7 +33,7 @@ _HOMES = {
     "GaussianRandomField": "energies.random_field",
     "Grid": "grid",
     "InputError": "core",
-    "LognormalField": "energies.random_field",
+    "LognormalField": "energies.lognormal",
     "PowerSpectrum": "diagnostics.power",
     "Prior": "core",
     "Score": "core",

@@ -6,12 +6,14 @@ installed changes their number. Results never depend on it.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -80,39 +82,55 @@ def parallel(kernel: Callable[..., Any], n: int, *args: Any) -> None:
         return
     edges = [n * i // pieces for i in range(pieces + 1)]
     pool = _pool(pieces - 1, os.getpid())  # a forked child must not wait for its parent's threads
-    futures = [pool.submit(kernel, *args, a, b) for a, b in zip(edges[1:-1], edges[2:], strict=True)]
+    futures = [pool.submit(kernel, *args, a, b) for a, b in pairwise(edges[1:])]
     kernel(*args, 0, edges[1])
     for future in futures:
         future.result()
+
+
+# Real transforms go slab by slab along the first axis, each small enough to stay in the cache
+# between its two or three passes; only the transform along the first axis crosses all memory.
+_SLAB_BYTES = 1 << 21
+
+
+def _slabs(shape: Sequence[int], itemsize: int) -> Iterator[slice]:
+    planes = max(1, n_threads() * _SLAB_BYTES // (math.prod(shape[1:]) * itemsize))
+    return (slice(i, min(i + planes, shape[0])) for i in range(0, shape[0], planes))
 
 
 def forward_fft(x: Array) -> Array:
     """Return the unnormalised half spectrum of one real array, sum_x x exp(-ikx), over all axes."""
     import scipy.fft
 
-    modes = scipy.fft.rfft(x, axis=-1, workers=n_threads())
-    if x.ndim > 1:
-        modes = scipy.fft.fftn(modes, axes=range(x.ndim - 1), overwrite_x=True, workers=n_threads())
-    return np.asarray(modes)
+    workers = n_threads()
+    if x.ndim == 1:
+        return np.asarray(scipy.fft.rfft(x, workers=workers))
+    modes = np.empty((*x.shape[:-1], x.shape[-1] // 2 + 1), np.result_type(x, np.complex64))
+    for slab in _slabs(modes.shape, modes.itemsize):
+        part = scipy.fft.rfft(x[slab], axis=-1, workers=workers)
+        modes[slab] = scipy.fft.fftn(part, axes=range(1, x.ndim - 1), overwrite_x=True, workers=workers)
+    return np.asarray(scipy.fft.fft(modes, axis=0, overwrite_x=True, workers=workers))
 
 
 def inverse_fft(modes: Array, shape: Sequence[int]) -> Array:
-    """Return sum_k modes exp(ikx), unnormalised, as a real array of ``shape``; ``modes`` is used up.
+    """Return sum_k modes exp(ikx), unnormalised, as a real array of ``shape``.
 
-    A complex transform in place over the leading axes and a real one over the last: the same as
-    irfftn, without its copies.
+    ``modes`` is used up: the real array takes its place in memory, packed from the front, since a
+    slab never reaches past the slabs that were read before it.
     """
     import scipy.fft
 
-    if len(shape) > 1:
-        modes = scipy.fft.ifftn(
-            modes, axes=range(len(shape) - 1), norm="forward", overwrite_x=True, workers=n_threads()
+    workers = n_threads()
+    if len(shape) == 1:
+        return np.asarray(scipy.fft.irfft(modes, n=shape[0], norm="forward", workers=workers))
+    modes = scipy.fft.ifft(modes, axis=0, norm="forward", overwrite_x=True, workers=workers)
+    packed = modes.reshape(-1).view(modes.real.dtype)[: math.prod(shape)].reshape(shape)
+    for slab in _slabs(modes.shape, modes.itemsize):
+        part = scipy.fft.ifftn(
+            modes[slab], axes=range(1, len(shape) - 1), norm="forward", overwrite_x=True, workers=workers
         )
-    return np.asarray(
-        scipy.fft.irfft(
-            modes, n=shape[-1], axis=-1, norm="forward", overwrite_x=True, workers=n_threads()
-        )
-    )
+        packed[slab] = scipy.fft.irfft(part, n=shape[-1], axis=-1, norm="forward", workers=workers)
+    return packed
 
 
 def floating_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:

@@ -94,7 +94,7 @@ class Grid:
 
     def coordinates(self, axis: int) -> npt.NDArray[np.float64]:
         """Return the positions of the cell centres along ``axis``, shape (shape[axis],)."""
-        return (np.arange(self.shape[axis]) + 0.5) * self.cell_size[axis]
+        return np.asarray((np.arange(self.shape[axis]) + 0.5) * self.cell_size[axis], np.float64)
 
     def settings(self) -> dict[str, Any]:
         """Return what makes the grid, ready for JSON."""
@@ -158,7 +158,8 @@ class WavenumberTable:
         squares = None if units is None else [u * top**2 for u, top in zip(units, tops, strict=True)]
         self.shared = not octant and squares is not None and sum(squares) + 1 <= octant_size
         if self.shared:
-            assert units is not None and squares is not None
+            assert units is not None
+            assert squares is not None
             axes = [u * f.astype(np.int64) ** 2 for u, f in zip(units, frequencies, strict=True)]
             self.size = sum(squares) + 1
         else:
@@ -169,8 +170,10 @@ class WavenumberTable:
         self.octant = tuple(axis[: top + 1] for axis, top in zip(axes, tops, strict=True))
         self.counts = self.sum_over_modes().astype(np.int64)
         if units is not None:
-            self.squared = np.arange(self.size) if self.shared else _octant_sum(
-                [u * np.arange(top + 1) ** 2 for u, top in zip(units, tops, strict=True)]
+            self.squared = (
+                np.arange(self.size)
+                if self.shared
+                else _octant_sum([u * np.arange(top + 1) ** 2 for u, top in zip(units, tops, strict=True)])
             )
             self.k = _common_unit(grid, units) * np.sqrt(self.squared)
         else:
@@ -199,7 +202,7 @@ class WavenumberTable:
 
 
 def _octant_sum(axes: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    return np.add.outer(np.add.outer(axes[0], axes[1]), axes[2]).ravel()
+    return np.asarray(np.add.outer(np.add.outer(axes[0], axes[1]), axes[2]).ravel())
 
 
 def _multiplicity(n: int) -> npt.NDArray[np.int64]:
@@ -237,11 +240,11 @@ def _sides(shape: int | Sequence[int]) -> tuple[int, ...]:
     except (TypeError, ValueError, OverflowError):
         given, sides = (None,), (0,)
     if sides != given or not 1 <= len(sides) <= 3:
-        raise InputError(f"shape is {shape!r}: it must be 1 to 3 whole numbers of cells, as in (256, 256, 256)")
-    if min(sides) < 2 or max(sides) > _MAX_CELLS_PER_SIDE:
         raise InputError(
-            f"shape is {shape!r}: every side must have from 2 to {_MAX_CELLS_PER_SIDE} cells"
+            f"shape is {shape!r}: it must be 1 to 3 whole numbers of cells, as in (256, 256, 256)"
         )
+    if min(sides) < 2 or max(sides) > _MAX_CELLS_PER_SIDE:
+        raise InputError(f"shape is {shape!r}: every side must have from 2 to {_MAX_CELLS_PER_SIDE} cells")
     return sides
 
 

@@ -25,7 +25,7 @@ _PARTS = 16
 
 
 @_compile
-def _multiply(modes, offsets, table, start, stop):  # type: ignore[no-untyped-def]
+def _multiply(modes, offsets, table, start, stop):
     n_y, n_z = modes.shape[1], modes.shape[2] // 2
     factor = np.empty(n_z, modes.dtype)
     for x in range(start, stop):
@@ -52,13 +52,13 @@ def multiply(modes: Array, wavenumbers: WavenumberTable, table: Array) -> Array:
 
 
 @_compile
-def _n_signs(frequency, n):  # type: ignore[no-untyped-def]
+def _n_signs(frequency, n):
     """Return whether +frequency and -frequency are one mode of an axis of n cells, or two."""
     return 1 if frequency == 0 or 2 * frequency == n else 2
 
 
 @_compile
-def _sum_power(a, b, cube, octant, weights, shared, total, start, stop):  # type: ignore[no-untyped-def]
+def _sum_power(a, b, cube, octant, weights, shared, total, start, stop):
     n_x, n_y = cube[0], cube[1]
     n_z = len(octant[2])
     row = np.empty(n_z)

@@ -40,14 +40,16 @@ _inline: Callable[..., Any] = njit(nogil=True, error_model="numpy", forceinline=
 _compile: Callable[..., Any] = njit(nogil=True, error_model="numpy", cache=True)
 
 
-@intrinsic  # type: ignore[misc]
-def _fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
+def _fused_multiply_add(typing_context, a, b, c):
     """a * b + c, rounded once: the same on every machine, whatever its compiler fuses."""
     return a(a, b, c), lambda context, builder, signature, args: builder.fma(*args)
 
 
+_fma: Any = intrinsic(_fused_multiply_add)
+
+
 @_inline
-def _select(condition, a, b):  # type: ignore[no-untyped-def]
+def _select(condition, a, b):
     return a if condition else b
 
 
@@ -55,14 +57,14 @@ def _select(condition, a, b):  # type: ignore[no-untyped-def]
 
 
 @_inline
-def _round(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
+def _round(c0, c1, c2, c3, k0, k1):
     # Words live in 64 bits whose upper halves are rubbish until masked: one multiplication each.
     p0, p1 = (c0 & _MASK) * _M0, (c2 & _MASK) * _M1
     return (p1 >> _32) ^ c1 ^ k0, p1, (p0 >> _32) ^ c3 ^ k1, p0
 
 
 @_inline
-def _philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
+def _philox(c0, c1, c2, c3, k0, k1):
     c0, c1, c2, c3 = _round(c0, c1, c2, c3, k0, k1)
     c0, c1, c2, c3 = _round(c0, c1, c2, c3, (k0 + _W0) & _MASK, (k1 + _W1) & _MASK)
     c0, c1, c2, c3 = _round(c0, c1, c2, c3, (k0 + _u64(2) * _W0) & _MASK, (k1 + _u64(2) * _W1) & _MASK)
@@ -77,7 +79,7 @@ def _philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
 
 
 @_inline
-def _words_along_first(words, n_blocks, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
+def _words_along_first(words, n_blocks, c1, c2, c3, k0, k1):
     """Fill ``words`` with the blocks whose first counter word is 0, 1, ..., n_blocks - 1."""
     for j in range(n_blocks):
         w0, w1, w2, w3 = _philox(_u64(j), c1, c2, c3, k0, k1)
@@ -88,7 +90,7 @@ def _words_along_first(words, n_blocks, c1, c2, c3, k0, k1):  # type: ignore[no-
 
 
 @_compile
-def _philox_blocks(counters, k0, k1, out):  # type: ignore[no-untyped-def]
+def _philox_blocks(counters, k0, k1, out):
     for i in range(len(counters)):
         c = counters[i]
         w0, w1, w2, w3 = _philox(_u64(c[0]), _u64(c[1]), _u64(c[2]), _u64(c[3]), k0, k1)
@@ -110,7 +112,7 @@ def philox(counters: npt.NDArray[np.uint32], key: tuple[int, int]) -> npt.NDArra
 
 
 @_inline
-def _box_muller_32(w0, w1, fixed):  # type: ignore[no-untyped-def]
+def _box_muller_32(w0, w1, fixed):
     t = _fma(_f32(_i32(w0)), _f32(2.0**-32), _f32(2.0**-33))
     u = _f32(_select(t > _f32(0), t, _f32(1) + t))
     bits = u.view(_i32)
@@ -138,7 +140,7 @@ def _box_muller_32(w0, w1, fixed):  # type: ignore[no-untyped-def]
 
 
 @_inline
-def _box_muller_64(w0, w1, fixed):  # type: ignore[no-untyped-def]
+def _box_muller_64(w0, w1, fixed):
     i64 = np.int64
     t = _fma(_f64(i64(w0)), 2.0**-64, 2.0**-65)
     u = _f64(_select(t > 0.0, t, 1.0 + t))
@@ -168,19 +170,19 @@ def _box_muller_64(w0, w1, fixed):  # type: ignore[no-untyped-def]
     return _u64(x0.view(_u64) ^ sign0).view(_f64), _u64(x1.view(_u64) ^ sign1).view(_f64)
 
 
-def _normals(words, lower, amplitude, fixed, out):  # type: ignore[no-untyped-def]
+def _normals(words, lower, amplitude, fixed, out):
     """Turn pairs of words into pairs of deviates, times an amplitude a pair, in the type of ``out``."""
 
 
-@overload(_normals)  # type: ignore[untyped-decorator]
-def _normals_of_type(words, lower, amplitude, fixed, out):  # type: ignore[no-untyped-def]
-    def single(words, lower, amplitude, fixed, out):  # type: ignore[no-untyped-def]
+@overload(_normals)
+def _normals_of_type(words, lower, amplitude, fixed, out):
+    def single(words, lower, amplitude, fixed, out):
         for m in range(len(amplitude)):
             a, b = _box_muller_32(words[2 * m], words[2 * m + 1], fixed)
             out[2 * m] = a * amplitude[m]
             out[2 * m + 1] = b * amplitude[m]
 
-    def double(words, lower, amplitude, fixed, out):  # type: ignore[no-untyped-def]
+    def double(words, lower, amplitude, fixed, out):
         for m in range(len(amplitude)):
             w0 = (_u64(words[2 * m]) << _32) | _u64(lower[2 * m])
             w1 = (_u64(words[2 * m + 1]) << _32) | _u64(lower[2 * m + 1])
@@ -195,7 +197,7 @@ def _normals_of_type(words, lower, amplitude, fixed, out):  # type: ignore[no-un
 
 
 @_inline
-def _partner_words(words, block, odd, x, nx, ny, c3, k0, k1):  # type: ignore[no-untyped-def]
+def _partner_words(words, block, odd, x, nx, ny, c3, k0, k1):
     """Fill ``words`` with those of mode (x, y, z) for every y, or of its partner (-x, -y, -z)
     where that one counts: of two modes that a real field ties together both use the same place."""
     for y in range(ny):
@@ -209,7 +211,7 @@ def _partner_words(words, block, odd, x, nx, ny, c3, k0, k1):  # type: ignore[no
 
 
 @_compile
-def _draw_modes(out, cube, offsets, table, c3, k0, k1, fixed, start, stop):  # type: ignore[no-untyped-def]
+def _draw_modes(out, cube, offsets, table, c3, k0, k1, fixed, start, stop):
     """Draw planes start to stop of a coloured half spectrum; ``out`` is (nx, ny, 2 * nz_half), real."""
     nx, ny, nz = cube
     nz_half = nz // 2 + 1
@@ -291,7 +293,7 @@ def field_modes(
 
 
 @_compile
-def _fill_rows(out, step, c3, k0, k1, start, stop):  # type: ignore[no-untyped-def]
+def _fill_rows(out, step, c3, k0, k1, start, stop):
     n = out.shape[1]
     double = out.itemsize == 8
     n_blocks = (n + 3) // 4

@@ -134,7 +134,7 @@ def _draw_spectrum(
 ) -> None:
     rows = figure.add_gridspec(2 if comparison else 1, 1, height_ratios=[3, 1] if comparison else [1])
     upper = figure.add_subplot(rows[0])
-    lower = figure.add_subplot(rows[1], sharex=upper) if comparison else None
+    lower: Any = figure.add_subplot(rows[1], sharex=upper) if comparison else None
     wavenumber = inverse(length_unit)
     power, error = spectrum.power, spectrum.error
     if power.ndim == 2:  # the mean of a batch, and its error
@@ -163,13 +163,22 @@ def _draw_spectrum(
             fontsize=10,
         )
     exponent = "" if grid.dim == 1 else f"$^{grid.dim}$"
+    certain = power[(spectrum.n_modes >= min(16, spectrum.n_modes.max())) & (power > 0)]
+    if certain.size:  # a bin of one or two modes must not set the scale
+        upper.set_ylim(certain.min() / 2.5, certain.max() * 2.5)
     upper.set(xscale="log", yscale="log", ylabel=f"P(k) [({length_unit}){exponent}]")
     nyquist = min(grid.nyquist)
     for axes in (upper, lower) if lower is not None else (upper,):
         axes.axvline(nyquist, color="0.6", lw=0.8, ls=":")
     upper.annotate(
-        "Nyquist", (nyquist, 0.98), xycoords=("data", "axes fraction"), rotation=90, ha="right", va="top",
-        fontsize=8, color="0.4",
+        "Nyquist",
+        (nyquist, 0.03),
+        xycoords=("data", "axes fraction"),
+        rotation=90,
+        ha="right",
+        va="bottom",
+        fontsize=8,
+        color="0.4",
     )
     upper.legend(loc="upper right" if power[-1] < power[0] else "upper left", frameon=False)
     (lower or upper).set_xlabel(f"k [{wavenumber}]")

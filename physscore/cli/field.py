@@ -7,13 +7,14 @@ from pathlib import Path
 import click
 
 from physscore.cli.options import (
-    Numbers,
     json_option,
+    numbers,
     overwrite_option,
     picture_of,
     plot_option,
     print_json,
     print_summary,
+    print_verdict,
     redshift_option,
     threads_option,
     title_of,
@@ -21,25 +22,45 @@ from physscore.cli.options import (
 
 
 @click.command(name="field")
-@click.option("--grid", "shape", type=Numbers(int, "CELLS"), required=True, help="Cells a side: 256, or 256,256,128.")
+@click.option(
+    "--grid", "shape", metavar="CELLS", required=True, callback=numbers(int), help="256, or 256,256,128."
+)
 @click.option("--dim", type=click.IntRange(1, 3), help="Dimensions, if --grid is one number. [default: 3]")
-@click.option("--box", "box_size", type=Numbers(float, "LENGTH"), required=True,
-              help="Side of the box, in Mpc/h: 1000, or one for each dimension.")  # fmt: skip
-@click.option("--spectrum", "spectrum_text", default="planck2018", show_default=True,
-              help="planck2018, eh98, camb, powerlaw:index=-2,amplitude=1, or a file: a table of k [h/Mpc] and "
-              "P [(Mpc/h)^3], or HDF5 of ours.")  # fmt: skip
+@click.option(
+    "--box",
+    "box_size",
+    metavar="LENGTH",
+    required=True,
+    callback=numbers(float),
+    help="Side of the box, in Mpc/h: 1000, or one for each dimension.",
+)
+@click.option(
+    "--spectrum",
+    "spectrum_text",
+    metavar="MODEL",
+    default="planck2018",
+    show_default=True,
+    help="planck2018, eh98, camb, powerlaw:index=-2,amplitude=1, or a file: a table of k [h/Mpc] and "
+    "P [(Mpc/h)^3], or an HDF5 file of ours with a spectrum.",
+)
 @redshift_option
 @click.option("--seed", type=int, default=0, show_default=True, help="The universe, 0 to 2^64 - 1.")
-@click.option("-n", "count", type=click.IntRange(min=1), help="Number of fields; adds a dimension (realization).")
+@click.option(
+    "-n", "count", type=click.IntRange(min=1), help="Number of fields; adds a dimension (realization)."
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="HDF5 file to write.")
-@click.option("--lognormal", is_flag=True, help="Lognormal density with this spectrum, instead of a Gaussian one.")
+@click.option(
+    "--lognormal", is_flag=True, help="Lognormal density with this spectrum, instead of a Gaussian one."
+)
 @click.option("--fixed", is_flag=True, help="Fix the modulus of every mode to sqrt(P V).")
 @click.option("--paired", is_flag=True, help="Fields in pairs of opposite phase (needs an even -n).")
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
 @plot_option("the first field and its P(k)")
 @json_option
 @overwrite_option
-@click.option("--resume", is_flag=True, help="Go on with an interrupted job, or print the result of a finished one.")
+@click.option(
+    "--resume", is_flag=True, help="Go on with an interrupted job, or print the result of a finished one."
+)
 @threads_option
 @click.pass_context
 def command(
@@ -72,7 +93,8 @@ def command(
     from physscore.core import InputError
     from physscore.diagnostics.comparison import check_field
     from physscore.diagnostics.power import power_bins, power_spectrum
-    from physscore.energies.random_field import GaussianRandomField, LognormalField, require_memory_for
+    from physscore.energies.lognormal import LognormalField
+    from physscore.energies.random_field import GaussianRandomField, require_memory_for
     from physscore.grid import Grid
     from physscore.noise import seed_key
     from physscore.store import FieldFile, FieldWriter
@@ -147,8 +169,7 @@ def command(
         print_json(result)
     else:
         print_summary(result)
-        what = "ln(1 + delta) against the Gaussian spectrum that gives the target" if lognormal else spectrum_text
-        click.echo(f"P(k) against {what}: {verdict}")
+        print_verdict(spectrum_text, lognormal, verdict)
         if plot:
             click.echo(f"picture: {result['picture']}")
     ctx.exit(0 if verdict.passed else 1)

@@ -10,28 +10,26 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from physscore.diagnostics.comparison import Verdict
     from physscore.store import FieldFile
 
 
-class Numbers(click.ParamType):
-    """One number, or up to three separated by commas: a tuple of them."""
+def numbers(kind: type[int] | type[float]) -> Callable[..., tuple[Any, ...] | None]:
+    """Return what turns "256" or "256,256,128" into a tuple of one to three numbers."""
 
-    def __init__(self, kind: type[int] | type[float], name: str) -> None:
-        self.kind = kind
-        self.name = name
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
-        """Return the numbers in ``value``."""
-        if isinstance(value, tuple):
-            return value
+    def convert(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[Any, ...] | None:
+        if value is None:
+            return None
         try:
-            numbers = tuple(self.kind(part) for part in str(value).split(","))
+            found = tuple(kind(part) for part in value.split(","))
         except ValueError:
-            numbers = ()
-        if not 1 <= len(numbers) <= 3:
-            what = "whole numbers" if self.kind is int else "numbers"
-            self.fail(f"{value!r} must be one to three {what}, separated by commas", param, ctx)
-        return numbers
+            found = ()
+        if not 1 <= len(found) <= 3:
+            what = "whole numbers" if kind is int else "numbers"
+            raise click.BadParameter(f"{value!r} must be one to three {what}, separated by commas")
+        return found
+
+    return convert
 
 
 def _threads(ctx: click.Context, param: click.Parameter, value: int | None) -> None:
@@ -76,7 +74,8 @@ def title_of(fields: FieldFile) -> str:
     spectrum = fields.settings.get("spectrum", {}).get("name", "field")
     kind = "lognormal field, " if fields.settings.get("lognormal") else ""
     cells = " x ".join(map(str, fields.grid.shape))
-    return f"{kind}{spectrum}{redshift}, {cells} cells, box {as_text(fields.grid.box_size)} {fields.length_unit}{seed}"
+    box = f"{as_text(fields.grid.box_size)} {fields.length_unit}"
+    return f"{kind}{spectrum}{redshift}, {cells} cells, box {box}{seed}"
 
 
 def print_summary(summary: dict[str, Any]) -> None:
@@ -97,6 +96,12 @@ def print_summary(summary: dict[str, Any]) -> None:
     kinds = [kind for kind in ("lognormal", "fixed", "paired") if summary["settings"].get(kind)]
     if kinds:
         click.echo(f"kind: {', '.join(kinds)}")
+
+
+def print_verdict(model: str, lognormal: bool, verdict: Verdict) -> None:
+    """Print how P(k) compared with a model."""
+    what = f"P(k) of ln(1 + delta), against what gives {model}" if lognormal else f"P(k) against {model}"
+    click.echo(f"{what}: {verdict}")
 
 
 def print_json(result: dict[str, Any]) -> None:

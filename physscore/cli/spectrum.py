@@ -10,12 +10,13 @@ import click
 import numpy as np
 
 from physscore.cli.options import (
-    Numbers,
     json_option,
+    numbers,
     overwrite_option,
     picture_of,
     plot_option,
     print_json,
+    print_verdict,
     redshift_option,
     threads_option,
     title_of,
@@ -28,10 +29,20 @@ if TYPE_CHECKING:
 @click.command(name="spectrum")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--dataset", help="Path of the fields in an HDF5 file that is not ours.")
-@click.option("--box", "box_size", type=Numbers(float, "LENGTH"), help="Side of its box, or one for each dimension.")
-@click.option("--compare", "model_text", help="Model: planck2018, eh98, powerlaw:..., or a file, as in physscore field.")
+@click.option(
+    "--box",
+    "box_size",
+    metavar="LENGTH",
+    callback=numbers(float),
+    help="Side of its box, or one for each dimension.",
+)
+@click.option(
+    "--compare", "model_text", help="Model: planck2018, eh98, powerlaw:..., or a file, as in physscore field."
+)
 @redshift_option
-@click.option("--cross", type=click.Path(path_type=Path), help="A second file of ours: measure the cross spectrum.")
+@click.option(
+    "--cross", type=click.Path(path_type=Path), help="A second file of ours: measure the cross spectrum."
+)
 @click.option("--bins", type=click.Choice(["linear", "log", "shells"]), default="linear", show_default=True)
 @click.option("--shot-noise", type=float, default=0.0, help="Volume per particle, subtracted.")
 @click.option("--mass-assignment", type=click.Choice(["ngp", "cic", "tsc", "pcs"]),
@@ -67,7 +78,7 @@ def command(
     from physscore.core import InputError
     from physscore.diagnostics.comparison import check_field
     from physscore.diagnostics.power import FieldSequence, power_spectrum
-    from physscore.energies.random_field import LognormalField
+    from physscore.energies.lognormal import LognormalField
     from physscore.store import FieldFile, save
     from physscore.store.hdf5 import check_output, inverse
 
@@ -135,8 +146,7 @@ def command(
     else:
         _print(measured, result)
         if check is not None:
-            what = "ln(1 + delta) against the Gaussian spectrum that gives " if check is not comparison else ""
-            click.echo(f"P(k) against {what}{model_text}: {check}")
+            print_verdict(model_text or "", check is not comparison, check)
     ctx.exit(0 if check is None or check.passed else 1)
 
 

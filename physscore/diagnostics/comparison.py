@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from physscore.core import Array
 from physscore.diagnostics.power import FieldSequence, PowerSpectrum, Shells, power_spectrum
-from physscore.energies.random_field import GaussianRandomField, LognormalField
+from physscore.energies.lognormal import LognormalField
+from physscore.energies.random_field import GaussianRandomField
 
 _Floats = npt.NDArray[np.float64]
 
@@ -52,7 +53,7 @@ class Verdict:
 
     def as_dict(self) -> dict[str, float | int | bool]:
         """Return the numbers and the verdict, ready for JSON."""
-        names = [name for name in Verdict.__annotations__]
+        names = list(Verdict.__annotations__)
         return {"passed": self.passed, **{name: getattr(self, name) for name in names}}
 
 
@@ -87,7 +88,7 @@ def compare(measured: PowerSpectrum, shells: Shells, power: _Floats) -> Comparis
     n = shells.n_fields
 
     def over_bins(values: Array) -> _Floats:
-        return np.bincount(bins, values, len(measured.k))[modes_of_bins > 0]
+        return np.asarray(np.bincount(bins, values, len(measured.k))[modes_of_bins > 0], np.float64)
 
     modes_of_bins = np.bincount(bins, counts, len(measured.k))
     modes = over_bins(counts)
@@ -126,7 +127,7 @@ def check_field(delta: Any, prior: GaussianRandomField | LognormalField) -> Comp
         fields = delta if stacked else [delta]
 
         def logarithm(i: int) -> Array:
-            return lognormal.to_gaussian(np.asarray(fields[i])[np.newaxis])[0]
+            return np.asarray(lognormal.to_gaussian(np.asarray(fields[i])[np.newaxis])[0])
 
         delta = FieldSequence(logarithm, range(len(fields)), len(prior.shape) + 1)
         prior = prior.gaussian
@@ -137,7 +138,9 @@ def check_field(delta: Any, prior: GaussianRandomField | LognormalField) -> Comp
 def pool(chi2: Array, dof: Array, amplitude: Array, amplitude_error: Array) -> Verdict:
     """Return the verdict on independent fields, from the numbers of each of them: arrays (n,)."""
     modes = 2 / np.asarray(amplitude_error) ** 2
-    return _verdict(float(np.sum(chi2)), int(np.sum(dof)), float(np.sum(amplitude * modes)), float(modes.sum()))
+    return _verdict(
+        float(np.sum(chi2)), int(np.sum(dof)), float(np.sum(amplitude * modes)), float(modes.sum())
+    )
 
 
 def _verdict(chi2: float, dof: int, statistic: float, modes: float) -> Verdict:

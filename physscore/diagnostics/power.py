@@ -45,9 +45,9 @@ class PowerBins:
     k_edges: _Floats
     of_entry: npt.NDArray[np.int64]
 
-    def sum(self, values: _Floats) -> _Floats:
+    def sum(self, values: Array) -> _Floats:
         """Return the sums over each bin of values given for each entry."""
-        return np.bincount(self.of_entry + 1, values, len(self.k_edges))[1:]
+        return np.asarray(np.bincount(self.of_entry + 1, values, len(self.k_edges))[1:], np.float64)
 
     def mean(self, sums: _Floats) -> _Floats:
         """Return sums for each entry as means over the modes of each bin; not a number without modes."""
@@ -116,7 +116,8 @@ class PowerSpectrum:
         bad = ~(np.isfinite(expected) & (expected >= 0))
         if bad.any():
             raise InputError(
-                f"model is {expected[bad][0]} at k = {shells.k[bad][0]:.6g}: P must be finite and not negative"
+                f"model is {expected[bad][0]} at k = {shells.k[bad][0]:.6g}: "
+                "P must be finite and not negative"
             )
         return compare(self, shells, expected)
 
@@ -289,9 +290,7 @@ def power_bins(
             n = max(1, int(np.ceil(np.log10(k.max() / k.min()) * _LOG_BINS_PER_DECADE)))
             edges = np.geomspace(k.min() * (1 - 1e-9), k.max() * (1 + 1e-9), n + 1)
         else:
-            raise InputError(
-                f"bins is {bins!r}: it must be 'linear', 'log', 'shells' or a sequence of edges"
-            )
+            raise InputError(f"bins is {bins!r}: it must be 'linear', 'log', 'shells' or a sequence of edges")
         inside = np.unique(np.searchsorted(edges, k, side="right"))  # merge what would be empty
         edges = np.append(edges[inside - 1], edges[inside[-1]])
     else:

@@ -1,9 +1,8 @@
-"""Random fields on a periodic box: Gaussian, with its FFT score, and lognormal."""
+"""Gaussian random fields on a periodic box, with their FFT score."""
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -15,17 +14,12 @@ from physscore.arrays import (
     floating_dtype,
     forward_fft,
     inverse_fft,
-    parallel,
     require_memory,
 )
 from physscore.core import Array, InputError, Prior
-from physscore.energies.lognormal import gaussian_power
 from physscore.grid import Grid, WavenumberTable
 from physscore.modes import multiply, sum_power
 from physscore.noise import field_modes
-
-# Relative excess of power that a lognormal field may have before it says so.
-_MET_WITHIN = 1e-3
 
 SpectrumLike = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 
@@ -205,146 +199,6 @@ class GaussianRandomField(Prior):
         return f"GaussianRandomField({self.grid!r}, {self.spectrum!r})"
 
 
-class LognormalField(Prior):
-    """A density contrast delta > -1 whose logarithm is a Gaussian field, with a given spectrum.
-
-    delta = exp(g - sigma^2 / 2) - 1, where the correlation of g is ln(1 + xi) of the target
-    correlation xi on this very grid (Coles & Jones 1991, MNRAS 248, 1), so that the *target*
-    spectrum is met, not that of g. The mean of g is fixed at zero; the box average of delta is
-    then zero on average and fluctuates a little.
-
-    Not every spectrum can be had: where the power of g would be negative it is zero, which leaves
-    more power than asked for. A warning then says at which k and by how much.
-
-    Parameters
-    ----------
-    grid, spectrum
-        As for :class:`GaussianRandomField`.
-
-    Attributes
-    ----------
-    gaussian : GaussianRandomField
-        The law of g = ln(1 + delta) + sigma^2 / 2.
-    wavenumbers : WavenumberTable
-        The |k| of every mode, as a table over the octant of non-negative frequencies.
-    power : array
-        P that delta really has, for each entry of ``wavenumbers``.
-    excess : array
-        How much ``power`` is above the target, relative to it; 0 where the target is met.
-
-    Raises
-    ------
-    InputError
-        If the spectrum cannot be used, or asks for a correlation of -1 or less.
-    """
-
-    def __init__(self, grid: Grid, spectrum: SpectrumLike) -> None:
-        self.grid = grid
-        self.shape = grid.shape
-        self.spectrum = spectrum
-        require_memory_for(grid, 1, np.dtype(np.float64))  # finding the power takes as much
-        self.wavenumbers = WavenumberTable(grid, octant=True)
-        target = power_of_modes(self.wavenumbers, spectrum)
-        power, self.power = gaussian_power(grid, target)
-        self.gaussian = GaussianRandomField.from_modes(grid, self.wavenumbers, power)
-        self._half_variance = self.gaussian.variance / 2
-        self.excess = np.zeros_like(target)
-        with np.errstate(divide="ignore"):
-            np.divide(self.power - target, target, out=self.excess, where=self.power > target)
-        self._warn_where_unmet()
-
-    def _warn_where_unmet(self) -> None:
-        over = np.flatnonzero(self.excess > _MET_WITHIN)
-        if len(over):
-            k = self.wavenumbers.k[over]
-            worst = over[np.argmax(self.excess[over])]
-            share = self.wavenumbers.counts[over].sum() / self.grid.n_cells
-            warnings.warn(
-                f"no lognormal field has this spectrum: at {100 * share:.3g}% of the modes, with k from "
-                f"{k.min():.4g} to {k.max():.4g}, its power is too high, at most by "
-                f"{100 * self.excess[worst]:.3g}% at k = {self.wavenumbers.k[worst]:.4g}",
-                UserWarning,
-                stacklevel=3,
-            )
-
-    def sample(
-        self,
-        n: int,
-        *,
-        seed: int,
-        dtype: npt.DTypeLike = np.float64,
-        fixed: bool = False,
-        paired: bool = False,
-        first: int = 0,
-    ) -> Array:
-        """Return ``n`` fields of shape (n, *grid.shape); arguments as for the Gaussian field.
-
-        ``fixed`` and ``paired`` act on the Gaussian field, as is usual.
-        """
-        fields = self.gaussian.sample(
-            n, seed=seed, dtype=dtype, fixed=fixed, paired=paired, first=first
-        )
-        return self._exponential(fields)
-
-    def energy(self, x: Array) -> npt.NDArray[np.float64]:
-        """Return -log p of each field: that of g = ln(1 + delta) plus the Jacobian, sum of ln(1 + delta).
-
-        As with the Gaussian field, the fixed mean of g has no share. Infinite where delta <= -1.
-        """
-        states = as_states(x, self.shape)
-        allowed = (states > -1).reshape(len(states), -1).all(axis=1)
-        energies = np.full(len(states), np.inf)
-        if allowed.any():
-            g = self._logarithm(states[allowed])
-            jacobian = g.reshape(len(g), -1).sum(axis=1, dtype=np.float64)
-            jacobian -= self._half_variance * self.grid.n_cells
-            energies[allowed] = self.gaussian.energy(g) + jacobian
-        return energies
-
-    def score(self, x: Array) -> Array:
-        """Return grad log p, of the shape of ``x``; not a number where delta <= -1."""
-        states = as_states(x, self.shape)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray((self.gaussian.score(self._logarithm(states)) - 1) / (1 + states))
-
-    def whiten(self, x: Array) -> Array:
-        """Return the white field of g = ln(1 + delta) + sigma^2 / 2."""
-        return self.gaussian.whiten(self._logarithm(as_states(x, self.shape)))
-
-    def unwhiten(self, z: Array) -> Array:
-        """Return the density contrast of the white field ``z``."""
-        return self._exponential(self.gaussian.unwhiten(z))
-
-    def to_gaussian(self, x: Array) -> Array:
-        """Return g = ln(1 + delta) + sigma^2 / 2, the Gaussian field behind ``x``."""
-        return self._logarithm(as_states(x, self.shape))
-
-    def _logarithm(self, x: Array) -> Array:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            g = np.log1p(x)
-        g += x.dtype.type(self._half_variance)
-        return np.asarray(g)
-
-    def _exponential(self, g: Array) -> Array:
-        """Turn g into delta, in place."""
-        flat = g.reshape(-1)
-        piece = 1 << 15  # three passes over what stays in the cache
-        shift = g.dtype.type(self._half_variance)
-
-        def run(start: int, stop: int) -> None:
-            for i in range(start, stop):
-                part = flat[i * piece : (i + 1) * piece]
-                part -= shift
-                np.exp(part, out=part)
-                part -= 1
-
-        parallel(run, -(-len(flat) // piece))
-        return g
-
-    def __repr__(self) -> str:
-        return f"LognormalField({self.grid!r}, {self.spectrum!r})"
-
-
 def power_of_modes(table: WavenumberTable, spectrum: SpectrumLike) -> npt.NDArray[np.float64]:
     """Return P of each entry of ``table``; 0 at k = 0 and where no mode is.
 
@@ -382,7 +236,7 @@ def require_memory_for(grid: Grid, n: int, dtype: np.dtype[Any]) -> None:
     spectrum = 2 * math.prod(grid.half_shape) * dtype.itemsize
     count = "a field" if n == 1 else f"{n} fields"
     require_memory(
-        n * field + spectrum + (field if n > 1 else 0),
+        spectrum + (n * field if n > 1 else 0),  # the field takes the place of its spectrum
         f"sampling {count} of {' x '.join(map(str, grid.shape))} cells in {dtype}",
     )
 

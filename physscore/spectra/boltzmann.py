@@ -32,7 +32,9 @@ class LinearMatter(Spectrum):
     units = COSMOLOGICAL_UNITS
     redshift: float
 
-    def __init__(self, name: str, k: _Floats, power: _Floats, redshift: float, parameters: dict[str, Any]) -> None:
+    def __init__(
+        self, name: str, k: _Floats, power: _Floats, redshift: float, parameters: dict[str, Any]
+    ) -> None:
         from scipy.interpolate import CubicSpline
 
         self.k_min, self.k_max = float(k[0]), float(k[-1])
@@ -125,7 +127,11 @@ def from_camb(
         model.set_matter_power(redshifts=[z], kmax=1.05 * top * model.h, silent=True)
         model.NonLinear = camb.model.NonLinear_both if nonlinear else camb.model.NonLinear_none
         results = camb.get_results(model)
-        compute = results.get_nonlinear_matter_power_spectrum if nonlinear else results.get_linear_matter_power_spectrum
+        compute = (
+            results.get_nonlinear_matter_power_spectrum
+            if nonlinear
+            else results.get_linear_matter_power_spectrum
+        )
         k, _, power = compute(hubble_units=True, k_hunit=True)
     except Exception as error:  # CAMB has no common base for its complaints
         raise InputError(f"CAMB does not accept the parameters {chosen}: {error}") from error

@@ -44,7 +44,9 @@ class Spectrum(ABC):
         """
         wavenumbers = np.asarray(k, dtype=np.float64)
         if not (wavenumbers > 0).all():
-            raise InputError(f"k has the value {wavenumbers[~(wavenumbers > 0)].flat[0]}: it must be positive")
+            raise InputError(
+                f"k has the value {wavenumbers[~(wavenumbers > 0)].flat[0]}: it must be positive"
+            )
         if wavenumbers.size:
             self._require_range(float(wavenumbers.min()), float(wavenumbers.max()))
         return np.asarray(self._power(wavenumbers))
@@ -69,7 +71,9 @@ class Spectrum(ABC):
         return f"{name[1]}({', '.join(f'{key}={value!r}' for key, value in rest)})"
 
 
-def require_number(name: str, value: Any, low: float, high: float = math.inf, *, open_low: bool = False) -> float:
+def require_number(
+    name: str, value: Any, low: float, high: float = math.inf, *, open_low: bool = False
+) -> float:
     """Return ``value`` as a float in [low, high], or in (low, high].
 
     Raises

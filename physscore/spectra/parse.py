@@ -43,8 +43,8 @@ def parse(text: str, redshift: float | None = None) -> Spectrum:
         name, rest = text, ""
     if name not in _MODELS and not Path(name).exists():
         raise InputError(
-            f"spectrum is {text!r}: it must be one of {', '.join(_MODELS)}, or the name of a file, and there is "
-            f"no file {name!r}"
+            f"spectrum is {text!r}: it must be one of {', '.join(_MODELS)}, or the name of a file, "
+            f"and there is no file {name!r}"
         )
     parameters = _parameters(text, rest)
     if name not in ("planck2018", "eh98", "camb"):

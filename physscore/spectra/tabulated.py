@@ -62,10 +62,14 @@ class Tabulated(Spectrum):
             )
         if wavenumbers[0] <= 0 or (np.diff(wavenumbers) <= 0).any():
             line = int(np.argmax(np.diff(wavenumbers, prepend=0.0) <= 0))
-            raise InputError(f"{name} has k = {wavenumbers[line]} at point {line + 1}: k must be positive and rising")
+            raise InputError(
+                f"{name} has k = {wavenumbers[line]} at point {line + 1}: k must be positive and rising"
+            )
         if (values < 0).any():
             line = int(np.argmax(values < 0))
-            raise InputError(f"{name} has P = {values[line]} at k = {wavenumbers[line]}: P must not be negative")
+            raise InputError(
+                f"{name} has P = {values[line]} at k = {wavenumbers[line]}: P must not be negative"
+            )
         if extrapolate not in _EXTRAPOLATIONS:
             raise InputError(f"extrapolate is {extrapolate!r}: it must be None, 'power law' or 'zero'")
         if extrapolate == "power law" and 0 in (values[0], values[1], values[-2], values[-1]):
@@ -136,7 +140,9 @@ def _columns(path: Path) -> tuple[_Floats, _Floats]:
     try:
         text = path.read_text()
     except UnicodeDecodeError:
-        raise InputError(f"spectrum file {path} is neither text nor HDF5: it must be a table of k and P") from None
+        raise InputError(
+            f"spectrum file {path} is neither text nor HDF5: it must be a table of k and P"
+        ) from None
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split("#")[0].replace(",", " ").split()
         if not words:

@@ -50,7 +50,9 @@ def save(
         delta = np.asarray(what.delta)
         batched = delta.ndim == what.grid.dim + 1
         if delta.shape[1 if batched else 0 :] != what.grid.shape:
-            raise InputError(f"delta has shape {delta.shape}: it must be {what.grid.shape} or a batch of these")
+            raise InputError(
+                f"delta has shape {delta.shape}: it must be {what.grid.shape} or a batch of these"
+            )
         with FieldWriter(
             path,
             what.grid,

@@ -28,6 +28,7 @@ from physscore.store.hdf5 import (
     open_hdf5,
     part_of,
     require_space,
+    reserve,
     writing,
 )
 from physscore.store.spectra import create_spectra, read_spectrum
@@ -124,7 +125,10 @@ class FieldWriter:
                     if bins is not None:
                         create_spectra(file, bins, n, length_unit, grid.dim)
                         for name in _CHECKS:
-                            file.create_dataset(f"checks/{name}", (n or 1,), "f8", fillvalue=np.nan)
+                            check = file.create_dataset(f"checks/{name}", data=np.full(n or 1, np.nan))
+                            check.dims[0].attach_scale(file["completed"])
+                with open(fresh, "rb+") as room:
+                    reserve(room.fileno(), fresh.stat().st_size)
                 os.replace(fresh, self.part)
         with writing(self.path):
             self._file = h5py.File(self.part, "r+")
@@ -175,9 +179,16 @@ class FieldWriter:
 
 
 def _require_same(file: h5py.File, path: Path, seed: int | None, settings: dict[str, Any]) -> None:
-    found = {"seed": int(file.attrs["seed"]) if "seed" in file.attrs else None, **json.loads(file.attrs["settings"])}
+    found = {
+        "seed": int(file.attrs["seed"]) if "seed" in file.attrs else None,
+        **json.loads(file.attrs["settings"]),
+    }
     wanted = {"seed": seed, **json.loads(json.dumps(settings))}
-    differing = [f"{name} was {found.get(name)} and is {wanted[name]}" for name in wanted if found.get(name) != wanted[name]]
+    differing = [
+        f"{name} was {found.get(name)} and is {wanted[name]}"
+        for name in wanted
+        if found.get(name) != wanted[name]
+    ]
     if differing:
         raise InputError(
             f"output {path} belongs to another job ({'; '.join(differing)}): "
@@ -202,7 +213,8 @@ def _lay_out(
         header.attrs["Redshift"] = redshift
     group = file.create_group("Cosmology")
     for name, value in cosmology.items():
-        group.attrs[name] = value
+        if value is not None:
+            group.attrs[name] = value
     fields = file.create_group("fields")
     shape = grid.shape if n is None else (n, *grid.shape)
     layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
@@ -212,7 +224,7 @@ def _lay_out(
     delta.attrs["units"] = "dimensionless"
     delta.attrs["long_name"] = "density contrast"
     names = list(_AXES[: grid.dim])
-    scales = [grid.coordinates(axis) for axis in range(grid.dim)]
+    scales: list[Array] = [grid.coordinates(axis) for axis in range(grid.dim)]
     if n is not None:
         names, scales = ["realization", *names], [np.arange(n), *scales]
     for i, (name, values) in enumerate(zip(names, scales, strict=True)):
@@ -221,7 +233,7 @@ def _lay_out(
         scale.make_scale(name)
         delta.dims[i].label = name
         delta.dims[i].attach_scale(scale)
-    file.create_dataset("completed", data=np.zeros(n or 1, np.uint8))
+    file.create_dataset("completed", data=np.zeros(n or 1, np.uint8)).make_scale("completed")
 
 
 class FieldFile:
@@ -290,11 +302,14 @@ class FieldFile:
         if not isinstance(found, h5py.Dataset):
             raise InputError(f"file {self.path} has no dataset {dataset!r}: name one of its datasets")
         if box_size is None:
-            raise InputError(f"box_size is missing: the box of {dataset!r} in {self.path} is not known (--box)")
+            raise InputError(
+                f"box_size is missing: the box of {dataset!r} in {self.path} is not known (--box)"
+            )
         dim = len(box_size) if len(box_size) > 1 else min(found.ndim, 3)
         if found.ndim not in (dim, dim + 1):
             raise InputError(
-                f"dataset {dataset!r} has shape {found.shape}: it must be one field of {dim} dimensions or a batch"
+                f"dataset {dataset!r} has shape {found.shape}: it must be one field of {dim} dimensions, "
+                "or a batch of these"
             )
         self.delta = found
         self.grid = Grid(found.shape[found.ndim - dim :], box_size)

@@ -47,13 +47,25 @@ def check_output(path: Path, *, overwrite: bool = False, resume: bool = False) -
 
 
 def require_space(path: Path, need: int) -> None:
-    """Refuse to start writing ``need`` bytes where the disk has less room."""
+    """Refuse to start writing ``need`` bytes where there is less room for them."""
     free = shutil.disk_usage(path.parent).free
     if need > free:
         raise InputError(
             f"output {path} needs {need / 2**30:.3g} GiB and {free / 2**30:.3g} GiB are free on its disk: "
             "use another disk, a smaller grid or fewer fields"
         )
+    trial = path.with_name(path.name + ".space")  # quotas and limits show only when it is tried
+    try:
+        with writing(path), open(trial, "wb") as file:
+            reserve(file.fileno(), need)
+    finally:
+        trial.unlink(missing_ok=True)
+
+
+def reserve(descriptor: int, size: int) -> None:
+    """Take ``size`` bytes of the disk for a file, where the system can, so that it cannot run full later."""
+    if hasattr(os, "posix_fallocate") and size:
+        os.posix_fallocate(descriptor, 0, size)
 
 
 @contextmanager
@@ -65,7 +77,7 @@ def writing(path: Path) -> Iterator[None]:
         number = getattr(error, "errno", None)
         full = number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in str(error)
         reason = "the disk is full" if full else str(error).splitlines()[0]
-        raise InputError(f"output {path} cannot be written: {reason}; finished fields are kept") from error
+        raise InputError(f"output {path} cannot be written: {reason}") from error
 
 
 def describe(

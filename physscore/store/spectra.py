@@ -5,6 +5,7 @@ from __future__ import annotations
 import h5py
 import numpy as np
 
+from physscore.core import Array
 from physscore.diagnostics.power import PowerBins, PowerSpectrum
 from physscore.store.hdf5 import inverse
 
@@ -16,17 +17,31 @@ def create_spectra(
     group = file.create_group("spectra")
     group.attrs["quantity"] = "P(k) = <|delta_k|^2> / V"
     wavenumber, power = inverse(length_unit), f"({length_unit})^{dim}"
-    rows = () if n is None else (n,)
-    for name, values, unit in (
-        ("k_edges", bins.k_edges, wavenumber),
-        ("k_mean", bins.k, wavenumber),
-        ("n_modes", bins.n_modes, "1"),
-    ):
-        group.create_dataset(name, data=values).attrs["units"] = unit
+    scales: dict[str, tuple[Array, str]] = {
+        "k_mean": (bins.k, wavenumber),
+        "k_edges": (bins.k_edges, wavenumber),
+    }
+    if n is not None:
+        scales["realization"] = (np.arange(n), "1")
+    for name, (values, unit) in scales.items():
+        scale = group.create_dataset(name, data=values)
+        scale.attrs["units"] = unit
+        scale.make_scale(name)
+    rows = ["realization", "k_mean"] if n is not None else ["k_mean"]
+    create_along(group, "n_modes", ["k_mean"], "i8", "1")[...] = bins.n_modes
     for name in ("power", "error"):
-        dataset = group.create_dataset(name, (*rows, len(bins.k)), "f8", fillvalue=np.nan)
-        dataset.attrs["units"] = power
+        create_along(group, name, rows, "f8", power)[...] = np.nan
     return group
+
+
+def create_along(group: h5py.Group, name: str, scales: list[str], dtype: str, unit: str) -> h5py.Dataset:
+    """Make a dataset along dimension scales of its group, so that others can read it by name."""
+    dataset = group.create_dataset(name, tuple(len(group[scale]) for scale in scales), dtype)
+    dataset.attrs["units"] = unit
+    for i, scale in enumerate(scales):
+        dataset.dims[i].label = scale
+        dataset.dims[i].attach_scale(group[scale])
+    return dataset
 
 
 def write_spectrum(file: h5py.File, spectrum: PowerSpectrum, length_unit: str) -> None:
@@ -35,7 +50,8 @@ def write_spectrum(file: h5py.File, spectrum: PowerSpectrum, length_unit: str) -
     group = create_spectra(file, spectrum, n, length_unit, spectrum.dim)
     group["power"][...], group["error"][...] = spectrum.power, spectrum.error
     if spectrum.correlation is not None:
-        group.create_dataset("correlation", data=spectrum.correlation).attrs["units"] = "1"
+        rows = ["k_mean"] if n is None else ["realization", "k_mean"]
+        create_along(group, "correlation", rows, "f8", "1")[...] = spectrum.correlation
 
 
 def read_spectrum(file: h5py.File) -> PowerSpectrum:

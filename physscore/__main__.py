@@ -1,0 +1,5 @@
+"""``python -m physscore``: the same as the command."""
+
+from physscore.cli import main
+
+main()
