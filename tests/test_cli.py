@@ -214,49 +214,60 @@ def test_unreadable_file_is_code_two(tmp_path, command):
 def test_full_disk_is_seen_before_the_first_field(tmp_path):
     """A limit on the file size stands for a quota that leaves room for two of four fields."""
     size = 2 * 32**3 * 4 + 60_000
-    out = physscore("field", "--grid", 32, "--box", 100, "--seed", 1, "-n", 4, "-o", "f.h5", cwd=tmp_path, check=False,
-                    preexec_fn=lambda: (signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
-                                        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))))  # fmt: skip
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    job = ("field", "--grid", 32, "--box", 100, "-n", 4, "-o", "f.h5")
+    out = physscore(*job, cwd=tmp_path, check=False, preexec_fn=limit)
     assert out.returncode == 2
     assert "cannot be written: the disk is full" in out.stderr
     assert "Traceback" not in out.stderr
     assert not list(tmp_path.iterdir())
 
 
+def start(*args, cwd):
+    command = [sys.executable, "-m", "physscore", *map(str, args)]
+    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
 def test_killed_at_any_moment_and_resumed(tmp_path):
-    job = ("field", "--grid", 32, "--box", 100, "--seed", 3, "-n", 40)
+    n = 300
+    job = ("field", "--grid", 32, "--box", 100, "--seed", 3, "-n", n)
     physscore(*job, "-o", "whole.h5", cwd=tmp_path)
     expected = datasets(tmp_path / "whole.h5")
     rng = np.random.default_rng(0)
-    finished = 0
+    part, finished = tmp_path / "f.h5.part", 0
     for _ in range(6):
-        process = subprocess.Popen([sys.executable, "-m", "physscore", *map(str, job), "-o", "f.h5", "--resume"],
-                                   cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
-        time.sleep(0.7 + 0.6 * rng.random())
+        process = start(*job, "-o", "f.h5", "--resume", cwd=tmp_path)
+        before = part.stat().st_mtime_ns if part.exists() else 0
+        while process.poll() is None and (not part.exists() or part.stat().st_mtime_ns == before):
+            time.sleep(0.001)
+        time.sleep(0.2 * rng.random())
         process.kill()
         process.communicate()
-        if (tmp_path / "f.h5.part").exists():
-            found = datasets(tmp_path / "f.h5.part")
-            done = np.flatnonzero(found["completed"])
-            assert len(done) >= finished
-            finished = len(done)
-            np.testing.assert_array_equal(found["fields/delta"][done], expected["fields/delta"][done])
+        found = datasets(part)
+        done = np.flatnonzero(found["completed"])
+        assert finished <= len(done) < n
+        finished = len(done)
+        np.testing.assert_array_equal(found["fields/delta"][done], expected["fields/delta"][done])
+    assert finished > 0
     physscore(*job, "-o", "f.h5", "--resume", cwd=tmp_path)
     found = datasets(tmp_path / "f.h5")
     assert found.keys() == expected.keys()
     for name, values in expected.items():
         np.testing.assert_array_equal(found[name], values)
     out = physscore(*job, "-o", "f.h5", "--resume", cwd=tmp_path)  # done: prints the result
-    assert "40 fields" in out.stdout
-    out = physscore(*job[:-1], 41, "-o", "f.h5", "--resume", cwd=tmp_path, check=False)
+    assert f"{n} fields" in out.stdout
+    out = physscore(*job[:-1], n + 1, "-o", "f.h5", "--resume", cwd=tmp_path, check=False)
     assert out.returncode == 2
-    assert "another job (n was 40 and is 41)" in out.stderr
+    assert f"another job (n was {n} and is {n + 1})" in out.stderr
 
 
 def test_interrupt_keeps_what_is_finished(tmp_path):
     job = ("field", "--grid", 64, "--box", 100, "-n", 1000, "-o", "f.h5")
-    process = subprocess.Popen([sys.executable, "-m", "physscore", *map(str, job)], cwd=tmp_path,
-                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    process = start(*job, cwd=tmp_path)
     part = tmp_path / "f.h5.part"
     while not part.exists() and process.poll() is None:
         time.sleep(0.05)
