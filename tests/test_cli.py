@@ -232,6 +232,12 @@ def start(*args, cwd):
     return subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
+def wait_for_change(path, process):
+    before = path.stat().st_mtime_ns if path.exists() else None
+    while process.poll() is None and (path.stat().st_mtime_ns if path.exists() else None) == before:
+        time.sleep(0.001)
+
+
 def test_killed_at_any_moment_and_resumed(tmp_path):
     n = 300
     job = ("field", "--grid", 32, "--box", 100, "--seed", 3, "-n", n)
@@ -239,12 +245,12 @@ def test_killed_at_any_moment_and_resumed(tmp_path):
     expected = datasets(tmp_path / "whole.h5")
     rng = np.random.default_rng(0)
     part, finished = tmp_path / "f.h5.part", 0
-    for _ in range(6):
+    for attempt in range(8):
         process = start(*job, "-o", "f.h5", "--resume", cwd=tmp_path)
-        before = part.stat().st_mtime_ns if part.exists() else 0
-        while process.poll() is None and (not part.exists() or part.stat().st_mtime_ns == before):
-            time.sleep(0.001)
-        time.sleep(0.2 * rng.random())
+        wait_for_change(part, process)
+        if attempt:  # the first is killed as soon as there is a file
+            wait_for_change(part, process)
+            time.sleep(0.1 * rng.random())
         process.kill()
         process.communicate()
         found = datasets(part)

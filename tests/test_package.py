@@ -24,6 +24,7 @@ LAYERS = [
     {"diagnostics"},
     {"store", "plots"},
     {"cli"},
+    {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 HEAVY = ("numba", "scipy", "h5py", "matplotlib", "camb", "cupy", "torch")
