@@ -1,7 +1,10 @@
 """Spectra: Planck's table against CAMB, Eisenstein-Hu against another code, tables, the command's words."""
 
+import json
+import pickle
 import sys
 
+import h5py
 import numpy as np
 import pytest
 
@@ -131,6 +134,9 @@ def test_sigma8():
         ({"redshift": -1}, "redshift is -1"),
         ({"n_s": np.inf}, "n_s is inf"),
         ({"t_cmb": "warm"}, "t_cmb is 'warm'"),
+        ({"h": True}, "h is True"),
+        ({"n_s": 400}, "n_s is 400: with it sigma8 cannot be computed"),
+        ({"wiggles": "no"}, "wiggles is 'no': it must be True or False"),
     ],
 )
 def test_unphysical_parameters(parameters, message):
@@ -148,7 +154,7 @@ def test_power_law():
             spectra.PowerLaw(**bad)
 
 
-@pytest.mark.parametrize("k", [0.0, -1.0, np.nan, [1.0, 0.0]])
+@pytest.mark.parametrize("k", [0.0, -1.0, np.nan, np.inf, [1.0, 0.0]])
 def test_wavenumbers_are_positive(k):
     with pytest.raises(InputError, match="k has the value .*must be positive"):
         spectra.PowerLaw(index=0)(k)
@@ -162,6 +168,10 @@ def test_table_is_a_power_law_between_points():
     assert (table.k_min, table.k_max) == (0.1, 10.0)
     with pytest.raises(InputError, match=r"k from 0.05 to 20 is asked for, but table.* covers 0.1 to 10"):
         table([0.05, 20])
+    for one_side in (0.1 * (1 - 1e-8), 10 * (1 + 1e-8)):
+        with pytest.raises(InputError, match="covers 0.1 to 10"):
+            table(one_side)
+    np.testing.assert_allclose(table([0.1 * (1 - 1e-10), 10 * (1 + 1e-10)]), table([0.1, 10]))  # rounding
     beyond = spectra.Tabulated(k, 5 * k**-1.5, extrapolate="power law")
     np.testing.assert_allclose(beyond([0.001, 1000]), 5 * np.array([0.001, 1000]) ** -1.5)
     nothing = spectra.Tabulated(k, 5 * k**-1.5, extrapolate="zero")
@@ -230,6 +240,7 @@ def test_words_of_the_command(tmp_path):
     path = tmp_path / "a:b.txt"
     np.savetxt(path, [[0.1, 10.0], [1.0, 1.0]])
     assert spectra.parse(str(path)).k_max == 1.0
+    assert spectra.parse(f"{path}:extrapolate=zero")(10.0) == 0
     plain = tmp_path / "b.txt"
     path.rename(plain)
     assert spectra.parse(f"{plain}:extrapolate=power law")(10.0) == pytest.approx(0.1)
@@ -243,15 +254,87 @@ def test_words_of_the_command(tmp_path):
             None,
             "must be one of planck2018, eh98, camb, powerlaw, or the name of a file, and there is no",
         ),
-        ("powerlaw", None, "missing 1 required positional argument: 'index'"),
+        ("powerlaw", None, "'index' is missing, the parameters are index, amplitude"),
         ("powerlaw:index", None, "'index' must be name=value"),
         ("powerlaw:index=steep", None, "index is 'steep'"),
-        ("powerlaw:index=1,slope=2", None, "unexpected keyword argument 'slope'"),
+        ("powerlaw:index=1,slope=2", None, "'slope' is unknown"),
         ("powerlaw:index=1", 1.0, "redshift is 1, but the spectrum 'powerlaw' has none"),
         ("eh98:redshift=1", 2.0, "give the redshift once"),
-        ("planck2018:h=0.7", None, "unexpected keyword argument 'h'"),
+        ("eh98:h=0.7,h=0.8", None, "give h once"),
+        ("eh98:wiggles=no", None, "wiggles is 'no': it must be True or False"),
+        ("", None, "must be one of planck2018"),
+        ("x" * 5000, None, "must be one of planck2018"),
+        ("planck2018:h=0.7", None, "'h' is unknown, the parameters are redshift"),
     ],
 )
 def test_bad_words(text, redshift, message):
     with pytest.raises(InputError, match=message):
         spectra.parse(text, redshift=redshift)
+
+
+@pytest.mark.parametrize("k", ["abc", [1j], [[1.0], [1.0, 2.0]]])
+def test_wavenumbers_are_real_numbers(k):
+    with pytest.raises(InputError, match="k is not an array of real numbers"):
+        spectra.PowerLaw(index=0)(k)
+    with pytest.raises(InputError, match="k is not an array of real numbers"):
+        spectra.Tabulated(k, [1.0, 2.0])
+
+
+def test_power_that_is_too_large():
+    with pytest.raises(InputError, match="not finite at k = 1e-05"):
+        spectra.PowerLaw(index=-300)([1.0, 1e-5])
+
+
+def test_models_do_not_change():
+    k = np.array([0.1, 1.0])
+    table = spectra.Tabulated(k, k)
+    k[0] = 0.5
+    assert table.k[0] == 0.1
+    for values in (table.k, table.power):
+        with pytest.raises(ValueError, match="read-only"):
+            values[0] = 0.5
+    for model in (table, spectra.PowerLaw(index=1), spectra.EisensteinHu(), spectra.planck2018()):
+        with pytest.raises(AttributeError, match="does not change: make a new one to set redshift"):
+            model.redshift = 1.0
+        copy = pickle.loads(pickle.dumps(model))
+        assert copy(0.5) == model(0.5)
+        json.dumps(model.settings())
+
+
+def test_settings_tell_tables_apart():
+    k = np.array([0.1, 1.0, 10.0])
+    same, other = spectra.Tabulated(k, k), spectra.Tabulated(k, k * [1, 2, 1])
+    assert same.settings() == spectra.Tabulated(k, k).settings() != other.settings()
+
+
+def test_camb_parameters_replace_their_partners():
+    pytest.importorskip("camb")
+    found = spectra.from_camb(k_max=1.0, thetastar=0.0104, zrei=np.float32(8))
+    json.dumps(found.settings())
+    assert "H0" not in found.settings()
+    with pytest.raises(InputError, match="mnu is .*must be a number or text"):
+        spectra.from_camb(mnu=[0.06])
+
+
+@pytest.mark.parametrize("n", [None, 3])
+def test_empty_bins_of_a_measured_spectrum_are_left_out(tmp_path, n):
+    grid = ps.Grid((16, 16), 16.0)
+    x = np.random.default_rng(0).standard_normal((n or 1, 16, 16))
+    edges = [0.2, 0.4, 0.45, 0.7, 0.71, 1.5]  # two of them hold no mode
+    measured = ps.power_spectrum(x if n else x[0], grid, bins=edges)
+    assert (measured.n_modes == 0).any()
+    ps.save(tmp_path / "p.h5", measured)
+    table = spectra.Tabulated.from_file(tmp_path / "p.h5")
+    full = measured.n_modes > 0
+    np.testing.assert_allclose(table.k, measured.k[full])
+    np.testing.assert_allclose(table.power, np.atleast_2d(measured.power)[:, full].mean(axis=0))
+
+
+@pytest.mark.parametrize("power", [np.ones((2, 3, 4)), np.ones(3), ["a"] * 4, np.full(4, np.nan)])
+def test_foreign_hdf5_spectra(tmp_path, power):
+    path = tmp_path / "p.h5"
+    with h5py.File(path, "w") as file:
+        for name, values in (("k_mean", np.arange(1.0, 5)), ("power", power), ("n_modes", np.ones(4))):
+            file.create_dataset(f"spectra/{name}", data=values).attrs["units"] = "1"
+    with pytest.raises(InputError, match=r"spectrum file .*p.h5 (has|cannot be read)"):
+        spectra.Tabulated.from_file(path)

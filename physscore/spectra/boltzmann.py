@@ -42,6 +42,7 @@ class LinearMatter(Spectrum):
         self._name = name
         self._parameters = parameters
         self._ln_power = CubicSpline(np.log(k), np.log(power))
+        self._frozen = True
 
     def _power(self, k: _Floats) -> _Floats:
         return np.asarray(np.exp(self._ln_power(np.log(k))))
@@ -121,7 +122,13 @@ def from_camb(
         raise ImportError('the spectrum "camb" needs CAMB: pip install "physscore[cosmology]"') from None
     z = require_number("redshift", redshift, 0.0)
     top = require_number("k_max", k_max, 1e-2, 1e4)
-    chosen = {**PLANCK_2018, **parameters}
+    chosen = {**PLANCK_2018, **_plain(parameters)}
+    # CAMB takes one of each pair: what is asked for replaces our default.
+    for given, default in (("cosmomc_theta", "H0"), ("thetastar", "H0"), ("zrei", "tau")):
+        if given in parameters and default not in parameters:
+            del chosen[default]
+    if not isinstance(nonlinear, bool):
+        raise InputError(f"nonlinear is {nonlinear!r}: it must be True or False")
     try:
         model = camb.set_params(**chosen)
         model.set_matter_power(redshifts=[z], kmax=1.05 * top * model.h, silent=True)
@@ -134,10 +141,20 @@ def from_camb(
         )
         k, _, power = compute(hubble_units=True, k_hunit=True)
     except Exception as error:  # CAMB has no common base for its complaints
-        raise InputError(f"CAMB does not accept the parameters {chosen}: {error}") from error
+        raise InputError(f"CAMB does not accept the parameters {parameters}: {error}") from error
     wanted = np.geomspace(1e-5, top, 1200)
     raw = LinearMatter("camb", k, power[0], z, {})
-    return LinearMatter("camb", wanted, _continued(raw, wanted), z, {**chosen, "nonlinear": nonlinear})
+    settings = {"k_max": top, "nonlinear": nonlinear, "camb": camb.__version__, **chosen}
+    return LinearMatter("camb", wanted, _continued(raw, wanted), z, settings)
+
+
+def _plain(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters without NumPy's types, ready for JSON."""
+    plain = {name: v.item() if isinstance(v, np.generic) else v for name, v in parameters.items()}
+    for name, value in plain.items():
+        if not isinstance(value, (int, float, str, type(None))):
+            raise InputError(f"{name} is {value!r}: a parameter of CAMB must be a number or text")
+    return plain
 
 
 def _continued(spectrum: LinearMatter, k: _Floats) -> _Floats:

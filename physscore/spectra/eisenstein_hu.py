@@ -63,10 +63,17 @@ class EisensteinHu(Spectrum):
         self.sigma8 = require_number("sigma8", sigma8, 0.0, open_low=True)
         self.redshift = require_number("redshift", redshift, 0.0)
         self.t_cmb = require_number("t_cmb", t_cmb, 0.0, open_low=True)
-        self.wiggles = bool(wiggles)
+        if not isinstance(wiggles, bool):
+            raise InputError(f"wiggles is {wiggles!r}: it must be True or False")
+        self.wiggles = wiggles
         if self.omega_b >= self.omega_m:
             raise InputError(f"omega_b is {omega_b!r}: it must be less than omega_m, which is {omega_m!r}")
-        self._amplitude = self.sigma8**2 / self._variance(8.0) * self.growth(self.redshift) ** 2
+        with np.errstate(over="ignore"):
+            variance = self._variance(8.0)
+        if not 0 < variance < math.inf:
+            raise InputError(f"n_s is {n_s!r}: with it sigma8 cannot be computed, it must be near 1")
+        self._amplitude = self.sigma8**2 / variance * self.growth(self.redshift) ** 2
+        self._frozen = True
 
     def _power(self, k: _Floats) -> _Floats:
         return self._amplitude * k**self.n_s * self.transfer(k) ** 2

@@ -33,6 +33,12 @@ class Spectrum(ABC):
     k_max: float = math.inf
     redshift: float | None = None
     units: tuple[str, str] = ("1/length", "length^dim")
+    _frozen: bool = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self._frozen:
+            raise AttributeError(f"{type(self).__name__} does not change: make a new one to set {name}")
+        super().__setattr__(name, value)
 
     def __call__(self, k: npt.ArrayLike) -> _Floats:
         """Return P at wavenumbers ``k`` > 0, as float64 of the same shape.
@@ -40,16 +46,23 @@ class Spectrum(ABC):
         Raises
         ------
         InputError
-            If a wavenumber is not positive or outside the range of the model.
+            If a wavenumber is not positive and finite or outside the range of the model, or if P
+            is too large for float64.
         """
-        wavenumbers = np.asarray(k, dtype=np.float64)
-        if not (wavenumbers > 0).all():
+        wavenumbers = require_array("k", k)
+        usable = (wavenumbers > 0) & (wavenumbers < math.inf)
+        if not usable.all():
             raise InputError(
-                f"k has the value {wavenumbers[~(wavenumbers > 0)].flat[0]}: it must be positive"
+                f"k has the value {wavenumbers[~usable].flat[0]}: it must be positive and finite"
             )
         if wavenumbers.size:
             self._require_range(float(wavenumbers.min()), float(wavenumbers.max()))
-        return np.asarray(self._power(wavenumbers))
+        with np.errstate(over="ignore"):
+            power = np.asarray(self._power(wavenumbers))
+        if not np.isfinite(power).all():
+            where = wavenumbers[~np.isfinite(power)].flat[0]
+            raise InputError(f"{self!r} is not finite at k = {where:.4g}: use a milder slope or amplitude")
+        return power
 
     def _require_range(self, low: float, high: float) -> None:
         if low < self.k_min * (1 - 1e-9) or high > self.k_max * (1 + 1e-9):
@@ -71,6 +84,22 @@ class Spectrum(ABC):
         return f"{name[1]}({', '.join(f'{key}={value!r}' for key, value in rest)})"
 
 
+def require_array(name: str, values: npt.ArrayLike) -> _Floats:
+    """Return a copy of ``values`` as float64.
+
+    Raises
+    ------
+    InputError
+        If they are not an array of real numbers.
+    """
+    try:
+        if np.iscomplexobj(values):
+            raise TypeError
+        return np.array(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{name} is not an array of real numbers: it must be one") from None
+
+
 def require_number(
     name: str, value: Any, low: float, high: float = math.inf, *, open_low: bool = False
 ) -> float:
@@ -82,11 +111,11 @@ def require_number(
         If it is not such a number.
     """
     try:
-        number = float(value)
+        number = math.nan if isinstance(value, (bool, np.bool_, str)) else float(value)
     except (TypeError, ValueError):
         number = math.nan
     if not (low < number if open_low else low <= number) or not number <= high or math.isinf(number):
-        bound = f"above {low:g}" if open_low else f"at least {low:g}"
+        bound = "" if math.isinf(low) else f" above {low:g}" if open_low else f" at least {low:g}"
         top = "" if math.isinf(high) else f" and at most {high:g}"
-        raise InputError(f"{name} is {value!r}: it must be a finite number {bound}{top}")
+        raise InputError(f"{name} is {value!r}: it must be a finite number{bound}{top}")
     return number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,13 @@ def parse(text: str, redshift: float | None = None) -> Spectrum:
         If there is no such model or file, or a parameter is unknown, missing or wrong.
     """
     name, _, rest = text.partition(":")
-    if name not in _MODELS and Path(text).exists():
+    if name not in _MODELS:
+        # A name may hold colons: only one with parameters behind it ends it.
         name, rest = text, ""
-    if name not in _MODELS and not Path(name).exists():
+        head, colon, tail = text.rpartition(":")
+        if colon and not _is_file(text) and (_is_file(head) or "=" in tail):
+            name, rest = head, tail
+    if name not in _MODELS and not _is_file(name):
         raise InputError(
             f"spectrum is {text!r}: it must be one of {', '.join(_MODELS)}, or the name of a file, "
             f"and there is no file {name!r}"
@@ -54,11 +59,23 @@ def parse(text: str, redshift: float | None = None) -> Spectrum:
         if "redshift" in parameters:
             raise InputError(f"spectrum is {text!r} and redshift is {redshift:g}: give the redshift once")
         parameters["redshift"] = redshift
-    model = _MODELS.get(name)
+    model = _MODELS.get(name, Tabulated.from_file)
+    known = dict(inspect.signature(model).parameters)
+    known.pop("path", None)
+    if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
+        wrong = [key for key in parameters if key not in known]
+        missing = [key for key, p in known.items() if p.default is p.empty and key not in parameters]
+        if wrong or missing:
+            complaint = f"{wrong[0]!r} is unknown" if wrong else f"{missing[0]!r} is missing"
+            raise InputError(f"spectrum is {text!r}: {complaint}, the parameters are {', '.join(known)}")
+    return model(**parameters) if name in _MODELS else Tabulated.from_file(name, **parameters)
+
+
+def _is_file(name: str) -> bool:
     try:
-        return Tabulated.from_file(name, **parameters) if model is None else model(**parameters)
-    except TypeError as error:  # an unknown or missing parameter
-        raise InputError(f"spectrum is {text!r}: {str(error).split('() ')[-1]}") from None
+        return bool(name) and Path(name).exists()
+    except (OSError, ValueError):  # too long, or with a zero byte
+        return False
 
 
 def _parameters(text: str, rest: str) -> dict[str, Any]:
@@ -67,6 +84,8 @@ def _parameters(text: str, rest: str) -> dict[str, Any]:
         key, equals, value = item.partition("=")
         if not equals or not key.strip():
             raise InputError(f"spectrum is {text!r}: {item!r} must be name=value")
+        if key.strip() in parameters:
+            raise InputError(f"spectrum is {text!r}: give {key.strip()} once")
         parameters[key.strip()] = _value(value.strip())
     return parameters
 

@@ -27,6 +27,7 @@ class PowerLaw(Spectrum):
     def __init__(self, index: float, amplitude: float = 1.0) -> None:
         self.index = require_number("index", index, -math.inf)
         self.amplitude = require_number("amplitude", amplitude, 0.0)
+        self._frozen = True
 
     def _power(self, k: _Floats) -> _Floats:
         return self.amplitude * k**self.index

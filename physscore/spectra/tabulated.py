@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from physscore.core import InputError
-from physscore.spectra.model import COSMOLOGICAL_UNITS, Spectrum, _Floats
+from physscore.spectra.model import COSMOLOGICAL_UNITS, Spectrum, _Floats, require_array
 
 _EXTRAPOLATIONS = (None, "power law", "zero")
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -48,7 +49,7 @@ class Tabulated(Spectrum):
         name: str = "table",
         units: tuple[str, str] = Spectrum.units,
     ) -> None:
-        wavenumbers, values = np.array(k, dtype=np.float64), np.array(power, dtype=np.float64)
+        wavenumbers, values = require_array("k", k), require_array("power", power)
         if wavenumbers.ndim != 1 or wavenumbers.shape != values.shape or len(wavenumbers) < 2:
             raise InputError(
                 f"{name} has {wavenumbers.shape} wavenumbers and {values.shape} powers: "
@@ -74,12 +75,14 @@ class Tabulated(Spectrum):
             raise InputError(f"extrapolate is {extrapolate!r}: it must be None, 'power law' or 'zero'")
         if extrapolate == "power law" and 0 in (values[0], values[1], values[-2], values[-1]):
             raise InputError(f"extrapolate is 'power law', but {name} is zero at an end: use 'zero'")
+        wavenumbers.flags.writeable = values.flags.writeable = False
         self.k, self.power = wavenumbers, values
         self.extrapolate = extrapolate
         self.name = name
         self.units = units
         if extrapolate is None:
             self.k_min, self.k_max = float(wavenumbers[0]), float(wavenumbers[-1])
+        self._frozen = True
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], *, extrapolate: str | None = None) -> Tabulated:
@@ -105,6 +108,8 @@ class Tabulated(Spectrum):
                 is_hdf5 = file.read(8) == _HDF5_SIGNATURE
         except OSError as error:
             raise InputError(f"spectrum file {found} cannot be read: {error.strerror}") from error
+        except ValueError as error:  # a zero byte in the name
+            raise InputError(f"spectrum file {str(found)!r} cannot be read: {error}") from error
         if is_hdf5:
             k, power, units = _measured(found)
         else:
@@ -125,20 +130,24 @@ class Tabulated(Spectrum):
         return power
 
     def settings(self) -> dict[str, Any]:
-        """Return what makes the model; of the points only their number and the range."""
+        """Return what makes the model; of the points their number, the range and a digest."""
         return {
             "name": self.name,
             "points": len(self.k),
             "k_min": float(self.k[0]),
             "k_max": float(self.k[-1]),
             "extrapolate": self.extrapolate,
+            "sha256": hashlib.sha256(self.k.tobytes() + self.power.tobytes()).hexdigest(),
         }
+
+    def __repr__(self) -> str:
+        return f"{self.name}({len(self.k)} points, extrapolate={self.extrapolate!r})"
 
 
 def _columns(path: Path) -> tuple[_Floats, _Floats]:
     rows = []
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(
             f"spectrum file {path} is neither text nor HDF5: it must be a table of k and P"
@@ -162,13 +171,24 @@ def _measured(path: Path) -> tuple[_Floats, _Floats, tuple[str, str]]:
 
     try:
         with h5py.File(path) as file:
-            k = file["spectra/k_mean"][:]
-            power = file["spectra/power"][...]
-            modes = file["spectra/n_modes"][:]
+            k = np.asarray(file["spectra/k_mean"][...], dtype=np.float64)
+            power = np.asarray(file["spectra/power"][...], dtype=np.float64)
+            modes = np.asarray(file["spectra/n_modes"][...], dtype=np.float64)
             units = (str(file["spectra/k_mean"].attrs["units"]), str(file["spectra/power"].attrs["units"]))
     except (OSError, KeyError) as error:
         reason = "it has no measured spectrum" if isinstance(error, KeyError) else str(error).splitlines()[0]
         raise InputError(f"spectrum file {path} cannot be read: {reason}") from error
-    if power.ndim == 2:
-        power = power[np.isfinite(power).all(axis=1)].mean(axis=0)
-    return k[modes > 0], power[modes > 0], units
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"spectrum file {path} cannot be read: /spectra does not hold arrays of numbers"
+        ) from error
+    if k.ndim != 1 or modes.shape != k.shape or power.ndim > 2 or power.shape[-1:] != k.shape:
+        raise InputError(
+            f"spectrum file {path} has {k.shape} k_mean, {modes.shape} n_modes and {power.shape} power: "
+            "the bins must be the same in each"
+        )
+    power = np.atleast_2d(power)[:, modes > 0]  # an empty bin has neither k nor P
+    finished = np.isfinite(power).all(axis=1)
+    if not finished.any():
+        raise InputError(f"spectrum file {path} has no field whose power is finite: measure it again")
+    return k[modes > 0], power[finished].mean(axis=0), units
