@@ -88,28 +88,17 @@ def parallel(kernel: Callable[..., Any], n: int, *args: Any) -> None:
         future.result()
 
 
-# Real transforms go slab by slab along the first axis, each small enough to stay in the cache
-# between its two or three passes; only the transform along the first axis crosses all memory.
-_SLAB_BYTES = 1 << 21
-
-
-def _slabs(shape: Sequence[int], itemsize: int) -> Iterator[slice]:
-    planes = max(1, n_threads() * _SLAB_BYTES // (math.prod(shape[1:]) * itemsize))
-    return (slice(i, min(i + planes, shape[0])) for i in range(0, shape[0], planes))
-
-
 def forward_fft(x: Array) -> Array:
     """Return the unnormalised half spectrum of one real array, sum_x x exp(-ikx), over all axes."""
     import scipy.fft
 
-    workers = n_threads()
-    if x.ndim == 1:
-        return np.asarray(scipy.fft.rfft(x, workers=workers))
-    modes = np.empty((*x.shape[:-1], x.shape[-1] // 2 + 1), np.result_type(x, np.complex64))
-    for slab in _slabs(modes.shape, modes.itemsize):
-        part = scipy.fft.rfft(x[slab], axis=-1, workers=workers)
-        modes[slab] = scipy.fft.fftn(part, axes=range(1, x.ndim - 1), overwrite_x=True, workers=workers)
-    return np.asarray(scipy.fft.fft(modes, axis=0, overwrite_x=True, workers=workers))
+    return np.asarray(scipy.fft.rfftn(x, workers=n_threads()))
+
+
+# The inverse goes slab by slab along the first axis, each small enough to stay in the cache between
+# its passes; only the transform along the first axis crosses all memory. That is faster than irfftn,
+# and the slabs can take the place of their spectrum.
+_SLAB_BYTES = 1 << 21
 
 
 def inverse_fft(modes: Array, shape: Sequence[int]) -> Array:
@@ -125,7 +114,9 @@ def inverse_fft(modes: Array, shape: Sequence[int]) -> Array:
         return np.asarray(scipy.fft.irfft(modes, n=shape[0], norm="forward", workers=workers))
     modes = scipy.fft.ifft(modes, axis=0, norm="forward", overwrite_x=True, workers=workers)
     packed = modes.reshape(-1).view(modes.real.dtype)[: math.prod(shape)].reshape(shape)
-    for slab in _slabs(modes.shape, modes.itemsize):
+    planes = max(1, workers * _SLAB_BYTES // modes[0].nbytes)
+    for start in range(0, len(modes), planes):
+        slab = slice(start, start + planes)
         part = scipy.fft.ifftn(
             modes[slab], axes=range(1, len(shape) - 1), norm="forward", overwrite_x=True, workers=workers
         )

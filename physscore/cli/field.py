@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from physscore.cli.options import (
+    interruptible,
     json_option,
     numbers,
     overwrite_option,
@@ -126,7 +127,7 @@ def command(
     if plot or not finished:
         prior = (LognormalField if lognormal else GaussianRandomField)(grid, spectrum)
     if not finished:
-        with FieldWriter(
+        writer = FieldWriter(
             output,
             grid,
             n=count,
@@ -138,9 +139,11 @@ def command(
             cosmology=spectrum.settings(),
             overwrite=overwrite,
             resume=resume,
-        ) as writer:
+        )
+        with interruptible() as stop_if_asked, writer:
             missing = sorted(set(range(count or 1)) - set(writer.completed))
             for i in tqdm(missing, desc="fields", unit="field", disable=None):
+                stop_if_asked()
                 delta = prior.sample(1, seed=seed, dtype=precision, fixed=fixed, paired=paired, first=i)[0]
                 measured = power_spectrum(delta, grid)
                 check = check_field(delta, prior) if lognormal else measured.compare(spectrum)

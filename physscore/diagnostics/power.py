@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -273,38 +274,47 @@ def power_bins(
     wavenumbers: WavenumberTable | None = None,
 ) -> PowerBins:
     """Return the bins that :func:`power_spectrum` uses on a grid; arguments as there."""
-    table = wavenumbers or grid.wavenumbers
-    used = (table.counts > 0) & (table.k > 0)
-    k = table.k[used]
     if isinstance(bins, str):
-        if bins == "shells":
-            distinct = np.unique(k)
-            # The same |k| from different wavevectors differs by rounding where no integer tells.
-            distinct = distinct[np.append(True, np.diff(distinct) > 1e-12 * distinct[1:])]
-            middle = (distinct[1:] + distinct[:-1]) / 2
-            edges = np.concatenate([[distinct[0] / 2], middle, [distinct[-1] * 1.001]])
-        elif bins == "linear":
-            width = max(grid.fundamental)
-            edges = np.arange(min(0.5 * width, k.min() * (1 - 1e-9)), k.max() + width, width)
-        elif bins == "log":
-            n = max(1, int(np.ceil(np.log10(k.max() / k.min()) * _LOG_BINS_PER_DECADE)))
-            edges = np.geomspace(k.min() * (1 - 1e-9), k.max() * (1 + 1e-9), n + 1)
-        else:
-            raise InputError(f"bins is {bins!r}: it must be 'linear', 'log', 'shells' or a sequence of edges")
-        inside = np.unique(np.searchsorted(edges, k, side="right"))  # merge what would be empty
-        edges = np.append(edges[inside - 1], edges[inside[-1]])
+        return _named_bins(grid, bins, wavenumbers)
+    edges = np.asarray(bins, dtype=np.float64)
+    if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all() or not edges[0] >= 0:
+        raise InputError("bins holds edges that do not increase: give at least two rising wavenumbers")
+    return _fill(wavenumbers or grid.wavenumbers, edges)
+
+
+@lru_cache(maxsize=4)
+def _named_bins(grid: Grid, bins: str, wavenumbers: WavenumberTable | None) -> PowerBins:
+    table = wavenumbers or grid.wavenumbers
+    k = table.k[(table.counts > 0) & (table.k > 0)]
+    if bins == "shells":
+        distinct = np.unique(k)
+        # The same |k| from different wavevectors differs by rounding where no integer tells.
+        distinct = distinct[np.append(True, np.diff(distinct) > 1e-12 * distinct[1:])]
+        middle = (distinct[1:] + distinct[:-1]) / 2
+        edges = np.concatenate([[distinct[0] / 2], middle, [distinct[-1] * 1.001]])
+    elif bins == "linear":
+        width = max(grid.fundamental)
+        edges = np.arange(min(0.5 * width, k.min() * (1 - 1e-9)), k.max() + width, width)
+    elif bins == "log":
+        n = max(1, int(np.ceil(np.log10(k.max() / k.min()) * _LOG_BINS_PER_DECADE)))
+        edges = np.geomspace(k.min() * (1 - 1e-9), k.max() * (1 + 1e-9), n + 1)
     else:
-        edges = np.asarray(bins, dtype=np.float64)
-        if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all() or not edges[0] >= 0:
-            raise InputError("bins holds edges that do not increase: give at least two rising wavenumbers")
-    found = np.full(table.size, -1, np.int64)
+        raise InputError(f"bins is {bins!r}: it must be 'linear', 'log', 'shells' or a sequence of edges")
+    inside = np.unique(np.searchsorted(edges, k, side="right"))  # merge what would be empty
+    return _fill(table, np.append(edges[inside - 1], edges[inside[-1]]))
+
+
+def _fill(table: WavenumberTable, edges: _Floats) -> PowerBins:
+    """Sort the entries of a table into bins."""
+    used = (table.counts > 0) & (table.k > 0)
+    of_entry = np.full(table.size, -1, np.int64)
     # An edge that was meant to equal a wavenumber does, whatever its rounding.
-    found[used] = np.searchsorted(edges * (1 - 1e-12), k, side="right") - 1
-    found[found == len(edges) - 1] = -1
-    empty = PowerBins(np.empty(0), np.empty(0, np.int64), edges, found)
+    of_entry[used] = np.searchsorted(edges * (1 - 1e-12), table.k[used], side="right") - 1
+    of_entry[of_entry == len(edges) - 1] = -1
+    empty = PowerBins(np.empty(0), np.empty(0, np.int64), edges, of_entry)
     n_modes = empty.sum(table.counts).astype(np.int64)
     with np.errstate(invalid="ignore"):
-        return PowerBins(empty.sum(table.counts * table.k) / n_modes, n_modes, edges, found)
+        return PowerBins(empty.sum(table.counts * table.k) / n_modes, n_modes, edges, of_entry)
 
 
 def _window(

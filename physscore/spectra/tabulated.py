@@ -18,9 +18,11 @@ _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 class Tabulated(Spectrum):
-    """P(k) between the points of a table, by a straight line in ln P over ln k.
+    """P(k) between the points of a table, by monotone cubics in ln P over ln k.
 
-    Next to a point with P = 0, where ln P does not exist, the line is straight in P over k.
+    The cubics (PCHIP; Fritsch & Butland 1984, SIAM J. Sci. Stat. Comput. 5, 300) do not overshoot, and
+    a power law stays one. A table that is zero somewhere, where ln P does not exist, is joined by
+    straight lines in P over k.
 
     Parameters
     ----------
@@ -117,17 +119,27 @@ class Tabulated(Spectrum):
         return cls(k, power, extrapolate=extrapolate, name=str(found), units=units)
 
     def _power(self, k: _Floats) -> _Floats:
-        i = np.clip(np.searchsorted(self.k, k, side="right") - 1, 0, len(self.k) - 2)
-        k0, k1, p0, p1 = self.k[i], self.k[i + 1], self.power[i], self.power[i + 1]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            weight = np.log(k / k0) / np.log(k1 / k0)
-            power = np.exp((1 - weight) * np.log(p0) + weight * np.log(p1))
-        linear = np.clip((k - k0) / (k1 - k0), 0.0, 1.0)
-        power = np.where((p0 > 0) & (p1 > 0), power, p0 + linear * (p1 - p0))
-        if self.extrapolate != "power law":
-            # Rounding may put an end of a box just outside; further out it is zero or was refused.
-            power = np.where((k < self.k[0] * (1 - 1e-9)) | (k > self.k[-1] * (1 + 1e-9)), 0.0, power)
+        inside = np.clip(k, self.k[0], self.k[-1])
+        power = self._interpolate(inside)
+        outside = np.abs(np.log(k / inside)) > 1e-9  # nearer is the rounding of an end of the box
+        if outside.any():
+            if self.extrapolate == "power law":
+                first, last = (
+                    np.diff(np.log(self.power[end])) / np.diff(np.log(self.k[end]))
+                    for end in (slice(None, 2), slice(-2, None))
+                )
+                slope = np.where(k < self.k[0], first, last)
+                power = np.where(outside, power * (k / inside) ** slope, power)
+            else:
+                power = np.where(outside, 0.0, power)
         return power
+
+    def _interpolate(self, k: _Floats) -> _Floats:
+        if not (self.power > 0).all():
+            return np.interp(k, self.k, self.power)
+        from scipy.interpolate import PchipInterpolator
+
+        return np.asarray(np.exp(PchipInterpolator(np.log(self.k), np.log(self.power))(np.log(k))))
 
     def settings(self) -> dict[str, Any]:
         """Return what makes the model; of the points their number, the range and a digest."""
