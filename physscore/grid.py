@@ -136,8 +136,6 @@ class WavenumberTable:
         The same over the non-negative frequencies only.
     k
         Wavenumber of each entry, in rad per unit length.
-    squared
-        (k / unit)^2 as exact integers, or None where the sides have no common unit.
     counts
         Number of modes of the full spectrum that share each entry; 0 where no mode is.
     shared
@@ -145,43 +143,30 @@ class WavenumberTable:
     """
 
     k: npt.NDArray[np.float64]
-    squared: npt.NDArray[np.int64] | None
     counts: npt.NDArray[np.int64]
 
     def __init__(self, grid: Grid, *, octant: bool = False) -> None:
         self.cube = grid.cube
-        frequencies = [np.minimum(np.arange(n), n - np.arange(n)) for n in grid.cube]
-        last = grid.cube[2] // 2 + 1
-        tops = [n // 2 for n in grid.cube]
+        self.shared, self.size = _kind_and_size(grid, octant)
         units = _integer_units(grid)
-        octant_size = math.prod(top + 1 for top in tops)
-        squares = None if units is None else [u * top**2 for u, top in zip(units, tops, strict=True)]
-        self.shared = not octant and squares is not None and sum(squares) + 1 <= octant_size
+        tops = [n // 2 for n in grid.cube]
+        # (k / unit)^2 along each axis: integers if they can be, for equal |k| to be the same number.
+        steps = _three(grid.dim, tuple(f**2 for f in grid.fundamental)) if units is None else units
+        squares = [step * np.arange(top + 1) ** 2 for step, top in zip(steps, tops, strict=True)]
+        unit = 1.0 if units is None else grid.fundamental[-1] / math.sqrt(units[-1])
         if self.shared:
-            assert units is not None
-            assert squares is not None
-            axes = [u * f.astype(np.int64) ** 2 for u, f in zip(units, frequencies, strict=True)]
-            self.size = sum(squares) + 1
+            self.octant = tuple(square.astype(np.int64) for square in squares)
+            self.k = unit * np.sqrt(np.arange(self.size))
         else:
             strides = ((tops[1] + 1) * (tops[2] + 1), tops[2] + 1, 1)
-            axes = [s * f.astype(np.int64) for s, f in zip(strides, frequencies, strict=True)]
-            self.size = octant_size
-        self.offsets = (axes[0], axes[1], axes[2][:last])
-        self.octant = tuple(axis[: top + 1] for axis, top in zip(axes, tops, strict=True))
+            self.octant = tuple(
+                stride * np.arange(top + 1) for stride, top in zip(strides, tops, strict=True)
+            )
+            self.k = unit * np.sqrt(np.add.outer(np.add.outer(squares[0], squares[1]), squares[2]).ravel())
+        whole = [np.minimum(np.arange(n), n - np.arange(n)) for n in grid.cube]
+        x, y = (self.octant[axis][whole[axis]] for axis in (0, 1))
+        self.offsets = (x, y, self.octant[2])
         self.counts = self.sum_over_modes().astype(np.int64)
-        if units is not None:
-            self.squared = (
-                np.arange(self.size)
-                if self.shared
-                else _octant_sum([u * np.arange(top + 1) ** 2 for u, top in zip(units, tops, strict=True)])
-            )
-            self.k = _common_unit(grid, units) * np.sqrt(self.squared)
-        else:
-            self.squared = None
-            fundamental = _three(grid.dim, grid.fundamental)
-            self.k = np.sqrt(
-                _octant_sum([(f * np.arange(top + 1)) ** 2 for f, top in zip(fundamental, tops, strict=True)])
-            )
 
     def sum_over_modes(
         self, weights: Sequence[npt.NDArray[np.float64]] | None = None
@@ -201,8 +186,20 @@ class WavenumberTable:
         return total
 
 
-def _octant_sum(axes: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    return np.asarray(np.add.outer(np.add.outer(axes[0], axes[1]), axes[2]).ravel())
+def table_size(grid: Grid) -> int:
+    """Return how many entries ``grid.wavenumbers`` has, without making it."""
+    return _kind_and_size(grid, False)[1]
+
+
+def _kind_and_size(grid: Grid, octant: bool) -> tuple[bool, int]:
+    """Return whether the table is indexed by |n|^2, and its number of entries."""
+    tops = [n // 2 for n in grid.cube]
+    octant_size = math.prod(top + 1 for top in tops)
+    units = _integer_units(grid)
+    if octant or units is None:
+        return False, octant_size
+    shared_size = sum(unit * top**2 for unit, top in zip(units, tops, strict=True)) + 1
+    return shared_size <= octant_size, min(shared_size, octant_size)
 
 
 def _multiplicity(n: int) -> npt.NDArray[np.int64]:
@@ -227,10 +224,6 @@ def _integer_units(grid: Grid) -> tuple[int, int, int] | None:
         return None
     units = tuple(int(ratio * common) for ratio in ratios)
     return (units[0] if grid.dim > 1 else 0, units[1] if grid.dim == 3 else 0, units[-1])
-
-
-def _common_unit(grid: Grid, units: tuple[int, int, int]) -> float:
-    return grid.fundamental[-1] / math.sqrt(units[-1])
 
 
 def _sides(shape: int | Sequence[int]) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ import pytest
 import physscore as ps
 from physscore.arrays import forward_fft, inverse_fft, parallel, threads
 from physscore.core import InputError
-from physscore.grid import WavenumberTable
+from physscore.grid import WavenumberTable, table_size
 from physscore.modes import multiply, sum_power
 
 BOXES = [
@@ -49,10 +49,7 @@ def test_table_holds_every_mode(shape, box, octant):
     np.testing.assert_allclose(table.k[index], k, rtol=1e-14)
     np.testing.assert_array_equal(np.bincount(index.ravel(), minlength=table.size), table.counts)
     assert table.counts.sum() == grid.n_cells
-    if table.squared is not None:
-        np.testing.assert_allclose(
-            np.sqrt(table.squared / table.squared[index].max()) * k.max(), table.k, rtol=1e-13
-        )
+    assert table_size(grid) == grid.wavenumbers.size
     weights = [np.random.default_rng(i).random(n // 2 + 1) for i, n in enumerate(grid.cube)]
     axes = {1: (2,), 2: (0, 2), 3: (0, 1, 2)}[grid.dim]
     product = np.prod([weights[a][frequencies[i]] for i, a in enumerate(axes)], axis=0)
@@ -66,7 +63,6 @@ def test_table_is_of_integers_where_that_is_smaller():
     assert ps.Grid((64,) * 3, 1.0).wavenumbers.size == 3 * 32**2 + 1
     assert ps.Grid((64,) * 3, (1.0, 2.0, 1.0)).wavenumbers.shared
     assert not ps.Grid((64,) * 3, (1.0, 1.1, np.e)).wavenumbers.shared
-    assert ps.Grid((64,) * 3, (1.0, 1.1, np.e)).wavenumbers.squared is None
     assert not ps.Grid((64,), 1.0).wavenumbers.shared
 
 

@@ -6,6 +6,7 @@ Commands are imported when they are called, so that ``physscore --help`` is inst
 from __future__ import annotations
 
 import sys
+import warnings
 from importlib import import_module
 
 import click
@@ -45,6 +46,7 @@ def main() -> None:
     """Run the command line; bad input ends it with one sentence and exit code 2."""
     from physscore.core import InputError
 
+    warnings.showwarning = lambda message, *_: click.echo(f"Warning: {message}", err=True)
     try:
         code = physscore.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)

@@ -57,7 +57,7 @@ class Verdict:
         return {"passed": self.passed, **{name: getattr(self, name) for name in names}}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comparison(Verdict):
     """A measured power spectrum against a model, bin by bin.
 

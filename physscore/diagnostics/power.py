@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,7 @@ _ALIASED_WINDOW = {1: (1.0,), 2: (1.0, -2 / 3), 3: (1.0, -1.0, 2 / 15), 4: (1.0,
 _LOG_BINS_PER_DECADE = 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PowerBins:
     """Bins of |k| on a grid: what is known before any field is measured.
 
@@ -56,7 +56,7 @@ class PowerBins:
             return np.asarray(self.sum(sums) / self.n_modes)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PowerSpectrum:
     """Power measured in bins of |k|.
 
@@ -123,7 +123,7 @@ class PowerSpectrum:
         return compare(self, shells, expected)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FieldSequence:
     """A batch of fields that are read, or made, one at a time.
 
@@ -148,7 +148,7 @@ class FieldSequence:
         return self.get(self.indices[i])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Shells:
     """The sums behind a power spectrum, for each entry of a wavenumber table."""
 
@@ -274,17 +274,27 @@ def power_bins(
     wavenumbers: WavenumberTable | None = None,
 ) -> PowerBins:
     """Return the bins that :func:`power_spectrum` uses on a grid; arguments as there."""
+    table = wavenumbers or grid.wavenumbers
     if isinstance(bins, str):
-        return _named_bins(grid, bins, wavenumbers)
+        return _named_bins(grid, bins, table)
     edges = np.asarray(bins, dtype=np.float64)
     if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all() or not edges[0] >= 0:
         raise InputError("bins holds edges that do not increase: give at least two rising wavenumbers")
-    return _fill(wavenumbers or grid.wavenumbers, edges)
+    return _fill(table, edges)
 
 
-@lru_cache(maxsize=4)
-def _named_bins(grid: Grid, bins: str, wavenumbers: WavenumberTable | None) -> PowerBins:
-    table = wavenumbers or grid.wavenumbers
+# Bins are found once for a table and live as long as it does.
+_found: WeakKeyDictionary[WavenumberTable, dict[str, PowerBins]] = WeakKeyDictionary()
+
+
+def _named_bins(grid: Grid, bins: str, table: WavenumberTable) -> PowerBins:
+    known = _found.setdefault(table, {})
+    if bins not in known:
+        known[bins] = _fill(table, _edges(grid, bins, table))
+    return known[bins]
+
+
+def _edges(grid: Grid, bins: str, table: WavenumberTable) -> _Floats:
     k = table.k[(table.counts > 0) & (table.k > 0)]
     if bins == "shells":
         distinct = np.unique(k)
@@ -301,7 +311,7 @@ def _named_bins(grid: Grid, bins: str, wavenumbers: WavenumberTable | None) -> P
     else:
         raise InputError(f"bins is {bins!r}: it must be 'linear', 'log', 'shells' or a sequence of edges")
     inside = np.unique(np.searchsorted(edges, k, side="right"))  # merge what would be empty
-    return _fill(table, np.append(edges[inside - 1], edges[inside[-1]]))
+    return np.append(edges[inside - 1], edges[inside[-1]])
 
 
 def _fill(table: WavenumberTable, edges: _Floats) -> PowerBins:

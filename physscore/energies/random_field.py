@@ -17,7 +17,7 @@ from physscore.arrays import (
     require_memory,
 )
 from physscore.core import Array, InputError, Prior
-from physscore.grid import Grid, WavenumberTable
+from physscore.grid import Grid, WavenumberTable, table_size
 from physscore.modes import multiply, sum_power
 from physscore.noise import field_modes
 
@@ -236,7 +236,8 @@ def require_memory_for(grid: Grid, n: int, dtype: np.dtype[Any]) -> None:
     spectrum = 2 * math.prod(grid.half_shape) * dtype.itemsize
     count = "a field" if n == 1 else f"{n} fields"
     require_memory(
-        spectrum + (n * field if n > 1 else 0),  # the field takes the place of its spectrum
+        # A field takes the place of its spectrum; the tables over |k| matter in few dimensions.
+        spectrum + (n * field if n > 1 else 0) + 48 * table_size(grid),
         f"sampling {count} of {' x '.join(map(str, grid.shape))} cells in {dtype}",
     )
 
