@@ -163,7 +163,7 @@ def _draw_spectrum(
             fontsize=10,
         )
     exponent = "" if grid.dim == 1 else f"$^{grid.dim}$"
-    certain = power[(spectrum.n_modes >= min(16, spectrum.n_modes.max())) & (power > 0)]
+    certain = power[(spectrum.n_modes >= min(16, int(spectrum.n_modes.max()))) & (power > 0)]
     if certain.size:  # a bin of one or two modes must not set the scale
         upper.set_ylim(certain.min() / 2.5, certain.max() * 2.5)
     upper.set(xscale="log", yscale="log", ylabel=f"P(k) [({length_unit}){exponent}]")

@@ -124,8 +124,10 @@ def command(
         "n": count,
     }
     finished = resume and output.exists()
-    if plot or not finished:
+    unmet = None
+    if lognormal or not finished:
         prior = (LognormalField if lognormal else GaussianRandomField)(grid, spectrum)
+        unmet = prior.unmet() if isinstance(prior, LognormalField) else None
     if not finished:
         writer = FieldWriter(
             output,
@@ -154,6 +156,8 @@ def command(
         verdict = fields.verdict()
         assert verdict is not None
         result = {**fields.summary(), "check": verdict.as_dict()}
+        if lognormal:
+            result["unmet"] = unmet
         if plot:
             result["picture"] = str(picture_of(output))
             delta = fields.read(0)
@@ -172,7 +176,7 @@ def command(
         print_json(result)
     else:
         print_summary(result)
-        print_verdict(spectrum_text, lognormal, verdict)
+        print_verdict(spectrum_text, lognormal, verdict, met=unmet is None)
         if plot:
             click.echo(f"picture: {result['picture']}")
     ctx.exit(0 if verdict.passed else 1)

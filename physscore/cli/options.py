@@ -127,9 +127,12 @@ def print_summary(summary: dict[str, Any]) -> None:
         click.echo(f"kind: {', '.join(kinds)}")
 
 
-def print_verdict(model: str, lognormal: bool, verdict: Verdict) -> None:
-    """Print how P(k) compared with a model."""
-    what = f"P(k) of ln(1 + delta), against what gives {model}" if lognormal else f"P(k) against {model}"
+def print_verdict(model: str, lognormal: bool, verdict: Verdict, *, met: bool = True) -> None:
+    """Print how P(k) compared with a model, which a lognormal field may not be able to meet."""
+    what = f"P(k) against {model}"
+    if lognormal:
+        aim = f"gives {model}" if met else f"comes nearest to {model}"
+        what = f"P(k) of ln(1 + delta), against what {aim}"
     click.echo(f"{what}: {verdict}")
 
 

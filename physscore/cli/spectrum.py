@@ -92,7 +92,7 @@ def command(
         if not fields.completed:
             raise InputError(f"file {path} holds no finished field yet")
         grid, chosen = fields.grid, fields.independent()
-        model, comparison, check = None, None, None
+        model, comparison, check, met = None, None, None, True
         if model_text is not None:
             z = fields.redshift if redshift is None else redshift
             model = spectra.parse(model_text, redshift=z or 0.0)
@@ -111,7 +111,8 @@ def command(
         if model is not None:
             comparison = check = measured.compare(model)
             if fields.settings.get("lognormal"):
-                check = check_field(chosen, LognormalField(grid, model))
+                prior = LognormalField(grid, model)
+                check, met = check_field(chosen, prior), prior.unmet() is None
         result = {
             "file": str(path),
             "fields": len(chosen),
@@ -146,7 +147,7 @@ def command(
     else:
         _print(measured, result)
         if check is not None:
-            print_verdict(model_text or "", check is not comparison, check)
+            print_verdict(model_text or "", check is not comparison, check, met=met)
     ctx.exit(0 if check is None or check.passed else 1)
 
 

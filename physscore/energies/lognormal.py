@@ -72,21 +72,30 @@ class LognormalField(Prior):
         self.excess = np.zeros_like(target)
         with np.errstate(divide="ignore"):
             np.divide(self.power - target, target, out=self.excess, where=self.power > target)
-        self._warn_where_unmet()
-
-    def _warn_where_unmet(self) -> None:
-        over = np.flatnonzero(self.excess > _MET_WITHIN)
-        if len(over):
-            k = self.wavenumbers.k[over]
-            worst = over[np.argmax(self.excess[over])]
-            share = self.wavenumbers.counts[over].sum() / self.grid.n_cells
+        if unmet := self.unmet():
             warnings.warn(
-                f"no lognormal field has this spectrum: at {100 * share:.3g}% of the modes, with k from "
-                f"{k.min():.4g} to {k.max():.4g}, its power is too high, at most by "
-                f"{100 * self.excess[worst]:.3g}% at k = {self.wavenumbers.k[worst]:.4g}",
+                f"no lognormal field has this spectrum: at {100 * unmet['share']:.3g}% of the modes, "
+                f"with k from {unmet['k_min']:.4g} to {unmet['k_max']:.4g}, its power is too high, "
+                f"at most by {100 * unmet['excess']:.3g}%",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=2,
             )
+
+    def unmet(self) -> dict[str, float] | None:
+        """Return where the target is not met to 0.1%, if anywhere.
+
+        ``share`` of the modes, ``k_min`` and ``k_max`` among them, and the largest ``excess``.
+        """
+        over = self.excess > _MET_WITHIN
+        if not over.any():
+            return None
+        k = self.wavenumbers.k[over]
+        return {
+            "share": float(self.wavenumbers.counts[over].sum() / self.grid.n_cells),
+            "k_min": float(k.min()),
+            "k_max": float(k.max()),
+            "excess": float(self.excess[over].max()),
+        }
 
     def sample(
         self,
