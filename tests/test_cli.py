@@ -89,6 +89,17 @@ def test_redshift_is_that_of_the_file(tmp_path):
     physscore("field", *SMALL, "--redshift", 2, "-o", "f.h5", cwd=tmp_path)
     physscore("spectrum", "f.h5", "--compare", "planck2018", cwd=tmp_path)
     assert ps.load(tmp_path / "f.h5").redshift == 2.0
+    k = np.geomspace(0.01, 2, 2000)  # a table has no redshift: it is taken as it is
+    np.savetxt(tmp_path / "p.txt", np.c_[k, ps.spectra.planck2018(2.0)(k)])
+    physscore("spectrum", "f.h5", "--compare", "p.txt", cwd=tmp_path)
+    physscore("field", *SMALL, "--spectrum", "planck2018:redshift=2", "-o", "g.h5", cwd=tmp_path)
+    np.testing.assert_array_equal(ps.load(tmp_path / "g.h5").delta, ps.load(tmp_path / "f.h5").delta)
+
+
+def test_picture_never_replaces_the_data(tmp_path):
+    physscore("field", *SMALL, "-o", "f.png", "--plot", cwd=tmp_path)
+    assert h5py.is_hdf5(tmp_path / "f.png")
+    assert (tmp_path / "f.plot.png").exists()
 
 
 @pytest.mark.parametrize(

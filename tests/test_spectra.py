@@ -237,6 +237,10 @@ def test_words_of_the_command(tmp_path):
     assert spectra.parse("planck2018", redshift=2.0).settings()["redshift"] == 2.0
     assert spectra.parse("eh98:sigma8=0.7,wiggles=false", redshift=1.0).settings()["sigma8"] == 0.7
     assert spectra.parse("powerlaw:index=-2,amplitude=1.5").amplitude == 1.5
+    assert spectra.parse("planck2018:redshift=2").redshift == 2.0
+    assert spectra.parse("planck2018:redshift=2", default_redshift=1.0).redshift == 2.0
+    assert spectra.parse("planck2018", default_redshift=1.0).redshift == 1.0
+    assert spectra.parse("powerlaw:index=1", default_redshift=1.0).redshift is None
     path = tmp_path / "a:b.txt"
     np.savetxt(path, [[0.1, 10.0], [1.0, 1.0]])
     assert spectra.parse(str(path)).k_max == 1.0

@@ -112,7 +112,7 @@ def command(
     precision = np.dtype(dtype)
     require_memory_for(grid, 1, precision)
     check_output(output, overwrite=overwrite, resume=resume)
-    spectrum = spectra.parse(spectrum_text, redshift=redshift or 0.0)
+    spectrum = spectra.parse(spectrum_text, redshift=redshift)
     settings = {
         "command": "field",
         **grid.settings(),

@@ -87,7 +87,8 @@ def plot_option(what: str) -> Callable[..., Any]:
 
 def picture_of(path: Path) -> Path:
     """Return the name of the picture of a file."""
-    return path.with_suffix(".png")
+    picture = path.with_suffix(".png")
+    return picture if picture != path else path.with_suffix(".plot.png")
 
 
 def as_text(values: Sequence[float]) -> str:

@@ -94,8 +94,7 @@ def command(
         grid, chosen = fields.grid, fields.independent()
         model, comparison, check, met = None, None, None, True
         if model_text is not None:
-            z = fields.redshift if redshift is None else redshift
-            model = spectra.parse(model_text, redshift=z or 0.0)
+            model = spectra.parse(model_text, redshift=redshift, default_redshift=fields.redshift)
         with FieldFile(cross) if cross else nullcontext() as partner:
             if partner is not None and (partner.grid, partner.completed) != (grid, fields.completed):
                 raise InputError(f"--cross {cross} has other cells, another box or other fields than {path}")

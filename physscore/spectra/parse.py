@@ -22,7 +22,7 @@ _MODELS: dict[str, Callable[..., Spectrum]] = {
 }
 
 
-def parse(text: str, redshift: float | None = None) -> Spectrum:
+def parse(text: str, redshift: float | None = None, *, default_redshift: float | None = None) -> Spectrum:
     """Return the spectrum that ``text`` names.
 
     Parameters
@@ -33,6 +33,8 @@ def parse(text: str, redshift: float | None = None) -> Spectrum:
         ``Tabulated.from_file``, with ``:extrapolate=zero`` behind it if wanted.
     redshift
         Redshift of a model that has one. The others refuse it.
+    default_redshift
+        The same where neither ``redshift`` nor ``text`` gives one; the others ignore it.
 
     Raises
     ------
@@ -59,6 +61,8 @@ def parse(text: str, redshift: float | None = None) -> Spectrum:
         if "redshift" in parameters:
             raise InputError(f"spectrum is {text!r} and redshift is {redshift:g}: give the redshift once")
         parameters["redshift"] = redshift
+    elif default_redshift is not None:
+        parameters.setdefault("redshift", default_redshift)
     model = _MODELS.get(name, Tabulated.from_file)
     known = dict(inspect.signature(model).parameters)
     known.pop("path", None)
