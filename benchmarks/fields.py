@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--json", help="file for the table, with versions")
     options = parser.parse_args()
     versions = {"python": platform.python_version(), "machine": platform.machine()}
-    for name in ("physscore", "numpy", "scipy", "numba", "powerbox"):
+    for name in ("physscore", "numpy", "scipy", "numba", "powerbox", "Pylians"):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
