@@ -140,6 +140,8 @@ def _draw_spectrum(
     if power.ndim == 2:  # the mean of a batch, and its error
         error = np.sqrt((error**2).sum(axis=0)) / len(power)
         power = power.mean(axis=0)
+    if comparison is not None and len(comparison.error) == len(power):
+        error = comparison.error  # as expected: the error of a low measurement is not low
     upper.errorbar(
         spectrum.k, power, error, fmt=".", ms=4, lw=0.8, color=_MEASURED, label="measured", zorder=2
     )
@@ -163,9 +165,11 @@ def _draw_spectrum(
             fontsize=10,
         )
     exponent = "" if grid.dim == 1 else f"$^{grid.dim}$"
+    # A bin of one or two modes must not set the scale.
     certain = power[(spectrum.n_modes >= min(16, int(spectrum.n_modes.max()))) & (power > 0)]
-    if certain.size:  # a bin of one or two modes must not set the scale
-        upper.set_ylim(certain.min() / 2.5, certain.max() * 2.5)
+    shown = certain if comparison is None else np.concatenate([certain, comparison.model])
+    if shown.size:
+        upper.set_ylim(shown.min() / 2.5, shown.max() * 2.5)
     upper.set(xscale="log", yscale="log", ylabel=f"P(k) [({length_unit}){exponent}]")
     nyquist = min(grid.nyquist)
     for axes in (upper, lower) if lower is not None else (upper,):

@@ -161,7 +161,7 @@ def command(
         if plot:
             result["picture"] = str(picture_of(output))
             delta = fields.read(0)
-            measured = power_spectrum(delta, grid)
+            measured = power_spectrum(delta, grid, bins="linear" if grid.dim == 3 else "log")
             plots.plot_field(
                 picture_of(output),
                 delta,
