@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -86,6 +86,17 @@ def parallel(kernel: Callable[..., Any], n: int, *args: Any) -> None:
     kernel(*args, 0, edges[1])
     for future in futures:
         future.result()
+
+
+def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a loop that releases the GIL, once for all processes where the result can be kept."""
+    from numba import njit
+
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    try:
+        return cast(Callable[..., Any], njit(loop, cache=True, **options))
+    except RuntimeError:  # no folder to keep it in
+        return cast(Callable[..., Any], njit(loop, **options))
 
 
 def forward_fft(x: Array) -> Array:

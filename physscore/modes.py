@@ -6,25 +6,19 @@ The compiled loops see every grid with three sides (``Grid.cube``) and a table i
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
-from physscore.arrays import parallel
+from physscore.arrays import compiled, parallel
 from physscore.core import Array
 from physscore.grid import WavenumberTable
-
-_compile: Callable[..., Any] = njit(nogil=True, error_model="numpy", cache=True)
 
 # Sums that share entries are kept in this many parts, whatever the number of threads, so that
 # their rounding does not depend on it.
 _PARTS = 16
 
 
-@_compile
+@compiled
 def _multiply(modes, offsets, table, start, stop):
     n_y, n_z = modes.shape[1], modes.shape[2] // 2
     factor = np.empty(n_z, modes.dtype)
@@ -51,13 +45,13 @@ def multiply(modes: Array, wavenumbers: WavenumberTable, table: Array) -> Array:
     return modes
 
 
-@_compile
+@compiled
 def _n_signs(frequency, n):
     """Return whether +frequency and -frequency are one mode of an axis of n cells, or two."""
     return 1 if frequency == 0 or 2 * frequency == n else 2
 
 
-@_compile
+@compiled
 def _sum_power(a, b, cube, octant, weights, shared, total, start, stop):
     n_x, n_y = cube[0], cube[1]
     n_z = len(octant[2])

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
-from physscore.arrays import floating_dtype, parallel
+from physscore.arrays import compiled, floating_dtype, parallel
 from physscore.core import Array, InputError
 
 # The last counter word holds the purpose in its upper 8 bits, so no two uses ever share a counter,
@@ -37,7 +37,6 @@ _M0, _M1 = _u64(0xD2511F53), _u64(0xCD9E8D57)
 _W0, _W1 = _u64(0x9E3779B9), _u64(0xBB67AE85)
 
 _inline: Callable[..., Any] = njit(nogil=True, error_model="numpy", forceinline=True)
-_compile: Callable[..., Any] = njit(nogil=True, error_model="numpy", cache=True)
 
 
 def _fused_multiply_add(typing_context, a, b, c):
@@ -89,7 +88,7 @@ def _words_along_first(words, n_blocks, c1, c2, c3, k0, k1):
         words[4 * j + 3] = w3
 
 
-@_compile
+@compiled
 def _philox_blocks(counters, k0, k1, out):
     for i in range(len(counters)):
         c = counters[i]
@@ -210,7 +209,7 @@ def _partner_words(words, block, odd, x, nx, ny, c3, k0, k1):
         words[2 * y + 1] = _select(odd, w3, w1)
 
 
-@_compile
+@compiled
 def _draw_modes(out, cube, offsets, table, c3, k0, k1, fixed, start, stop):
     """Draw planes start to stop of a coloured half spectrum; ``out`` is (nx, ny, 2 * nz_half), real."""
     nx, ny, nz = cube
@@ -292,7 +291,7 @@ def field_modes(
     return out.view(np.complex64 if table.dtype == np.float32 else np.complex128)
 
 
-@_compile
+@compiled
 def _fill_rows(out, step, c3, k0, k1, start, stop):
     n = out.shape[1]
     double = out.itemsize == 8

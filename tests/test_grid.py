@@ -144,6 +144,22 @@ def test_errors_in_threads_are_raised():
         parallel(fail, 4)
 
 
+def test_loops_compile_where_nothing_can_be_cached(monkeypatch):
+    import numba
+
+    from physscore.arrays import compiled
+
+    njit = numba.njit
+
+    def without_cache(loop, **options):
+        if options.get("cache"):
+            raise RuntimeError("no locator available")
+        return njit(loop, **options)
+
+    monkeypatch.setattr(numba, "njit", without_cache)
+    assert compiled(lambda start, stop: start + stop)(1, 2) == 3
+
+
 def test_threads_from_the_environment(monkeypatch):
     from physscore.arrays import n_threads
 
