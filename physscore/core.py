@@ -1,4 +1,4 @@
-"""The contracts of the package on one page: what a score, an energy and a prior are.
+"""The contracts of the package on one page: score, energy, prior, compiled point, and their algebra.
 
 One sign rule everywhere: the energy is E(x) = -log p(x) + const, and the score is
 s(x) = grad log p(x) = -grad E(x). The leading axis of an array of states is a batch.
@@ -6,8 +6,11 @@ s(x) = grad log p(x) = -grad E(x). The leading axis of an array of states is a b
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +20,20 @@ Array = npt.NDArray[Any]
 
 class InputError(ValueError):
     """Input that cannot be used; the message names the argument, its value and what would be right."""
+
+
+class Point(NamedTuple):
+    """The compiled form of an energy: what the loop over many small states calls."""
+
+    energy_and_gradient: Any
+    """A ``numba.njit`` function (x[d], params[p], gradient_out[d]) -> E; the gradient is +grad E."""
+
+    params: npt.NDArray[np.float64]
+    """All its numbers, so that it is compiled once for all of them."""
+
+    block: Any = None
+    """The same for n points at once, (x[d, n], params, gradient_out[d, n], energy_out[n]), if there
+    is a form that compiles to vector instructions over the points."""
 
 
 class Score(ABC):
@@ -29,12 +46,36 @@ class Score(ABC):
     def score(self, x: Array) -> Array:
         """Return grad log p at states ``x``, both of shape (n, *shape)."""
 
+    @property
+    def dim(self) -> int:
+        """Number of components of one state."""
+        return math.prod(self.shape)
+
+    def __add__(self, other: Score) -> Score:
+        """Return the score of the product of the two densities."""
+        return _combine([(1.0, self), (1.0, other)])
+
+    def __mul__(self, factor: float) -> Score:
+        """Return the score of the density to the power ``factor``."""
+        return _combine([(factor, self)])
+
+    __rmul__ = __mul__
+
 
 class Energy(Score):
-    """A density known up to its normalisation through E(x) = -log p(x) + const."""
+    """A density known up to its normalisation through E(x) = -log p(x) + const.
+
+    ``e1 + e2`` is the product of two densities, ``c * e`` the power c of one; ``prior + likelihood``
+    remembers its prior.
+    """
 
     log_z: float | None = None
     """Log of the integral of exp(-E), where it is known."""
+
+    @property
+    def point(self) -> Point | None:
+        """The compiled form, if there is one."""
+        return None
 
     @abstractmethod
     def energy(self, x: Array) -> npt.NDArray[np.float64]:
@@ -44,11 +85,21 @@ class Energy(Score):
         """Return the energies and the scores of ``x``; a subclass shares work between the two."""
         return self.energy(x), self.score(x)
 
+    def __add__(self, other: Score) -> Any:
+        """Return the energy of the product of the two densities."""
+        return _combine([(1.0, self), (1.0, other)])
+
+    def __mul__(self, factor: float) -> Any:
+        """Return ``factor`` times the energy: the density to the power ``factor``."""
+        return _combine([(factor, self)])
+
+    __rmul__ = __mul__
+
 
 class Prior(Energy):
     """A normalised density (energy = -log p, so log_z = 0) that can be sampled exactly."""
 
-    log_z = 0.0
+    log_z: float | None = 0.0
 
     @abstractmethod
     def sample(self, n: int, *, seed: int) -> Array:
@@ -61,3 +112,116 @@ class Prior(Energy):
     @abstractmethod
     def unwhiten(self, z: Array) -> Array:
         """Map whitened coordinates back to states: the inverse of :meth:`whiten`."""
+
+    @abstractmethod
+    def pull_back(self, z: Array, gradient: Array) -> Array:
+        """Return the gradient over z of a function of x = unwhiten(z), given its ``gradient`` over x."""
+
+
+class ScoreSum(Score):
+    """A weighted sum of scores, some of which have no energy."""
+
+    def __init__(self, terms: Sequence[tuple[float, Score]]) -> None:
+        self.terms = tuple(terms)
+        self.shape = terms[0][1].shape
+
+    def score(self, x: Array) -> Array:
+        """Return the weighted sum of the scores."""
+        total = self.terms[0][0] * self.terms[0][1].score(x)
+        for factor, term in self.terms[1:]:
+            total += factor * term.score(x)
+        return total
+
+    def __repr__(self) -> str:
+        return _sum_as_text(self.terms)
+
+
+class EnergySum(Energy):
+    """A weighted sum of energies: a product of powers of densities.
+
+    Attributes
+    ----------
+    terms : tuple of (float, Energy)
+        The factors and their energies.
+    prior : Prior or None
+        The one term that is a prior with factor 1, if there is just one.
+    likelihood : Energy or None
+        The sum of all the other terms, where there is a prior.
+    """
+
+    def __init__(self, terms: Sequence[tuple[float, Energy]]) -> None:
+        self.terms = tuple(terms)
+        self.shape = terms[0][1].shape
+        priors = [i for i, (factor, term) in enumerate(terms) if factor == 1 and isinstance(term, Prior)]
+        self.prior: Prior | None = None
+        self.likelihood: Energy | None = None
+        if len(priors) == 1 and len(terms) > 1:
+            self.prior = terms[priors[0]][1]  # type: ignore[assignment]
+            others = [term for i, term in enumerate(terms) if i != priors[0]]
+            self.likelihood = _combine(others)
+
+    @cached_property
+    def _point(self) -> Point | None:
+        points = [(factor, term.point) for factor, term in self.terms]
+        if any(point is None for _, point in points):
+            return None
+        from physscore.points import weighted_sum
+
+        return weighted_sum([(factor, point) for factor, point in points if point is not None])
+
+    @property
+    def point(self) -> Point | None:
+        """The compiled sum, if every term has a compiled form."""
+        return self._point
+
+    def energy(self, x: Array) -> npt.NDArray[np.float64]:
+        """Return the weighted sum of the energies."""
+        total = np.zeros(len(x))
+        for factor, term in self.terms:
+            total = total + factor * term.energy(x)
+        return total
+
+    def score(self, x: Array) -> Array:
+        """Return the weighted sum of the scores."""
+        return self.energy_and_score(x)[1]
+
+    def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
+        """Return both sums."""
+        energy: Any = 0.0
+        score: Any = None
+        for factor, term in self.terms:
+            e, s = term.energy_and_score(x)
+            energy = energy + factor * e
+            if factor != 1:
+                s = factor * s
+            score = s if score is None else score + s
+        return energy, score
+
+    def __repr__(self) -> str:
+        return _sum_as_text(self.terms)
+
+
+def _combine(terms: Sequence[tuple[float, Any]]) -> Any:
+    """Return the sum of ``factor * term``, written out as one sum of plain terms."""
+    flat: list[tuple[float, Score]] = []
+    for factor, term in terms:
+        if not isinstance(term, Score):
+            raise InputError(f"cannot add a {type(term).__name__} to an energy: add an energy or a score")
+        if isinstance(factor, bool) or not isinstance(factor, int | float | np.number):
+            raise InputError(f"factor is {factor!r}: an energy is multiplied by a number")
+        if not math.isfinite(factor):
+            raise InputError(f"factor is {factor}: it must be finite")
+        inner = term.terms if isinstance(term, EnergySum | ScoreSum) else ((1.0, term),)
+        flat.extend((float(factor) * f, t) for f, t in inner)
+    shapes = [term.shape for _, term in flat]
+    if len(set(shapes)) > 1:
+        raise InputError(f"energies of states of shape {shapes[0]} and {shapes[-1]} cannot be added")
+    if len(flat) == 1 and flat[0][0] == 1:
+        return flat[0][1]
+    if all(isinstance(term, Energy) for _, term in flat):
+        return EnergySum(flat)  # type: ignore[arg-type]
+    return ScoreSum(flat)
+
+
+def _sum_as_text(terms: Sequence[tuple[float, Score]]) -> str:
+    return " + ".join(f"{term!r}" if factor == 1 else f"{factor:g} * {term!r}" for factor, term in terms)

@@ -88,6 +88,17 @@ def _words_along_first(words, n_blocks, c1, c2, c3, k0, k1):
         words[4 * j + 3] = w3
 
 
+@_inline
+def _words_along_second(words, block, first, step, c3, k0, k1):
+    """Fill ``words`` (4, n) with the blocks whose second counter word is first, first + 1, ..."""
+    for j in range(words.shape[1]):
+        w0, w1, w2, w3 = _philox(_u64(block), _u64(first + j), step, c3, k0, k1)
+        words[0, j] = w0
+        words[1, j] = w1
+        words[2, j] = w2
+        words[3, j] = w3
+
+
 @compiled
 def _philox_blocks(counters, k0, k1, out):
     for i in range(len(counters)):
@@ -167,6 +178,25 @@ def _box_muller_64(w0, w1, fixed):
     sign0 = _u64(((quarter + _u64(1)) << _u64(62)) & _u64(1 << 63))
     sign1 = _u64((quarter << _u64(62)) & _u64(1 << 63))
     return _u64(x0.view(_u64) ^ sign0).view(_f64), _u64(x1.view(_u64) ^ sign1).view(_f64)
+
+
+def _normal_rows(words0, words1, lower0, lower1, out0, out1):
+    """Turn two rows of words into two rows of deviates, in the type of ``out0``."""
+
+
+@overload(_normal_rows)
+def _normal_rows_of_type(words0, words1, lower0, lower1, out0, out1):
+    def single(words0, words1, lower0, lower1, out0, out1):
+        for j in range(len(out0)):
+            out0[j], out1[j] = _box_muller_32(words0[j], words1[j], False)
+
+    def double(words0, words1, lower0, lower1, out0, out1):
+        for j in range(len(out0)):
+            w0 = (_u64(words0[j]) << _32) | _u64(lower0[j])
+            w1 = (_u64(words1[j]) << _32) | _u64(lower1[j])
+            out0[j], out1[j] = _box_muller_64(w0, w1, False)
+
+    return single if out0.dtype == types.float32 else double
 
 
 def _normals(words, lower, amplitude, fixed, out):
@@ -305,6 +335,23 @@ def _fill_rows(out, step, c3, k0, k1, start, stop):
             _words_along_first(lower, n_blocks, _u64(chain), step, c3 + _LOWER_BITS, k0, k1)
         _normals(words, lower, ones, False, deviates)
         out[chain] = deviates[:n]
+
+
+@_inline
+def fill_block(out, words, lower, first, step, draw, k0, k1):
+    """Fill ``out`` (rows, n) with the deviates of components 0, 1, ... of chains first, ..., first + n - 1.
+
+    What :func:`normal` gives at the same places. The rows are even; ``words`` and ``lower`` are (4, n).
+    """
+    rows = out.shape[0]
+    c3 = _u64(CHAIN) + _u64(draw)
+    for row in range(0, rows, 2):
+        pair = row % 4
+        if pair == 0:
+            _words_along_second(words, row // 4, first, step, c3, k0, k1)
+            if out.itemsize == 8:
+                _words_along_second(lower, row // 4, first, step, c3 + _LOWER_BITS, k0, k1)
+        _normal_rows(words[pair], words[pair + 1], lower[pair], lower[pair + 1], out[row], out[row + 1])
 
 
 def normal(

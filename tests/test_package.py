@@ -17,12 +17,11 @@ PACKAGE = ROOT / "physscore"
 # Each may import what stands in an earlier line, or its own.
 LAYERS = [
     {"_version"},
-    {"core"},
-    {"arrays", "noise"},
+    {"core", "arrays", "noise", "elementary", "points"},  # the algebra of core compiles its sums
     {"grid", "modes", "spectra"},
-    {"energies"},
+    {"energies", "kernels"},
     {"diagnostics"},
-    {"store", "plots"},
+    {"store", "sampling", "plots"},
     {"cli"},
     {"__main__"},
 ]

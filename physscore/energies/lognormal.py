@@ -143,6 +143,10 @@ class LognormalField(Prior):
         """Return the density contrast of the white field ``z``."""
         return self._exponential(self.gaussian.unwhiten(z))
 
+    def pull_back(self, z: Array, gradient: Array) -> Array:
+        """Return the gradient over z, through d delta / dg = 1 + delta."""
+        return self.gaussian.pull_back(z, gradient * (1 + self.unwhiten(z)))
+
     def to_gaussian(self, x: Array) -> Array:
         """Return g = ln(1 + delta) + sigma^2 / 2, the Gaussian field behind ``x``."""
         return self._logarithm(as_states(x, self.shape))

@@ -176,6 +176,10 @@ class GaussianRandomField(Prior):
         """Return the field whose whitened form is ``z``; the fixed modes of ``z`` play no part."""
         return self._filter(as_states(z, self.shape, "z"), np.sqrt(self._eigenvalues))
 
+    def pull_back(self, z: Array, gradient: Array) -> Array:
+        """Return the gradient over z: the filter sqrt(P N / V) is its own transpose."""
+        return self.unwhiten(gradient)
+
     def _filter(self, x: Array, factors: Array) -> Array:
         table = _in_precision(factors / self.grid.n_cells, x.dtype)
         filtered = [

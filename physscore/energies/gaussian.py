@@ -1,0 +1,316 @@
+"""Gaussian densities and mixtures of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+
+from physscore import noise
+from physscore.arrays import as_states
+from physscore.core import Array, Energy, InputError, Point, Prior
+from physscore.elementary import exp, log
+from physscore.points import compiled_block, from_block
+
+
+@compiled_block
+def _gaussian_block(x, params, gradient_out, energy_out):
+    """params: offset, 0 or 1 for a dense precision, mean[d], precision[d] or [d, d]."""
+    d, n = x.shape
+    dense = params[1] != 0.0
+    energy_out[:] = params[0]
+    centred = np.empty((d, n))
+    for i in range(d):
+        mean = params[2 + i]
+        for j in range(n):
+            centred[i, j] = x[i, j] - mean
+    for i in range(d):
+        if dense:
+            row = 2 + d + i * d
+            for j in range(n):
+                gradient_out[i, j] = params[row] * centred[0, j]
+            for k in range(1, d):
+                weight = params[row + k]
+                for j in range(n):
+                    gradient_out[i, j] += weight * centred[k, j]
+        else:
+            weight = params[2 + d + i]
+            for j in range(n):
+                gradient_out[i, j] = weight * centred[i, j]
+        for j in range(n):
+            energy_out[j] += 0.5 * gradient_out[i, j] * centred[i, j]
+
+
+class Gaussian(Prior):
+    """A normal distribution of vectors.
+
+    Parameters
+    ----------
+    mean
+        A number or a vector.
+    covariance
+        A variance, a vector of variances, or a positive definite matrix.
+    dim
+        Number of dimensions, where both are numbers. [default: 1]
+
+    Raises
+    ------
+    InputError
+        If the sizes do not agree or the covariance is not positive definite.
+    """
+
+    def __init__(
+        self, mean: float | Sequence[float] | Array, covariance: float | Any, dim: int | None = None
+    ) -> None:
+        given_mean, given = np.asarray(mean, np.float64), np.asarray(covariance, np.float64)
+        sizes = {a.shape[0] for a in (given_mean, given) if a.ndim} | ({dim} if dim is not None else set())
+        if (
+            given_mean.ndim > 1
+            or given.ndim > 2
+            or len(sizes) > 1
+            or (given.ndim == 2 and given.size != given.shape[0] ** 2)
+        ):
+            raise InputError(
+                f"mean has shape {given_mean.shape}, covariance {given.shape}, dim is {dim}: they must agree, "
+                "as in a vector of d, d variances or a (d, d) matrix, and dim = d"
+            )
+        d = sizes.pop() if sizes else 1
+        if d < 1:
+            raise InputError(f"dim is {dim}: it must be at least 1")
+        self.shape = (d,)
+        self.mean = np.broadcast_to(given_mean, d).copy()
+        self.covariance = given if given.ndim == 2 else np.broadcast_to(given, d).copy()
+        if not (np.isfinite(self.mean).all() and np.isfinite(self.covariance).all()):
+            raise InputError("mean and covariance must be finite")
+        if self.covariance.ndim == 1:
+            if self.covariance.min() <= 0:
+                raise InputError(
+                    f"covariance holds the variance {self.covariance.min()}: variances are positive"
+                )
+            self._precision = 1 / self.covariance
+            log_det = float(np.log(self.covariance).sum())
+        else:
+            self._lower = cholesky(self.covariance, "covariance")
+            inverse = scipy.linalg.cho_solve((self._lower, True), np.eye(d))
+            self._precision = 0.5 * (inverse + inverse.T)
+            log_det = 2 * float(np.log(np.diag(self._lower)).sum())
+        self._offset = 0.5 * (d * math.log(2 * math.pi) + log_det)
+
+    @cached_property
+    def _point(self) -> Point:
+        dense = float(self.covariance.ndim == 2)
+        return from_block(
+            _gaussian_block, np.concatenate([[self._offset, dense], self.mean, self._precision.ravel()])
+        )
+
+    @property
+    def point(self) -> Point:
+        """The compiled form."""
+        return self._point
+
+    def energy(self, x: Array) -> npt.NDArray[np.float64]:
+        """Return -log p, of shape (n,)."""
+        return self.energy_and_score(x)[0]
+
+    def score(self, x: Array) -> Array:
+        """Return -precision (x - mean), of the shape of ``x``."""
+        return self.energy_and_score(x)[1]
+
+    def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
+        """Return both, sharing one product."""
+        states = as_states(x, self.shape)
+        centred = states - self.mean.astype(states.dtype)
+        precision = self._precision.astype(states.dtype)
+        score = -(centred * precision if precision.ndim == 1 else centred @ precision)
+        energy = self._offset - 0.5 * np.einsum("ni,ni->n", centred, score, dtype=np.float64)
+        return energy, score
+
+    def sample(self, n: int, *, seed: int) -> Array:
+        """Return ``n`` independent draws, of shape (n, d)."""
+        return self.unwhiten(noise.normal(n, self.dim, seed=seed))
+
+    def whiten(self, x: Array) -> Array:
+        """Return L^-1 (x - mean), with the covariance L L^T."""
+        centred = as_states(x, self.shape) - self.mean
+        if self.covariance.ndim == 1:
+            return centred / np.sqrt(self.covariance)
+        return np.asarray(scipy.linalg.solve_triangular(self._lower, centred.T, lower=True).T)
+
+    def unwhiten(self, z: Array) -> Array:
+        """Return mean + L z."""
+        z = as_states(z, self.shape, "z")
+        if self.covariance.ndim == 1:
+            return np.asarray(self.mean + z * np.sqrt(self.covariance))
+        return np.asarray(self.mean + z @ self._lower.T)
+
+    def pull_back(self, z: Array, gradient: Array) -> Array:
+        """Return L^T gradient."""
+        if self.covariance.ndim == 1:
+            return np.asarray(gradient * np.sqrt(self.covariance))
+        return np.asarray(gradient @ self._lower)
+
+    def __repr__(self) -> str:
+        return f"Gaussian(dim={self.dim})"
+
+
+@compiled_block
+def _mixture_block(x, params, gradient_out, energy_out):
+    """params: number of components, 0 or 1 for dense precisions; of each component: log of weight /
+    sqrt(det 2 pi C), mean[d], precision[d] or [d, d]."""
+    d, n = x.shape
+    count, dense = int(params[0]), params[1] != 0.0
+    size = 1 + d + (d * d if dense else d)
+    slope, height = np.empty((count, d, n)), np.empty((count, n))
+    centred = np.empty((d, n))
+    top, total = np.full(n, -np.inf), np.zeros(n)
+    for c in range(count):
+        start = 2 + c * size
+        for j in range(n):
+            height[c, j] = params[start]
+        for i in range(d):
+            mean = params[start + 1 + i]
+            for j in range(n):
+                centred[i, j] = x[i, j] - mean
+        for i in range(d):
+            if dense:
+                row = start + 1 + d + i * d
+                for j in range(n):
+                    slope[c, i, j] = params[row] * centred[0, j]
+                for k in range(1, d):
+                    weight = params[row + k]
+                    for j in range(n):
+                        slope[c, i, j] += weight * centred[k, j]
+            else:
+                weight = params[start + 1 + d + i]
+                for j in range(n):
+                    slope[c, i, j] = weight * centred[i, j]
+            for j in range(n):
+                height[c, j] -= 0.5 * slope[c, i, j] * centred[i, j]
+        for j in range(n):
+            top[j] = height[c, j] if height[c, j] > top[j] else top[j]
+    gradient_out[:] = 0.0
+    for c in range(count):
+        for j in range(n):
+            height[c, j] = exp(height[c, j] - top[j])
+            total[j] += height[c, j]
+        for i in range(d):
+            for j in range(n):
+                gradient_out[i, j] += height[c, j] * slope[c, i, j]
+    for j in range(n):
+        energy_out[j] = -log(total[j]) - top[j]
+        total[j] = 1.0 / total[j]
+    for i in range(d):
+        for j in range(n):
+            gradient_out[i, j] *= total[j]
+
+
+class GaussianMixture(Energy):
+    """A mixture of normal distributions, normalised.
+
+    Parameters
+    ----------
+    weights
+        One for each of the K components, positive; they are divided by their sum.
+    means
+        Of shape (K, d).
+    covariances
+        A number; or K variances; or (K, d) variances; or (K, d, d) matrices.
+
+    Raises
+    ------
+    InputError
+        If the shapes do not agree, a weight is not positive, or a covariance not positive definite.
+    """
+
+    log_z = 0.0
+
+    def __init__(self, weights: Any, means: Any, covariances: Any) -> None:
+        self.weights = np.asarray(weights, np.float64)
+        self.means = np.asarray(means, np.float64)
+        if self.means.ndim != 2 or self.weights.shape != self.means.shape[:1]:
+            raise InputError(
+                f"weights has shape {self.weights.shape} and means {self.means.shape}: "
+                "they must be (K,) and (K, d)"
+            )
+        if not (self.weights.min() > 0 and np.isfinite(self.weights).all()):
+            raise InputError(f"weights is {self.weights}: all must be positive")
+        self.weights = self.weights / self.weights.sum()
+        count, d = self.means.shape
+        given = np.asarray(covariances, np.float64)
+        if given.ndim == 1 and len(given) == count:
+            given = given[:, np.newaxis]
+        if given.shape not in ((), (count, 1), (count, d), (count, d, d)):
+            raise InputError(
+                f"covariances has shape {given.shape}: it must be a number, ({count},), ({count}, {d}) "
+                f"or ({count}, {d}, {d})"
+            )
+        dense = given.ndim == 3
+        self.covariances = given if dense else np.broadcast_to(given, (count, d)).copy()
+        self.components = [Gaussian(mean, c) for mean, c in zip(self.means, self.covariances, strict=True)]
+        self.shape = (d,)
+
+    @cached_property
+    def _point(self) -> Point:
+        parts: list[Any] = [[len(self.weights), float(self.covariances.ndim == 3)]]
+        for weight, part in zip(self.weights, self.components, strict=True):
+            parts += [[math.log(weight) - part._offset], part.mean, part._precision.ravel()]
+        return from_block(_mixture_block, np.concatenate(parts))
+
+    @property
+    def point(self) -> Point:
+        """The compiled form."""
+        return self._point
+
+    def energy(self, x: Array) -> npt.NDArray[np.float64]:
+        """Return -log p, of shape (n,)."""
+        return self.energy_and_score(x)[0]
+
+    def score(self, x: Array) -> Array:
+        """Return the mean of the components' scores, weighted by their share in the density at x."""
+        return self.energy_and_score(x)[1]
+
+    def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
+        """Return both."""
+        states = as_states(x, self.shape)
+        both = [part.energy_and_score(states) for part in self.components]
+        heights = np.array([np.log(w) - e for w, (e, _) in zip(self.weights, both, strict=True)])
+        top = heights.max(axis=0)
+        shares = np.exp(heights - top)
+        total = shares.sum(axis=0)
+        score = sum((share / total)[:, np.newaxis] * s for share, (_, s) in zip(shares, both, strict=True))
+        return -np.log(total) - top, np.asarray(score, states.dtype)
+
+    def sample(self, n: int, *, seed: int) -> Array:
+        """Return ``n`` independent draws, of shape (n, d)."""
+        parts = np.array([part.sample(n, seed=seed) for part in self.components])
+        pair = noise.normal(n, 2, seed=seed, draw=1)
+        u = np.exp(-0.5 * (pair**2).sum(axis=1))
+        which = np.minimum(np.searchsorted(np.cumsum(self.weights), u), len(self.weights) - 1)
+        return np.asarray(parts[which, np.arange(n)])
+
+    def __repr__(self) -> str:
+        return f"GaussianMixture({len(self.weights)} components, dim={self.dim})"
+
+
+def cholesky(matrix: Array, name: str) -> Array:
+    """Return the lower triangle L of ``matrix`` = L L^T.
+
+    Raises
+    ------
+    InputError
+        If it is not symmetric and positive definite.
+    """
+    scale = np.abs(matrix).max()
+    if not np.allclose(matrix, matrix.T, rtol=0, atol=1e-10 * scale):
+        raise InputError(f"{name} is not symmetric: entries differ from their mirror images by up to "
+                         f"{np.abs(matrix - matrix.T).max():.3g}")  # fmt: skip
+    try:
+        return np.linalg.cholesky(0.5 * (matrix + matrix.T))
+    except np.linalg.LinAlgError:
+        lowest = np.linalg.eigvalsh(matrix)[0]
+        raise InputError(f"{name} is not positive definite: its lowest eigenvalue is {lowest:.3g}") from None

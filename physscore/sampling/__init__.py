@@ -1,0 +1,1 @@
+"""Repetition: runs of a kernel, annealing, tempering, and the deterministic flow of a score."""
