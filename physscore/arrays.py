@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -94,9 +95,19 @@ def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
 
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:
-        return cast(Callable[..., Any], njit(loop, cache=True, **options))
-    except RuntimeError:  # no folder to keep it in
-        return cast(Callable[..., Any], njit(loop, **options))
+        dispatcher = njit(loop, cache=True, **options)
+        # Numba would look at the loop's own file only; what it calls may stand in another one.
+        dispatcher._cache._cache_file._source_stamp = _source_stamp()
+    except (RuntimeError, AttributeError):  # no folder to keep it in, or another Numba
+        dispatcher = njit(loop, **options)
+    return cast(Callable[..., Any], dispatcher)
+
+
+@cache
+def _source_stamp() -> tuple[float, int]:
+    """Return what changes when any file of the package does."""
+    found = [path.stat() for path in Path(__file__).parent.rglob("*.py")]
+    return max(file.st_mtime for file in found), sum(file.st_size for file in found)
 
 
 def forward_fft(x: Array) -> Array:

@@ -7,16 +7,10 @@ All are for float64 and correct to about 1e-15 of their value; tests compare the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from numba import njit
 
-from physscore.noise import _fma, _select
-
-inline: Callable[..., Any] = njit(nogil=True, error_model="numpy", forceinline=True)
-"""The decorator of what is inlined into compiled loops."""
+from physscore.philox import fma, inline, select
 
 _i64, _f64 = np.int64, np.float64
 _SHIFT = 6755399441055744.0  # 1.5 * 2^52: adding it rounds to whole numbers
@@ -25,18 +19,18 @@ _SHIFT = 6755399441055744.0  # 1.5 * 2^52: adding it rounds to whole numbers
 @inline
 def exp(x):
     """Return e^x; 0 below -708, and what e^709 is above 709. NaN stays NaN."""
-    y = _select(x < -708.0, -708.0, _select(x > 709.0, 709.0, x))
-    shifted = _fma(y, 1 / math.log(2.0), _SHIFT)
+    y = select(x < -708.0, -708.0, select(x > 709.0, 709.0, x))
+    shifted = fma(y, 1 / math.log(2.0), _SHIFT)
     n = shifted - _SHIFT
-    r = _fma(n, -0.6931471803691238, y)
-    r = _fma(n, -1.9082149292705877e-10, r)
-    p = _fma(r, _fma(r, 1 / 6227020800, 1 / 479001600), 1 / 39916800)
-    p = _fma(r, _fma(r, _fma(r, p, 1 / 3628800), 1 / 362880), 1 / 40320)
-    p = _fma(r, _fma(r, _fma(r, p, 1 / 5040), 1 / 720), 1 / 120)
-    p = _fma(r, _fma(r, _fma(r, p, 1 / 24), 1 / 6), 0.5)
-    p = _fma(r, _fma(r, p, 1.0), 1.0)
+    r = fma(n, -0.6931471803691238, y)
+    r = fma(n, -1.9082149292705877e-10, r)
+    p = fma(r, fma(r, 1 / 6227020800, 1 / 479001600), 1 / 39916800)
+    p = fma(r, fma(r, fma(r, p, 1 / 3628800), 1 / 362880), 1 / 40320)
+    p = fma(r, fma(r, fma(r, p, 1 / 5040), 1 / 720), 1 / 120)
+    p = fma(r, fma(r, fma(r, p, 1 / 24), 1 / 6), 0.5)
+    p = fma(r, fma(r, p, 1.0), 1.0)
     scale = _i64((_f64(shifted).view(_i64) + _i64(1023)) << _i64(52)).view(_f64)
-    return _select(x < -708.0, 0.0, p * scale)
+    return select(x < -708.0, 0.0, p * scale)
 
 
 @inline
@@ -48,11 +42,11 @@ def log(x):
     f = m - 1.0
     q = f / (2.0 + f)
     z = q * q
-    series = _fma(z, _fma(z, _fma(z, _fma(z, 1 / 21, 1 / 19), 1 / 17), 1 / 15), 1 / 13)
-    series = _fma(z, _fma(z, _fma(z, _fma(z, series, 1 / 11), 1 / 9), 1 / 7), 1 / 5)
-    series = _fma(z, series, 1 / 3)
-    atanh = _fma(z * q, series, q)
-    return _fma(_f64(exponent), math.log(2.0), 2.0 * atanh)
+    series = fma(z, fma(z, fma(z, fma(z, 1 / 21, 1 / 19), 1 / 17), 1 / 15), 1 / 13)
+    series = fma(z, fma(z, fma(z, fma(z, series, 1 / 11), 1 / 9), 1 / 7), 1 / 5)
+    series = fma(z, series, 1 / 3)
+    atanh = fma(z * q, series, q)
+    return fma(_f64(exponent), math.log(2.0), 2.0 * atanh)
 
 
 @inline
@@ -67,4 +61,4 @@ def tanh(x):
     """Return tanh x, its absolute error below 1e-15."""
     e = exp(-2.0 * abs(x))
     t = (1.0 - e) / (1.0 + e)
-    return _select(x < 0.0, -t, t)
+    return select(x < 0.0, -t, t)
