@@ -182,6 +182,25 @@ def as_states(x: Any, shape: tuple[int, ...], name: str = "x") -> Array:
     return states
 
 
+def cholesky(matrix: Array, name: str) -> Array:
+    """Return the lower triangle L of ``matrix`` = L L^T.
+
+    Raises
+    ------
+    InputError
+        If it is not symmetric and positive definite.
+    """
+    scale = np.abs(matrix).max()
+    if not np.allclose(matrix, matrix.T, rtol=0, atol=1e-10 * scale):
+        raise InputError(f"{name} is not symmetric: entries differ from their mirror images by up to "
+                         f"{np.abs(matrix - matrix.T).max():.3g}")  # fmt: skip
+    try:
+        return np.linalg.cholesky(0.5 * (matrix + matrix.T))
+    except np.linalg.LinAlgError:
+        lowest = np.linalg.eigvalsh(matrix)[0]
+        raise InputError(f"{name} is not positive definite: its lowest eigenvalue is {lowest:.3g}") from None
+
+
 def available_memory() -> int | None:
     """Return the bytes of memory that can still be used, or None where the system does not say."""
     try:

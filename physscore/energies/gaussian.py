@@ -12,7 +12,7 @@ import numpy.typing as npt
 import scipy.linalg
 
 from physscore import noise
-from physscore.arrays import as_states
+from physscore.arrays import as_states, cholesky
 from physscore.core import Array, Energy, InputError, Point, Prior
 from physscore.elementary import exp, log
 from physscore.points import compiled_block, from_block
@@ -69,15 +69,11 @@ class Gaussian(Prior):
     ) -> None:
         given_mean, given = np.asarray(mean, np.float64), np.asarray(covariance, np.float64)
         sizes = {a.shape[0] for a in (given_mean, given) if a.ndim} | ({dim} if dim is not None else set())
-        if (
-            given_mean.ndim > 1
-            or given.ndim > 2
-            or len(sizes) > 1
-            or (given.ndim == 2 and given.size != given.shape[0] ** 2)
-        ):
+        square = given.ndim < 2 or given.shape == given.shape[:1] * 2
+        if given_mean.ndim > 1 or len(sizes) > 1 or not square:
             raise InputError(
-                f"mean has shape {given_mean.shape}, covariance {given.shape}, dim is {dim}: they must agree, "
-                "as in a vector of d, d variances or a (d, d) matrix, and dim = d"
+                f"mean has shape {given_mean.shape}, covariance {given.shape}, dim is {dim}: they must "
+                "agree, as in a vector of d, d variances or a (d, d) matrix, and dim = d"
             )
         d = sizes.pop() if sizes else 1
         if d < 1:
@@ -295,22 +291,3 @@ class GaussianMixture(Energy):
 
     def __repr__(self) -> str:
         return f"GaussianMixture({len(self.weights)} components, dim={self.dim})"
-
-
-def cholesky(matrix: Array, name: str) -> Array:
-    """Return the lower triangle L of ``matrix`` = L L^T.
-
-    Raises
-    ------
-    InputError
-        If it is not symmetric and positive definite.
-    """
-    scale = np.abs(matrix).max()
-    if not np.allclose(matrix, matrix.T, rtol=0, atol=1e-10 * scale):
-        raise InputError(f"{name} is not symmetric: entries differ from their mirror images by up to "
-                         f"{np.abs(matrix - matrix.T).max():.3g}")  # fmt: skip
-    try:
-        return np.linalg.cholesky(0.5 * (matrix + matrix.T))
-    except np.linalg.LinAlgError:
-        lowest = np.linalg.eigvalsh(matrix)[0]
-        raise InputError(f"{name} is not positive definite: its lowest eigenvalue is {lowest:.3g}") from None

@@ -1,26 +1,56 @@
 """The loop over many small states: energy, noise, update and acceptance compiled into one.
 
-Chains are taken in blocks that stay in the cache for a whole run of steps. The energy is an
-argument of the loop, which inlines it.
+Chains are taken in blocks that stay in the cache for a whole run of steps. The energy's block
+function and the step are arguments of the loop, which inlines them.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
+from physscore.core import Array
 from physscore.kernels import moves
 from physscore.noise import fill_block
 
 WIDTH = 32  # chains in a block
-DIVERGED = 1000.0  # an energy error beyond which a trajectory is called divergent
-GOLDEN = 0.6180339887498949
+MAX_DOUBLINGS = 60
+
+
+class Work(NamedTuple):
+    """What a step needs besides the state of its chains: arrays (d, n) and (n,)."""
+
+    key: tuple[np.uint64, np.uint64]
+    xi: Array
+    old: Array
+    y: Array
+    sy: Array
+    ey: Array
+    old_x: Array
+    old_s: Array
+    old_e: Array
+    uniforms: Array
+    log_u: Array
+    low: Array
+    high: Array
+    log_ratio: Array
+    accepted_ratio: Array
+    taken: Array
+    chosen: Array
+    back: Array
+    direction: Array
+    words: Array
+    lower: Array
+    accepted: Array
+    divergent: Array
+    exponents: Array
 
 
 @njit(nogil=True, error_model="numpy", inline="never")
-def load(rows, first, n, block):
+def _load(rows, first, n, block):
     """Copy chains first, ..., first + n - 1 into a block; the last one fills what is left."""
     for j in range(block.shape[1]):
         for i in range(rows.shape[1]):
@@ -28,99 +58,221 @@ def load(rows, first, n, block):
 
 
 @njit(nogil=True, error_model="numpy", inline="never")
-def unload(block, rows, first, n):
-    """Copy a block back."""
+def _unload(block, rows, first, n):
     for j in range(n):
         for i in range(rows.shape[1]):
             rows[first + j, i] = block[i, j]
 
 
 @njit(nogil=True, error_model="numpy")
-def sweep(block, params, kernel, kind, metric, state, out, key, first_step, n_steps, thin, start, stop):
-    """Move chains start to stop by n_steps."""
-    h, length, keep, adjusted, harmonic, splitting = kernel
-    xs, es, gs, ps = state
-    draws, energies, acceptance, divergent = out
+def _evaluate(block, params, x, s, e):
+    block(x, params, s, e)
+    for i in range(s.shape[0]):
+        for j in range(s.shape[1]):
+            s[i, j] = -s[i, j]
+
+
+@njit(nogil=True, error_model="numpy")
+def langevin_step(block, params, kernel, metric, chains, work, first, number):
+    """Unadjusted Langevin: x += h W (xi + h/2 W^T s), with h^2 / 2 the step size."""
+    x, s, e, p = chains
+    half, full = np.full(x.shape[1], kernel.step / 2), np.full(x.shape[1], kernel.step)
+    fill_block(p, work.words, work.lower, first, number, 0, work.key[0], work.key[1])
+    moves.kick(p, s, half, metric)
+    moves.drift(x, p, full, metric)
+    _evaluate(block, params, x, s, e)
+
+
+@njit(nogil=True, error_model="numpy")
+def splitting_step(block, params, kernel, metric, chains, work, first, number):
+    """Underdamped Langevin by the splitting BAOAB (Leimkuhler & Matthews 2013)."""
+    x, s, e, p = chains
+    half = np.full(x.shape[1], kernel.step / 2)
+    fill_block(work.xi, work.words, work.lower, first, number, 0, work.key[0], work.key[1])
+    moves.kick(p, s, half, metric)
+    moves.drift(x, p, half, metric)
+    moves.refresh(p, work.xi, kernel.keep)
+    moves.drift(x, p, half, metric)
+    _evaluate(block, params, x, s, e)
+    moves.kick(p, s, half, metric)
+
+
+@njit(nogil=True, error_model="numpy")
+def hamiltonian_step(block, params, kernel, metric, chains, work, first, number):
+    """Refresh the momentum, follow a trajectory, accept or turn back."""
+    x, s, e, p = chains
+    d, width = x.shape
+    half, full = np.full(width, kernel.step / 2), np.full(width, kernel.step)
+    fill_block(work.xi, work.words, work.lower, first, number, 0, work.key[0], work.key[1])
+    moves.refresh(p, work.xi, kernel.keep)
+    for j in range(width):
+        work.log_ratio[j] = e[j]
+    moves.add_kinetic(p, d, 1.0, work.log_ratio)
+    moves.copy(p, work.old)
+    moves.copy(x, work.y)
+    moves.copy(s, work.sy)
+    for _ in range(moves.n_leaps(kernel.length, number)):
+        if kernel.harmonic:
+            moves.kick_beyond_normal(p, work.sy, work.y, math.tan(kernel.step / 2))
+            moves.rotate(work.y, p, kernel.step)
+            _evaluate(block, params, work.y, work.sy, work.ey)
+            moves.kick_beyond_normal(p, work.sy, work.y, math.tan(kernel.step / 2))
+        else:
+            moves.kick(p, work.sy, half, metric)
+            moves.drift(work.y, p, full, metric)
+            _evaluate(block, params, work.y, work.sy, work.ey)
+            moves.kick(p, work.sy, half, metric)
+    for j in range(width):
+        work.log_ratio[j] -= work.ey[j]
+    moves.add_kinetic(p, d, -1.0, work.log_ratio)
+    fill_block(work.uniforms[:2], work.words, work.lower, first, number, 1, work.key[0], work.key[1])
+    moves.log_uniforms(work.uniforms[:2], work.log_u)
+    for j in range(width):
+        work.taken[j] = work.log_u[j] < work.log_ratio[j]
+        work.accepted[j] += moves.probability(work.log_ratio[j])
+        work.divergent[j] += 0 if work.log_ratio[j] > -moves.DIVERGED else 1
+    moves.choose(work.taken, work.y, x)
+    moves.choose(work.taken, work.sy, s)
+    for j in range(width):
+        e[j] = work.ey[j] if work.taken[j] else e[j]
+    if kernel.keep != 0.0:
+        for i in range(d):
+            for j in range(width):
+                p[i, j] = p[i, j] if work.taken[j] else -work.old[i, j]
+
+
+@njit(nogil=True, error_model="numpy")
+def adaptive_step(block, params, kernel, metric, chains, work, first, number):
+    """autoMALA: double or halve the step until its energy error is as large as a random bound, and
+    accept only if the way back would have chosen the same step (Biron-Lattes et al. 2024,
+    arXiv:2310.16782, algorithms 1 and 2)."""
+    x, s, e, p = chains
+    d, width = x.shape
+    fill_block(p, work.words, work.lower, first, number, 0, work.key[0], work.key[1])
+    fill_block(work.uniforms, work.words, work.lower, first, number, 1, work.key[0], work.key[1])
+    moves.log_uniforms(work.uniforms[:2], work.log_u)
+    moves.log_uniforms(work.uniforms[2:4], work.low)
+    moves.log_uniforms(work.uniforms[4:], work.high)
+    for j in range(width):
+        a, b = work.low[j], work.high[j]
+        work.low[j], work.high[j] = max(a, b), min(a, b)  # as bounds of the modulus: -log b, -log a
+    _search(block, params, kernel.step, metric, x, s, e, p, work, work.chosen)
+    moves.copy(work.y, work.old_x)
+    moves.copy(work.sy, work.old_s)
+    for j in range(width):
+        work.old_e[j] = work.ey[j]
+        work.accepted_ratio[j] = work.log_ratio[j]
+    for i in range(d):
+        for j in range(width):
+            p[i, j] = -work.old[i, j]
+    _search(block, params, kernel.step, metric, work.old_x, work.old_s, work.old_e, p, work, work.back)
+    for j in range(width):
+        same = work.chosen[j] == work.back[j]
+        ratio = work.accepted_ratio[j]
+        work.taken[j] = same and work.log_u[j] < ratio
+        work.accepted[j] += moves.probability(ratio) if same else 0.0
+        work.divergent[j] += 0 if ratio > -moves.DIVERGED else 1
+        work.exponents[j] += work.chosen[j]
+    moves.choose(work.taken, work.old_x, x)
+    moves.choose(work.taken, work.old_s, s)
+    for j in range(width):
+        e[j] = work.old_e[j] if work.taken[j] else e[j]
+
+
+@njit(nogil=True, error_model="numpy")
+def _search(block, params, step, metric, x, s, e, p, work, exponent):
+    """Find the powers of 2 for the steps from (x, p), and leave the leapfrog's end in y, old, sy, ey."""
+    width = x.shape[1]
+    for j in range(width):
+        exponent[j] = 0
+    _leapfrog(block, params, step, metric, x, s, e, p, work, exponent)
+    searching = False
+    for j in range(width):
+        error = abs(work.log_ratio[j])
+        work.direction[j] = 1 if error < -work.low[j] else (0 if error <= -work.high[j] else -1)
+        searching |= work.direction[j] != 0
+    while searching:
+        for j in range(width):
+            exponent[j] += work.direction[j]
+        _leapfrog(block, params, step, metric, x, s, e, p, work, exponent)
+        searching, again = False, False
+        for j in range(width):
+            error = abs(work.log_ratio[j])
+            if work.direction[j] > 0 and not error < -work.low[j]:
+                exponent[j] -= 1
+                work.direction[j] = 0
+                again = True
+            elif (work.direction[j] < 0 and error <= -work.high[j]) or abs(exponent[j]) >= MAX_DOUBLINGS:
+                work.direction[j] = 0
+            searching |= work.direction[j] != 0
+        if again and not searching:
+            _leapfrog(block, params, step, metric, x, s, e, p, work, exponent)
+
+
+@njit(nogil=True, error_model="numpy")
+def _leapfrog(block, params, step, metric, x, s, e, p, work, exponent):
+    width = x.shape[1]
+    half, full = np.empty(width), np.empty(width)
+    for j in range(width):
+        full[j] = step * 2.0 ** exponent[j]
+        half[j] = 0.5 * full[j]
+        work.log_ratio[j] = e[j]
+    moves.copy(x, work.y)
+    moves.copy(p, work.old)
+    moves.add_kinetic(p, x.shape[0], 1.0, work.log_ratio)
+    moves.kick(work.old, s, half, metric)
+    moves.drift(work.y, work.old, full, metric)
+    _evaluate(block, params, work.y, work.sy, work.ey)
+    moves.kick(work.old, work.sy, half, metric)
+    for j in range(width):
+        work.log_ratio[j] -= work.ey[j]
+    moves.add_kinetic(work.old, x.shape[0], -1.0, work.log_ratio)
+
+
+@njit(nogil=True, error_model="numpy")
+def sweep(step, block, params, kernel, metric, key, state, draws, tally, first_step, n_steps, thin, start, stop):
+    """Move chains start to stop by ``n_steps``, and keep every ``thin``-th of their states (0: none).
+
+    ``state`` holds positions (n, d), energies (n,), scores and momenta; ``draws`` the kept positions
+    (kept, n, d) and energies; ``tally`` the sums over steps of acceptance probability, divergence and
+    exponent.
+    """
+    xs, es, ss, ps = state
     d = xs.shape[1]
-    n_even = d + d % 2
-    width = min(WIDTH, stop - start + (start - stop) % 4)
-    x, g, y, gy = np.empty((d, width)), np.empty((d, width)), np.empty((d, width)), np.empty((d, width))
-    e, ey, log_u, log_ratio = np.empty(width), np.empty(width), np.empty(width), np.empty(width)
-    xi, p, pair = np.empty((n_even, width)), np.empty((n_even, width)), np.empty((2, width))
-    old = np.empty((d, width))
-    taken = np.empty(width, np.bool_)
-    words, lower = np.empty((4, width), np.uint32), np.empty((4, width), np.uint32)
-    half, full = np.full(width, h / 2), np.full(width, h)
+    even = d + d % 2
+    width = min(WIDTH if d <= 256 else WIDTH // 4, (stop - start + 3) // 4 * 4)
+    x, s, p, e = np.empty((d, width)), np.empty((d, width)), np.zeros((even, width)), np.empty(width)
+    work = Work(
+        key,
+        np.empty((even, width)), np.empty((even, width)),
+        np.empty((d, width)), np.empty((d, width)), np.empty(width),
+        np.empty((d, width)), np.empty((d, width)), np.empty(width),
+        np.empty((6, width)), np.empty(width), np.empty(width), np.empty(width), np.empty(width), np.empty(width),
+        np.empty(width, np.bool_), np.empty(width, np.int64), np.empty(width, np.int64), np.empty(width, np.int64),
+        np.empty((4, width), np.uint32), np.empty((4, width), np.uint32),
+        np.empty(width), np.empty(width), np.empty(width),
+    )  # fmt: skip
     for first in range(start, stop, width):
         n = min(width, stop - first)
-        load(xs, first, n, x)
-        load(gs, first, n, g)
-        load(ps, first, n, p)
+        _load(xs, first, n, x)
+        _load(ss, first, n, s)
+        _load(ps, first, n, p)
         for j in range(width):
             e[j] = es[first + min(j, n - 1)]
+        work.accepted[:] = 0.0
+        work.divergent[:] = 0.0
+        work.exponents[:] = 0.0
         for t in range(n_steps):
-            step = np.uint64(first_step + t)
-            if splitting:
-                moves.kick(p, g, half, kind, metric)
-                moves.drift(x, p, half, kind, metric)
-                fill_block(xi, words, lower, first, step, 0, key[0], key[1])
-                moves.refresh(p, xi, keep)
-                moves.drift(x, p, half, kind, metric)
-                block(x, params, g, e)
-                moves.kick(p, g, half, kind, metric)
-            elif not adjusted:
-                fill_block(p, words, lower, first, step, 0, key[0], key[1])
-                moves.kick(p, g, half, kind, metric)
-                moves.drift(x, p, full, kind, metric)
-                block(x, params, g, e)
-            else:
-                fill_block(xi, words, lower, first, step, 0, key[0], key[1])
-                moves.refresh(p, xi, keep)
-                for j in range(width):
-                    log_ratio[j] = e[j]
-                moves.add_kinetic(p, d, 1.0, log_ratio)
-                if keep != 0.0:
-                    moves.copy(p[:d], old)
-                moves.copy(x, y)
-                moves.copy(g, gy)
-                n_leaps = 1
-                if length > 1:
-                    n_leaps = 1 + int(((first_step + t + 1) * GOLDEN) % 1.0 * (2 * length - 1))
-                for _ in range(n_leaps):
-                    if harmonic:
-                        moves.kick_beyond_normal(p, gy, y, math.tan(h / 2))
-                        moves.rotate(y, p, h)
-                        block(y, params, gy, ey)
-                        moves.kick_beyond_normal(p, gy, y, math.tan(h / 2))
-                    else:
-                        moves.kick(p, gy, half, kind, metric)
-                        moves.drift(y, p, full, kind, metric)
-                        block(y, params, gy, ey)
-                        moves.kick(p, gy, half, kind, metric)
-                for j in range(width):
-                    log_ratio[j] -= ey[j]
-                moves.add_kinetic(p, d, -1.0, log_ratio)
-                fill_block(pair, words, lower, first, step, 1, key[0], key[1])
-                moves.log_uniform(pair, log_u)
-                for j in range(width):
-                    taken[j] = log_u[j] < log_ratio[j]
-                moves.choose(taken, y, x)
-                moves.choose(taken, gy, g)
-                for j in range(width):
-                    e[j] = ey[j] if taken[j] else e[j]
-                if keep != 0.0:
-                    for i in range(d):
-                        for j in range(width):
-                            p[i, j] = p[i, j] if taken[j] else -old[i, j]
-                for j in range(n):
-                    acceptance[first + j] += moves.probability(log_ratio[j])
-                    if not log_ratio[j] > -DIVERGED:
-                        divergent[first + j] += 1
+            step(block, params, kernel, metric, (x, s, e, p), work, first, np.uint64(first_step + t))
             if thin and (t + 1) % thin == 0:
-                unload(x, draws[(t + 1) // thin - 1], first, n)
-                energies[(t + 1) // thin - 1, first : first + n] = e[:n]
-        unload(x, xs, first, n)
-        unload(g, gs, first, n)
-        unload(p, ps, first, n)
+                _unload(x, draws[0][(t + 1) // thin - 1], first, n)
+                for j in range(n):
+                    draws[1][(t + 1) // thin - 1, first + j] = e[j]
+        _unload(x, xs, first, n)
+        _unload(s, ss, first, n)
+        _unload(p, ps, first, n)
         for j in range(n):
             es[first + j] = e[j]
+            tally[0, first + j] += work.accepted[j]
+            tally[1, first + j] += work.divergent[j]
+            tally[2, first + j] += work.exponents[j]

@@ -1,7 +1,8 @@
-"""The moves that kernels are made of, for blocks of chains: kick, drift, refresh, rotate, accept.
+"""The formulas that kernels are made of: kick, drift, refresh, rotate, accept.
 
-Positions x, momenta p and gradients g are arrays (d, n), the last axis being the chain. Momenta are
-standard normal: with a metric M = W W^T, the kick is p -= h W^T g and the drift x += h W p.
+Momenta are standard normal: with a metric M = W W^T, the kick is p += h W^T s and the drift
+x += h W p. Each formula stands here once, for one number; below, it is spread over blocks of chains,
+arrays (d, n) whose last axis is the chain.
 """
 
 from __future__ import annotations
@@ -10,84 +11,134 @@ import math
 
 import numpy as np
 
-from physscore.elementary import exp, inline
+from physscore.elementary import exp
+from physscore.philox import inline
 
 IDENTITY, DIAGONAL, DENSE = 0, 1, 2
+DIVERGED = 1000.0  # the energy error beyond which a trajectory is called divergent
+GOLDEN = 0.6180339887498949  # its multiples modulo 1 are spread evenly: the jitter of trajectories
 
 
 @inline
-def kick(p, g, h, kind, metric):
-    """p -= h W^T g, with one h for each chain."""
-    d, n = g.shape
+def kicked(p, h, w, s):
+    """Return the momentum after a kick by the score."""
+    return p + h * (w * s)
+
+
+@inline
+def drifted(x, h, w, p):
+    """Return the position after a drift."""
+    return x + h * (w * p)
+
+
+@inline
+def refreshed(p, keep, change, xi):
+    """Return a momentum of which a part is new; one that is all new forgets even what is not finite."""
+    return keep * p + change * xi if keep != 0.0 else xi
+
+
+@inline
+def rotated(x, p, cos, sin):
+    """Return (x, p) after the exact flow of a standard normal."""
+    return cos * x + sin * p, cos * p - sin * x
+
+
+@inline
+def log_uniform(a, b):
+    """Return the logarithm of a uniform: half the sum of squares of two normals is exponential."""
+    return -0.5 * (a * a + b * b)
+
+
+@inline
+def probability(log_ratio):
+    """Return min(1, e^log_ratio), and 0 where that is not a number."""
+    return np.float64(exp(min(log_ratio, 0.0)) if log_ratio == log_ratio else 0.0)
+
+
+@inline
+def n_leaps(length, number):
+    """Return the leapfrog steps of trajectory ``number``: from 1 to 2 length - 1, length on average."""
+    if length <= 1.0:
+        return 1
+    return 1 + int((np.float64(number + 1) * GOLDEN) % 1.0 * (2.0 * length - 1.0))
+
+
+# --- Over blocks of chains ------------------------------------------------------------------------
+
+
+@inline
+def kick(p, s, h, metric):
+    """Kick every chain for its own h."""
+    d, n = s.shape
+    kind, factor = metric
     if kind == DENSE:
         for i in range(d):
             for k in range(i, d):
-                w = metric[k, i]
+                w = factor[k, i]
                 for j in range(n):
-                    p[i, j] -= h[j] * (w * g[k, j])
+                    p[i, j] = kicked(p[i, j], h[j], w, s[k, j])
     else:
         for i in range(d):
-            w = metric[0, i] if kind == DIAGONAL else 1.0
+            w = factor[0, i] if kind == DIAGONAL else 1.0
             for j in range(n):
-                p[i, j] -= h[j] * (w * g[i, j])
+                p[i, j] = kicked(p[i, j], h[j], w, s[i, j])
 
 
 @inline
-def drift(x, p, h, kind, metric):
-    """x += h W p, with one h for each chain."""
+def drift(x, p, h, metric):
+    """Let every chain drift for its own h."""
     d, n = x.shape
+    kind, factor = metric
     if kind == DENSE:
         for i in range(d):
             for k in range(i + 1):
-                w = metric[i, k]
+                w = factor[i, k]
                 for j in range(n):
-                    x[i, j] += h[j] * (w * p[k, j])
+                    x[i, j] = drifted(x[i, j], h[j], w, p[k, j])
     else:
         for i in range(d):
-            w = metric[0, i] if kind == DIAGONAL else 1.0
+            w = factor[0, i] if kind == DIAGONAL else 1.0
             for j in range(n):
-                x[i, j] += h[j] * (w * p[i, j])
+                x[i, j] = drifted(x[i, j], h[j], w, p[i, j])
 
 
 @inline
 def rotate(x, p, angle):
-    """Turn (x, p): the exact flow of a standard normal."""
+    """Rotate every chain."""
     cos, sin = math.cos(angle), math.sin(angle)
     for i in range(x.shape[0]):
         for j in range(x.shape[1]):
-            a, b = x[i, j], p[i, j]
-            x[i, j] = cos * a + sin * b
-            p[i, j] = cos * b - sin * a
+            x[i, j], p[i, j] = rotated(x[i, j], p[i, j], cos, sin)
 
 
 @inline
-def kick_beyond_normal(p, g, x, h):
-    """p -= h (g - x): the kick by what differs from a standard normal."""
+def kick_beyond_normal(p, s, x, h):
+    """Kick by what the score has beyond that of a standard normal, -x."""
     for i in range(x.shape[0]):
         for j in range(x.shape[1]):
-            p[i, j] -= h * (g[i, j] - x[i, j])
+            p[i, j] = kicked(p[i, j], h, 1.0, s[i, j] + x[i, j])
 
 
 @inline
 def refresh(p, xi, keep):
-    """p = keep p + sqrt(1 - keep^2) xi."""
+    """Refresh the momenta of every chain."""
     change = math.sqrt(1.0 - keep * keep)
     for i in range(p.shape[0]):
         for j in range(p.shape[1]):
-            p[i, j] = keep * p[i, j] + change * xi[i, j]
+            p[i, j] = refreshed(p[i, j], keep, change, xi[i, j])
 
 
 @inline
 def copy(a, b):
     """Copy ``a`` into ``b``."""
-    for i in range(a.shape[0]):
-        for j in range(a.shape[1]):
+    for i in range(b.shape[0]):
+        for j in range(b.shape[1]):
             b[i, j] = a[i, j]
 
 
 @inline
 def add_kinetic(p, d, factor, total):
-    """total += factor p^2 / 2."""
+    """Add ``factor`` p^2 / 2 to the total of every chain."""
     for i in range(d):
         for j in range(len(total)):
             total[j] += (0.5 * factor) * (p[i, j] * p[i, j])
@@ -95,7 +146,7 @@ def add_kinetic(p, d, factor, total):
 
 @inline
 def choose(taken, new, old):
-    """Where ``taken``, put the new value in place of the old one."""
+    """Put the new value in the old one's place where it is taken."""
     for i in range(old.shape[0]):
         for j in range(old.shape[1]):
             a, b = new[i, j], old[i, j]
@@ -103,13 +154,7 @@ def choose(taken, new, old):
 
 
 @inline
-def log_uniform(pair, out):
-    """Logarithms of uniforms: of two normals, half the sum of squares is exponential."""
+def log_uniforms(pair, out):
+    """Fill ``out`` from two rows of normals."""
     for j in range(len(out)):
-        out[j] = -0.5 * (pair[0, j] * pair[0, j] + pair[1, j] * pair[1, j])
-
-
-@inline
-def probability(log_ratio):
-    """min(1, e^log_ratio), and 0 where that is not a number."""
-    return np.float64(exp(min(log_ratio, 0.0)) if log_ratio == log_ratio else 0.0)
+        out[j] = log_uniform(pair[0, j], pair[1, j])

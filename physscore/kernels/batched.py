@@ -1,0 +1,236 @@
+"""The loop over few large states: the energy works on whole arrays, and what a step does around it
+is fused into a few passes over memory, spread over threads by pieces of the cells.
+
+The formulas are those of ``moves.py``, the deviates those of ``noise.normal``, so a small problem
+gives the same chain here as in ``fused.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from physscore.arrays import compiled, parallel
+from physscore.core import Array
+from physscore.kernels import moves
+from physscore.noise import fill_row, normal, seed_key
+from physscore.philox import inline
+
+_PIECE = 4096  # cells in a piece: a multiple of 4, and small enough to stay in the cache
+MAX_DOUBLINGS = 60
+
+
+@njit(nogil=True, error_model="numpy", fastmath={"reassoc"}, forceinline=True)
+def _sum_of_squares(p):
+    total = 0.0
+    for i in range(len(p)):
+        total += np.float64(p[i]) * np.float64(p[i])
+    return total
+
+
+@inline
+def _move(x, s, p, w, kick, drift, harmonic, y):
+    """Kick p, then let x drift to y (drift = 0: it stays), over one piece of one chain."""
+    one = p.dtype.type(1)
+    if harmonic:
+        cos, sin = p.dtype.type(math.cos(drift)), p.dtype.type(math.sin(drift))
+        for i in range(len(p)):
+            pushed = moves.kicked(p[i], kick, one, s[i] + x[i])
+            y[i], p[i] = moves.rotated(x[i], pushed, cos, sin)
+    elif len(w) == 1:
+        for i in range(len(p)):
+            p[i] = moves.kicked(p[i], kick, one, s[i])
+            y[i] = moves.drifted(x[i], drift, one, p[i])
+    else:
+        for i in range(len(p)):
+            p[i] = moves.kicked(p[i], kick, w[i], s[i])
+            y[i] = moves.drifted(x[i], drift, w[i], p[i])
+
+
+@compiled
+def _renew(p, keep, key, number, draw, kinetic, start, stop):
+    """Refresh the momenta of pieces start to stop, and add up their squares."""
+    n_pieces, size = kinetic.shape[1], p.shape[1]
+    words, lower = np.empty(_PIECE, np.uint32), np.empty(_PIECE, np.uint32)
+    xi, ones = np.empty(_PIECE, p.dtype), np.ones(_PIECE // 2, p.dtype)
+    kept, change = p.dtype.type(keep), p.dtype.type(math.sqrt(1.0 - keep * keep))
+    for task in range(start, stop):
+        chain, piece = task // n_pieces, task % n_pieces
+        low, high = piece * _PIECE, min((piece + 1) * _PIECE, size)
+        n_blocks = (high - low + 3) // 4
+        new = xi[: 4 * n_blocks]
+        fill_row(new, words, lower, ones, piece * (_PIECE // 4), n_blocks, np.uint64(chain), number, draw,
+                 key[0], key[1])  # fmt: skip
+        part = p[chain, low:high]
+        for i in range(len(part)):
+            part[i] = moves.refreshed(part[i], kept, change, new[i])
+        kinetic[chain, piece] = 0.5 * _sum_of_squares(part)
+
+
+@compiled
+def _push(x, s, p, w, kick, drift, harmonic, y, kinetic, start, stop):
+    """Kick and drift pieces start to stop, and add up the squares of their momenta."""
+    n_pieces, size = kinetic.shape[1], p.shape[1]
+    for task in range(start, stop):
+        chain, piece = task // n_pieces, task % n_pieces
+        low, high = piece * _PIECE, min((piece + 1) * _PIECE, size)
+        part = p[chain, low:high]
+        _move(x[chain, low:high], s[chain, low:high], part, w[low:high] if len(w) > 1 else w,
+              kick[chain], drift[chain], harmonic, y[chain, low:high])  # fmt: skip
+        kinetic[chain, piece] = 0.5 * _sum_of_squares(part)
+
+
+class Batch:
+    """What a step does to a batch of large states, arrays (n, d)."""
+
+    def __init__(self, evaluate: Callable[[Array], tuple[Array, Array]], metric: Any, seed: int) -> None:
+        self.evaluate = evaluate
+        self.metric = metric
+        self.key = seed_key(seed)
+        self.seed = seed
+
+    def renew(self, p: Array, keep: float, number: int, draw: int = 0) -> Array:
+        """Refresh momenta in place; return their kinetic energies, of shape (n,)."""
+        kinetic = _pieces(p)
+        parallel(_renew, kinetic.size, p, keep, self.key, np.uint64(number), draw, kinetic)
+        return np.asarray(kinetic.sum(axis=1))
+
+    def push(
+        self, x: Array, s: Array, p: Array, kick: Array | float, drift: Array | float, harmonic: bool = False
+    ) -> tuple[Array, Array]:
+        """Kick momenta in place and drift; return the new positions and the kinetic energies."""
+        n, dtype = len(x), x.dtype
+        kicks = np.broadcast_to(np.asarray(kick, dtype), n).copy()
+        drifts = np.broadcast_to(np.asarray(drift, np.float64 if harmonic else dtype), n).copy()
+        kinetic, y = _pieces(p), np.empty_like(x)
+        w = np.ones(1, dtype)
+        dense = not harmonic and self.metric.kind == moves.DENSE
+        if not harmonic and self.metric.kind == moves.DIAGONAL:
+            w = self.metric.factor[0].astype(dtype)
+        if dense:
+            s = s @ self.metric.factor.astype(dtype)
+        parallel(_push, kinetic.size, x, s, p, w, kicks, drifts, harmonic, y, kinetic)
+        if dense:
+            y = x + drifts[:, np.newaxis] * (p @ self.metric.factor.T.astype(dtype))
+        return y, np.asarray(kinetic.sum(axis=1))
+
+    def finish(self, x: Array, s: Array, p: Array, kick: Array | float, harmonic: bool = False) -> Array:
+        """Kick momenta in place without a drift; return the kinetic energies."""
+        return self.push(x, s, p, kick, 0.0, harmonic)[1]
+
+    def log_uniforms(self, n: int, number: int, which: int = 0) -> Array:
+        """Return a logarithm of a uniform for each chain."""
+        pair = normal(n, 6, seed=self.seed, step=number, draw=1)[:, 2 * which : 2 * which + 2]
+        return np.asarray(-0.5 * (pair[:, 0] * pair[:, 0] + pair[:, 1] * pair[:, 1]))
+
+
+def _pieces(p: Array) -> Array:
+    return np.empty((p.shape[0], -(-p.shape[1] // _PIECE)))
+
+
+def langevin_step(batch: Batch, kernel: Any, state: Any, number: int, tally: Array) -> None:
+    """Unadjusted Langevin."""
+    batch.renew(state.p, 0.0, number)
+    state.x, _ = batch.push(state.x, state.s, state.p, kernel.step / 2, kernel.step)
+    state.e, state.s = batch.evaluate(state.x)
+
+
+def splitting_step(batch: Batch, kernel: Any, state: Any, number: int, tally: Array) -> None:
+    """Underdamped Langevin by the splitting BAOAB."""
+    half = kernel.step / 2
+    state.x, _ = batch.push(state.x, state.s, state.p, half, half)
+    batch.renew(state.p, kernel.keep, number)
+    state.x, _ = batch.push(state.x, state.s, state.p, 0.0, half)
+    state.e, state.s = batch.evaluate(state.x)
+    batch.finish(state.x, state.s, state.p, half)
+
+
+def hamiltonian_step(batch: Batch, kernel: Any, state: Any, number: int, tally: Array) -> None:
+    """Refresh the momentum, follow a trajectory, accept or turn back."""
+    kinetic = batch.renew(state.p, kernel.keep, number)
+    old_p = state.p.copy() if kernel.keep else None
+    log_ratio = state.e + kinetic
+    kick = math.tan(kernel.step / 2) if kernel.harmonic else kernel.step / 2
+    y, e, s, p = state.x, state.e, state.s, state.p
+    leaps = int(moves.n_leaps.py_func(kernel.length, number))
+    for leap in range(leaps):
+        y, _ = batch.push(y, s, p, kick if leap == 0 else 2 * kick, kernel.step, kernel.harmonic)
+        e, s = batch.evaluate(y)
+    log_ratio -= e + batch.finish(y, s, p, kick, kernel.harmonic)
+    taken = batch.log_uniforms(len(y), number) < log_ratio
+    with np.errstate(invalid="ignore", over="ignore"):
+        probability = np.exp(np.minimum(log_ratio, 0.0))
+    tally[0] += np.where(np.isfinite(probability), probability, 0.0)
+    tally[1] += ~(log_ratio > -moves.DIVERGED)
+    if old_p is not None:
+        state.p[~taken] = -old_p[~taken]
+    _take(state, taken, y, e, s)
+
+
+def _take(state: Any, taken: Array, y: Array, e: Array, s: Array) -> None:
+    if taken.all():
+        state.x, state.e, state.s = y, e, s
+    elif taken.any():
+        state.x[taken], state.e[taken], state.s[taken] = y[taken], e[taken], s[taken]
+
+
+def adaptive_step(batch: Batch, kernel: Any, state: Any, number: int, tally: Array) -> None:
+    """autoMALA; see ``fused.adaptive_step``."""
+    n = len(state.x)
+    batch.renew(state.p, 0.0, number)
+    log_u = batch.log_uniforms(n, number)
+    a, b = batch.log_uniforms(n, number, 1), batch.log_uniforms(n, number, 2)
+    bounds = -np.maximum(a, b), -np.minimum(a, b)
+    chosen, y, e, s, p, log_ratio = _search(batch, kernel.step, bounds, state.x, state.e, state.s, state.p)
+    back = _search(batch, kernel.step, bounds, y, e, s, -p)[0]
+    same = chosen == back
+    with np.errstate(invalid="ignore", over="ignore"):
+        probability = np.exp(np.minimum(log_ratio, 0.0))
+    tally[0] += np.where(same & np.isfinite(probability), probability, 0.0)
+    tally[1] += ~(log_ratio > -moves.DIVERGED)
+    tally[2] += chosen
+    _take(state, same & (log_u < log_ratio), y, e, s)
+
+
+def _search(
+    batch: Batch, step: float, bounds: tuple[Array, Array], x: Array, e: Array, s: Array, p: Array
+) -> tuple[Array, ...]:
+    """Return the powers of 2 for the steps from (x, p), and where those steps lead."""
+    near, far = bounds
+    exponent = np.zeros(len(x), np.int64)
+    y, ey, sy, q, log_ratio = _leapfrog(batch, step, exponent, x, e, s, p)
+    error = np.abs(log_ratio)
+    direction = np.where(error < near, 1, np.where(error <= far, 0, -1))
+    best = exponent.copy()
+    while True:
+        active = np.flatnonzero(direction)
+        if len(active) == 0:
+            return best, y, ey, sy, q, log_ratio
+        exponent[active] += direction[active]
+        found = _leapfrog(batch, step, exponent[active], x[active], e[active], s[active], p[active])
+        error = np.abs(found[4])
+        up = direction[active] > 0
+        # Upwards the last step that is still good is kept, downwards the first that is good.
+        better = np.where(up, error < near[active], True)
+        kept = active[better]
+        for array, new in zip((y, ey, sy, q, log_ratio), found, strict=True):
+            array[kept] = new[better]
+        best[kept] = exponent[kept]
+        done = np.where(up, ~(error < near[active]), error <= far[active])
+        direction[active[done | (np.abs(exponent[active]) >= MAX_DOUBLINGS)]] = 0
+
+
+def _leapfrog(
+    batch: Batch, step: float, exponent: Array, x: Array, e: Array, s: Array, p: Array
+) -> tuple[Array, Array, Array, Array, Array]:
+    h = step * 2.0**exponent
+    q = p.copy()
+    start = batch.finish(x, s, q, 0.0)
+    y, _ = batch.push(x, s, q, h / 2, h)
+    ey, sy = batch.evaluate(y)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return y, ey, sy, q, e + start - ey - batch.finish(y, sy, q, h / 2)

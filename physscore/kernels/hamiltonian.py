@@ -1,0 +1,41 @@
+"""Hamiltonian Monte Carlo: trajectories of several gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from physscore.core import InputError
+from physscore.kernels.kernel import Kernel
+from physscore.kernels.loops import Moves
+
+
+@dataclass(frozen=True)
+class HMC(Kernel):
+    """Hamiltonian Monte Carlo with jittered trajectories (Duane et al. 1987; Neal 2011, arXiv:1206.1901).
+
+    Parameters
+    ----------
+    step_size
+        Time of one leapfrog step; "auto": tuned to an acceptance of 0.8.
+    metric
+        M, the inverse mass matrix.
+    leapfrogs
+        Steps of a trajectory on average: each has from 1 to 2 leapfrogs - 1 of them, spread evenly, so
+        that no period of the target is met in step. "auto": as many as move the chains farthest for
+        their cost (the criterion of Hoffman, Radul & Sountsov 2021).
+    """
+
+    leapfrogs: float | str = "auto"
+    step_function: ClassVar[str] = "hamiltonian"
+    goal: ClassVar[float | None] = 0.8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_positive("leapfrogs", self.leapfrogs)
+        if self.leapfrogs != "auto" and float(self.leapfrogs) < 1:
+            raise InputError(f"leapfrogs is {self.leapfrogs}: a trajectory has at least 1 step")
+
+    def moves(self) -> Moves:
+        """Return the settings as the loops read them."""
+        return Moves(float(self.step_size), length=float(10 if self.leapfrogs == "auto" else self.leapfrogs))

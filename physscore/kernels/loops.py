@@ -1,0 +1,223 @@
+"""One state of a run, and the two loops that move it, behind one face."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from physscore.arrays import parallel
+from physscore.core import Array, Energy, InputError, Score
+from physscore.kernels import batched
+from physscore.kernels.metric import Metric
+from physscore.noise import normal, seed_key
+from physscore.points import block_of
+
+FUSED_UP_TO = 1024  # dimensions: beyond, a block of chains does not fit into the cache
+
+
+class Moves(NamedTuple):
+    """What a kernel's settings come to for the loops."""
+
+    step: float
+    """Time of a leapfrog step, or the angle of a rotation."""
+    length: float = 1.0
+    """Leapfrog steps of a trajectory, on average."""
+    keep: float = 0.0
+    """How much of the momentum is kept from step to step."""
+    harmonic: bool = False
+    """Whether a standard normal's flow is followed exactly."""
+
+
+@dataclass
+class State:
+    """Where the chains are.
+
+    Attributes
+    ----------
+    x : array (n, *shape)
+        Positions.
+    energy : array (n,)
+        Their energies; NaN where there is only a score.
+    score : array (n, *shape)
+    momentum : array (n, d)
+        What underdamped dynamics carries from step to step.
+    seed, step : int
+        The place of the next random numbers.
+    """
+
+    x: Array
+    energy: Array
+    score: Array
+    momentum: Array
+    seed: int
+    step: int = 0
+
+    def copy(self) -> State:
+        """Return a state of its own."""
+        return State(
+            self.x.copy(), self.energy.copy(), self.score.copy(), self.momentum.copy(), self.seed, self.step
+        )
+
+
+class Info(NamedTuple):
+    """What happened in one or more steps."""
+
+    acceptance: Array
+    """Mean acceptance probability of each chain, shape (n,); 1 for kernels that do not reject."""
+    divergent: Array
+    """Steps of each chain that diverged, shape (n,)."""
+    exponent: Array
+    """Mean power of 2 by which autoMALA changed the step, shape (n,)."""
+    loop: str
+    """"fused" (compiled, over many small states) or "batched" (arrays of few large states)."""
+
+
+class Draws(NamedTuple):
+    """Positions (kept, n, *shape) and energies (kept, n)."""
+
+    x: Array
+    energy: Array
+
+
+class Loop:
+    """A kernel's step at work on a target: over blocks of chains if the energy has a compiled form,
+    else over whole arrays.
+
+    Parameters
+    ----------
+    target
+        What is sampled.
+    step
+        Name of the step function: "langevin", "splitting", "hamiltonian" or "adaptive".
+    which
+        "fused" or "batched"; None for what suits the target.
+    """
+
+    def __init__(self, target: Score, step: str, which: str | None = None) -> None:
+        self.target = target
+        self.point = target.point if isinstance(target, Energy) else None
+        small = self.point is not None and target.dim <= FUSED_UP_TO
+        self.name = which or ("fused" if small else "batched")
+        self._step = step
+        if self.name == "fused":
+            if self.point is None:
+                raise InputError(f"target {target!r} has no compiled form for the fused loop")
+            self._block = block_of(self.point)
+
+    def start(self, x: Any, seed: int) -> State:
+        """Return the state of chains that start at ``x``, of shape (n, *shape).
+
+        Raises
+        ------
+        InputError
+            If ``x`` or what the target returns has a wrong shape, or is not finite.
+        """
+        seed_key(seed)
+        positions = np.array(x, dtype=np.float32 if getattr(x, "dtype", None) == np.float32 else np.float64)
+        if self.name == "fused":
+            positions = positions.astype(np.float64)
+        shape = self.target.shape
+        if positions.ndim != len(shape) + 1 or positions.shape[1:] != shape or len(positions) == 0:
+            wanted = ", ".join(["chains", *map(str, shape)])
+            raise InputError(f"init has shape {positions.shape}: it must be ({wanted}), a state for each chain")
+        if not np.isfinite(positions).all():
+            raise InputError(f"init of chain {_first_bad(positions)} is not finite: start where it is")
+        energy, score = self.evaluate(positions)
+        if isinstance(self.target, Energy) and not np.isfinite(energy).all():
+            bad = _first_bad(energy)
+            raise InputError(
+                f"energy is {energy[bad]} at the start of chain {bad} ({int((~np.isfinite(energy)).sum())} of "
+                f"{len(energy)} chains): give init states where it is finite"
+            )
+        if not np.isfinite(score).all():
+            raise InputError(f"score is not finite at the start of chain {_first_bad(score)}: give other init states")
+        flat = positions.reshape(len(positions), -1)
+        momentum = normal(*flat.shape, seed=seed, draw=2, dtype=flat.dtype)
+        return State(positions, energy, np.ascontiguousarray(score), momentum, seed)
+
+    def evaluate(self, x: Array) -> tuple[Array, Array]:
+        """Return energies and scores, after checking their shapes."""
+        if isinstance(self.target, Energy):
+            energy, score = self.target.energy_and_score(x)
+            energy = np.asarray(energy, np.float64)
+        else:
+            energy, score = np.full(len(x), np.nan), self.target.score(x)
+        if energy.shape != (len(x),):
+            raise InputError(
+                f"energy(x) returned {energy.shape}, expected ({len(x)},): one number a chain; return -log p"
+            )
+        if score.shape != x.shape:
+            raise InputError(
+                f"score(x) returned {score.shape}, expected {x.shape}: one vector a chain; return -grad E"
+            )
+        return energy, np.asarray(score, x.dtype)
+
+    def advance(
+        self, state: State, kernel: Moves, metric: Metric, n_steps: int, thin: int = 0
+    ) -> tuple[Draws, Info]:
+        """Move ``state`` by ``n_steps``, in place; return every ``thin``-th (0: none) and what happened."""
+        n = len(state.x)
+        kept = n_steps // thin if thin else 0
+        draws = Draws(np.empty((kept, *state.x.shape), state.x.dtype), np.empty((kept, n)))
+        tally = np.zeros((3, n))
+        if self.name == "fused":
+            self._fused(state, kernel, metric, n_steps, thin, draws, tally)
+        else:
+            self._batched(state, kernel, metric, n_steps, thin, draws, tally)
+        state.step += n_steps
+        if self._step in ("langevin", "splitting"):
+            tally[0] = n_steps
+            # A chain that is lost stays so: it is counted once, at the step where that shows.
+            tally[1] = ~np.isfinite(state.score.reshape(n, -1)).all(axis=1)
+        steps = max(n_steps, 1)
+        return draws, Info(tally[0] / steps, tally[1].astype(np.int64), tally[2] / steps, self.name)
+
+    def _fused(
+        self, state: State, kernel: Moves, metric: Metric, n_steps: int, thin: int, draws: Draws, tally: Array
+    ) -> None:
+        from physscore.kernels import fused
+
+        assert self.point is not None
+        n = len(state.x)
+        flat = (state.x.reshape(n, -1), state.energy, state.score.reshape(n, -1), state.momentum)
+        parallel(
+            fused.sweep, n, getattr(fused, f"{self._step}_step"), self._block, self.point.params, kernel,
+            (metric.kind, metric.factor), seed_key(state.seed), flat,
+            (draws.x.reshape(len(draws.x), n, -1), draws.energy), tally, state.step, n_steps, thin,
+        )  # fmt: skip
+
+    def _batched(
+        self, state: State, kernel: Moves, metric: Metric, n_steps: int, thin: int, draws: Draws, tally: Array
+    ) -> None:
+        shape = state.x.shape
+
+        def evaluate(x: Array) -> tuple[Array, Array]:
+            energy, score = self.evaluate(x.reshape(-1, *shape[1:]))
+            return energy, np.ascontiguousarray(score).reshape(len(x), -1)
+
+        batch = batched.Batch(evaluate, metric, state.seed)
+        step = getattr(batched, f"{self._step}_step")
+        n = len(state.x)
+        chains = _Chains(state.x.reshape(n, -1), state.energy, state.score.reshape(n, -1), state.momentum)
+        for t in range(n_steps):
+            step(batch, kernel, chains, state.step + t, tally)
+            if thin and (t + 1) % thin == 0:
+                draws.x[(t + 1) // thin - 1] = chains.x.reshape(shape)
+                draws.energy[(t + 1) // thin - 1] = chains.e
+        state.x, state.energy, state.score = chains.x.reshape(shape), chains.e, chains.s.reshape(shape)
+        state.momentum = chains.p
+
+
+@dataclass
+class _Chains:
+    x: Array
+    e: Array
+    s: Array
+    p: Array
+
+
+def _first_bad(values: Array) -> int:
+    """Return the first chain with a value that is not finite."""
+    return int(np.argmin(np.isfinite(values.reshape(len(values), -1)).all(axis=1)))
