@@ -19,29 +19,99 @@ if TYPE_CHECKING:
     from physscore.diagnostics.comparison import check_field as check_field
     from physscore.diagnostics.power import PowerSpectrum as PowerSpectrum
     from physscore.diagnostics.power import power_spectrum as power_spectrum
+    from physscore.energies.analytic import Banana as Banana
+    from physscore.energies.analytic import DoubleWell as DoubleWell
+    from physscore.energies.analytic import Funnel as Funnel
+    from physscore.energies.analytic import Student as Student
+    from physscore.energies.functions import check_score as check_score
+    from physscore.energies.functions import compiled as compiled
+    from physscore.energies.functions import from_functions as from_functions
+    from physscore.energies.gaussian import Gaussian as Gaussian
+    from physscore.energies.gaussian import GaussianMixture as GaussianMixture
+    from physscore.energies.lattice import Ising as Ising
+    from physscore.energies.lattice import Phi4 as Phi4
+    from physscore.energies.likelihoods import GaussianNoise as GaussianNoise
+    from physscore.energies.likelihoods import Guidance as Guidance
+    from physscore.energies.likelihoods import PoissonCounts as PoissonCounts
     from physscore.energies.lognormal import LognormalField as LognormalField
+    from physscore.energies.priors import HalfNormal as HalfNormal
+    from physscore.energies.priors import LogUniform as LogUniform
+    from physscore.energies.priors import Normal as Normal
+    from physscore.energies.priors import Parameters as Parameters
+    from physscore.energies.priors import Uniform as Uniform
     from physscore.energies.random_field import GaussianRandomField as GaussianRandomField
+    from physscore.energies.shells import Ring as Ring
+    from physscore.energies.shells import Shells as Shells
     from physscore.grid import Grid as Grid
+    from physscore.kernels.hamiltonian import HMC as HMC
+    from physscore.kernels.langevin import MALA as MALA
+    from physscore.kernels.langevin import ULA as ULA
+    from physscore.kernels.langevin import AutoMALA as AutoMALA
+    from physscore.kernels.langevin import CrankNicolson as CrankNicolson
+    from physscore.kernels.langevin import Underdamped as Underdamped
+    from physscore.kernels.langevin import ula_covariance as ula_covariance
+    from physscore.kernels.metric import Dense as Dense
+    from physscore.kernels.metric import Diagonal as Diagonal
+    from physscore.kernels.metric import Identity as Identity
+    from physscore.kernels.metric import Metric as Metric
+    from physscore.sampling.result import Run as Run
+    from physscore.sampling.run import iterate as iterate
+    from physscore.sampling.run import sample as sample
     from physscore.store import Fields as Fields
     from physscore.store import load as load
     from physscore.store import save as save
 
 _HOMES = {
+    "AutoMALA": "kernels.langevin",
+    "Banana": "energies.analytic",
     "Comparison": "diagnostics.comparison",
+    "CrankNicolson": "kernels.langevin",
+    "Dense": "kernels.metric",
+    "Diagonal": "kernels.metric",
+    "DoubleWell": "energies.analytic",
     "Energy": "core",
     "Fields": "store",
+    "Funnel": "energies.analytic",
+    "Gaussian": "energies.gaussian",
+    "GaussianMixture": "energies.gaussian",
+    "GaussianNoise": "energies.likelihoods",
     "GaussianRandomField": "energies.random_field",
     "Grid": "grid",
+    "Guidance": "energies.likelihoods",
+    "HMC": "kernels.hamiltonian",
+    "HalfNormal": "energies.priors",
+    "Identity": "kernels.metric",
     "InputError": "core",
+    "Ising": "energies.lattice",
+    "LogUniform": "energies.priors",
     "LognormalField": "energies.lognormal",
+    "MALA": "kernels.langevin",
+    "Metric": "kernels.metric",
+    "Normal": "energies.priors",
+    "Parameters": "energies.priors",
+    "Phi4": "energies.lattice",
+    "PoissonCounts": "energies.likelihoods",
     "PowerSpectrum": "diagnostics.power",
     "Prior": "core",
+    "Ring": "energies.shells",
+    "Run": "sampling.result",
     "Score": "core",
+    "Shells": "energies.shells",
+    "Student": "energies.analytic",
+    "ULA": "kernels.langevin",
+    "Underdamped": "kernels.langevin",
+    "Uniform": "energies.priors",
     "check_field": "diagnostics.comparison",
+    "check_score": "energies.functions",
+    "compiled": "energies.functions",
+    "from_functions": "energies.functions",
+    "iterate": "sampling.run",
     "load": "store",
     "power_spectrum": "diagnostics.power",
+    "sample": "sampling.run",
     "save": "store",
     "threads": "arrays",
+    "ula_covariance": "kernels.langevin",
 }
 _MODULES = {"spectra"}
 

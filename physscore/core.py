@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -53,11 +53,11 @@ class Score(ABC):
 
     def __add__(self, other: Score) -> Score:
         """Return the score of the product of the two densities."""
-        return _combine([(1.0, self), (1.0, other)])
+        return combine([(1.0, self), (1.0, other)])
 
     def __mul__(self, factor: float) -> Score:
         """Return the score of the density to the power ``factor``."""
-        return _combine([(factor, self)])
+        return combine([(factor, self)])
 
     __rmul__ = __mul__
 
@@ -85,13 +85,17 @@ class Energy(Score):
         """Return the energies and the scores of ``x``; a subclass shares work between the two."""
         return self.energy(x), self.score(x)
 
-    def __add__(self, other: Score) -> Any:
+    @overload
+    def __add__(self, other: Energy) -> Energy: ...
+    @overload
+    def __add__(self, other: Score) -> Score: ...
+    def __add__(self, other: Score) -> Score:
         """Return the energy of the product of the two densities."""
-        return _combine([(1.0, self), (1.0, other)])
+        return combine([(1.0, self), (1.0, other)])
 
-    def __mul__(self, factor: float) -> Any:
+    def __mul__(self, factor: float) -> Energy:
         """Return ``factor`` times the energy: the density to the power ``factor``."""
-        return _combine([(factor, self)])
+        return cast(Energy, combine([(factor, self)]))
 
     __rmul__ = __mul__
 
@@ -158,7 +162,7 @@ class EnergySum(Energy):
         if len(priors) == 1 and len(terms) > 1:
             self.prior = terms[priors[0]][1]  # type: ignore[assignment]
             others = [term for i, term in enumerate(terms) if i != priors[0]]
-            self.likelihood = _combine(others)
+            self.likelihood = cast(Energy, combine(others))
 
     @cached_property
     def _point(self) -> Point | None:
@@ -201,7 +205,7 @@ class EnergySum(Energy):
         return _sum_as_text(self.terms)
 
 
-def _combine(terms: Sequence[tuple[float, Any]]) -> Any:
+def combine(terms: Sequence[tuple[float, Any]]) -> Score:
     """Return the sum of ``factor * term``, written out as one sum of plain terms."""
     flat: list[tuple[float, Score]] = []
     for factor, term in terms:
@@ -213,6 +217,7 @@ def _combine(terms: Sequence[tuple[float, Any]]) -> Any:
             raise InputError(f"factor is {factor}: it must be finite")
         inner = term.terms if isinstance(term, EnergySum | ScoreSum) else ((1.0, term),)
         flat.extend((float(factor) * f, t) for f, t in inner)
+    flat = _merged(flat)
     shapes = [term.shape for _, term in flat]
     if len(set(shapes)) > 1:
         raise InputError(f"energies of states of shape {shapes[0]} and {shapes[-1]} cannot be added")
@@ -221,6 +226,17 @@ def _combine(terms: Sequence[tuple[float, Any]]) -> Any:
     if all(isinstance(term, Energy) for _, term in flat):
         return EnergySum(flat)  # type: ignore[arg-type]
     return ScoreSum(flat)
+
+
+def _merged(terms: Sequence[tuple[float, Score]]) -> list[tuple[float, Score]]:
+    """Add up the factors of terms that are one object: on the way from a prior to its posterior the
+    prior keeps its factor 1."""
+    merged: dict[int, tuple[float, Score]] = {}
+    for factor, term in terms:
+        total = merged.get(id(term), (0.0, term))[0] + factor
+        merged[id(term)] = (round(total) if abs(total - round(total)) < 1e-14 else total, term)
+    kept = [(float(factor), term) for factor, term in merged.values() if factor != 0]
+    return kept or [(0.0, terms[0][1])]
 
 
 def _sum_as_text(terms: Sequence[tuple[float, Score]]) -> str:

@@ -117,3 +117,85 @@ def _as_real_cube(modes: Array, wavenumbers: WavenumberTable) -> Array:
     """View a contiguous half spectrum as real and imaginary parts, with three sides."""
     nx, ny, _ = wavenumbers.cube
     return modes.view(modes.real.dtype).reshape(nx, ny, -1)
+
+
+@compiled
+def _pack(modes, cube, start, stop):
+    nx, ny, nz = cube
+    width, root = modes.shape[2] // 2, np.sqrt(modes.dtype.type(2))
+    zero = modes.dtype.type(0)
+    for x in range(start, stop):
+        for y in range(ny):
+            row = modes[x, y]
+            for i in range(2 * width):
+                row[i] *= root
+            px, py = (nx - x) % nx, (ny - y) % ny
+            for z in range(0, width, max(1, nz // 2)):
+                if z == 0 or 2 * z == nz:
+                    if px == x and py == y:
+                        row[2 * z], row[2 * z + 1] = row[2 * z] / root, zero
+                    elif x > px or (x == px and y > py):
+                        row[2 * z], row[2 * z + 1] = zero, zero
+
+
+@compiled
+def _unpack(modes, cube, start, stop):
+    nx, ny, nz = cube
+    width, root = modes.shape[2] // 2, np.sqrt(modes.dtype.type(0.5))
+    for x in range(start, stop):
+        for y in range(ny):
+            row = modes[x, y]
+            px, py = (nx - x) % nx, (ny - y) % ny
+            for i in range(2 * width):
+                row[i] *= root
+            for z in range(0, width, max(1, nz // 2)):
+                if (z == 0 or 2 * z == nz) and px == x and py == y:
+                    row[2 * z], row[2 * z + 1] = row[2 * z] / root, 0.0
+
+
+@compiled
+def _mirror(modes, cube, start, stop):
+    nx, ny, nz = cube
+    width = modes.shape[2] // 2
+    for x in range(start, stop):
+        px = (nx - x) % nx
+        for y in range(ny):
+            py = (ny - y) % ny
+            if x > px or (x == px and y > py):
+                for z in range(0, width, max(1, nz // 2)):
+                    if z == 0 or 2 * z == nz:
+                        modes[x, y, 2 * z] = modes[px, py, 2 * z]
+                        modes[x, y, 2 * z + 1] = -modes[px, py, 2 * z + 1]
+
+
+def to_coordinates(modes: Array, cube: tuple[int, int, int]) -> Array:
+    """Turn the unitary half spectrum of a real field, in place, into orthonormal coordinates.
+
+    Of two modes that a real field ties together, both on a plane z = 0 or Nyquist, one is kept and the
+    other's place is zero; the rest count twice. So the sum of squares is that of the field.
+
+    Returns
+    -------
+    array
+        Real, of shape (nx, ny, 2 * nz_half), in the memory of ``modes``.
+    """
+    real = modes.view(modes.real.dtype).reshape(cube[0], cube[1], -1)
+    parallel(_pack, cube[0], real, cube)
+    return real
+
+
+def from_coordinates(coordinates: Array, cube: tuple[int, int, int]) -> Array:
+    """Turn coordinates, in place, into the unitary half spectrum: the inverse of :func:`to_coordinates`.
+
+    What stands in the places that are not used plays no part.
+    """
+    real = coordinates.reshape(cube[0], cube[1], -1)
+    parallel(_unpack, cube[0], real, cube)
+    parallel(_mirror, cube[0], real, cube)
+    return real.view(np.complex64 if real.dtype == np.float32 else np.complex128)
+
+
+def coordinates_in_use(cube: tuple[int, int, int]) -> npt.NDArray[np.bool_]:
+    """Return which coordinates are used, of shape (nx, ny, 2 * nz_half): as many as there are cells."""
+    ones = np.ones((cube[0], cube[1], cube[2] // 2 + 1), np.complex128) * (1 + 1j)
+    return np.asarray(to_coordinates(ones, cube) != 0)

@@ -17,7 +17,15 @@ PACKAGE = ROOT / "physscore"
 # Each may import what stands in an earlier line, or its own.
 LAYERS = [
     {"_version"},
-    {"core", "arrays", "noise", "elementary", "points"},  # the algebra of core compiles its sums
+    {
+        "core",
+        "arrays",
+        "interrupt",
+        "philox",
+        "noise",
+        "elementary",
+        "points",
+    },  # the algebra of core compiles its sums
     {"grid", "modes", "spectra"},
     {"energies", "kernels"},
     {"diagnostics"},

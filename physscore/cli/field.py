@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from physscore.cli.options import (
-    interruptible,
     json_option,
     numbers,
     overwrite_option,
@@ -17,6 +16,7 @@ from physscore.cli.options import (
     print_summary,
     print_verdict,
     redshift_option,
+    say_stopping,
     threads_option,
     title_of,
 )
@@ -97,6 +97,7 @@ def command(
     from physscore.energies.lognormal import LognormalField
     from physscore.energies.random_field import GaussianRandomField, require_memory_for
     from physscore.grid import Grid
+    from physscore.interrupt import interruptible
     from physscore.noise import seed_key
     from physscore.store import FieldFile, FieldWriter
     from physscore.store.hdf5 import check_output
@@ -142,7 +143,7 @@ def command(
             overwrite=overwrite,
             resume=resume,
         )
-        with interruptible() as stop_if_asked, writer:
+        with interruptible(say_stopping) as stop_if_asked, writer:
             missing = sorted(set(range(count or 1)) - set(writer.completed))
             for i in tqdm(missing, desc="fields", unit="field", disable=None):
                 stop_if_asked()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,31 +39,9 @@ def _threads(ctx: click.Context, param: click.Parameter, value: int | None) -> N
         ctx.with_resource(threads(value))
 
 
-@contextmanager
-def interruptible() -> Iterator[Callable[[], None]]:
-    """Let Ctrl-C end the work inside between its pieces; yield a check that is called there.
-
-    A second Ctrl-C ends it at once. Raised anywhere, the first could be swallowed by a library that is
-    just cleaning up.
-    """
-    seen = False
-
-    def note(signal_number: int, frame: object) -> None:
-        nonlocal seen
-        if seen:
-            raise KeyboardInterrupt
-        seen = True
-        click.echo("\nstopping after this field; Ctrl-C again to stop now", err=True)
-
-    def check() -> None:
-        if seen:
-            raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGINT, note)
-    try:
-        yield check
-    finally:
-        signal.signal(signal.SIGINT, previous)
+def say_stopping() -> None:
+    """Say that the first Ctrl-C was heard."""
+    click.echo("\nstopping after this piece; Ctrl-C again to stop now", err=True)
 
 
 threads_option = click.option(

@@ -51,7 +51,7 @@ def r_hat(draws: Any) -> _Floats:
     Returns
     -------
     array of ``shape``
-        Vehtari et al. (2021), equations 4 and 14 with the folded draws of section 4.
+        Vehtari et al. (2021), equations 4, 14 and 15.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def effective_sample_size(draws: Any, kind: str = "bulk") -> _Floats:
     Returns
     -------
     array of ``shape``
-        Vehtari et al. (2021), equations 10 to 13. At most n log10(n) for n draws in all.
+        Vehtari et al. (2021), section 3.2. At most n log10(n) for n draws in all.
 
     Raises
     ------
@@ -126,13 +126,14 @@ def mixing_verdict(
 ) -> Mixing:
     """Judge chains by R-hat, the effective sample sizes and the chains that diverged.
 
-    Below 400 effective draws, over all chains, neither diagnostic is reliable (Vehtari et al. 2021,
-    section 4.1). R-hat has to be below a limit with three parts, of which the largest counts:
+    Below 400 effective draws, over all chains, neither diagnostic is reliable (Vehtari et al. 2021).
+    R-hat has to be below a limit with three parts, of which the largest counts:
 
     * 1.01, which says that a half chain is worth 50 independent draws: for many half chains of n draws,
-      worth e each, R-hat^2 = 1 - 1/n + 1/e.
-    * The same with less than 50, for half chains of less than 500 draws: n/10, but 5 at least. So many
-      short chains pass if their correlation time is small against their length.
+      worth e each, R-hat^2 = 1 - 1/n + 1/e. For 4 chains these are the 400 effective draws.
+    * The same with less than 50: the share of a half chain in the 400, but 10 at least, to have forgotten
+      where it started; and for half chains of less than 50 draws n/5, but 5 at least. A fixed 1.01 would
+      ask for 100 correlation times a chain however many chains there are.
     * What chance allows. For m half chains it is R-hat^2 = 1 - 1/n + F/e, where F follows Fisher's law of
       m - 1 and m (e - 1) degrees of freedom. The largest of 2c values, for c components with bulk and
       tails each, exceeds the quantile 1 - a/(2c) of F with a probability of at most a, however the
@@ -159,7 +160,7 @@ def mixing_verdict(
     Returns
     -------
     Mixing
-        ``passed, reasons``. Chains that have mixed fail by R-hat less than once in 1000 times.
+        ``passed, reasons``. Mixed chains of short correlation time fail by R-hat once in 1000 times.
     """
     shape = np.shape(r_hat)
     found, bulk, tail = (np.asarray(a, np.float64).reshape(-1) for a in (r_hat, ess_bulk, ess_tail))
@@ -209,12 +210,13 @@ def _r_hat_limit(found: _Floats, ess: _Floats, draws: int, chains: int) -> _Floa
     half, half_chains = draws // 2, 2 * chains
     limit = np.full(found.shape, _R_HAT)
     doubtful = found > _R_HAT
-    least = min(half, max(5.0, min(half / 10, 50.0)))
+    shared = max(10.0, _ENOUGH / half_chains)  # what each half chain of many has to bring
+    least = min(half, max(5.0, min(half / 5, shared, 50.0)))
     worth = np.clip(ess[doubtful] / half_chains, least, half)
     chance = _FALSE_ALARMS / (2 * max(1, found.size))
     ratio = stats.f.isf(chance, half_chains - 1, half_chains * (worth - 1))
     limit[doubtful] = np.sqrt(1 - 1 / half + np.maximum(ratio / worth, 1 / least))
-    return np.maximum(limit, _R_HAT)
+    return np.asarray(np.maximum(limit, _R_HAT))
 
 
 def _over_components(draws: Any, statistic: Callable[[_Floats], _Floats]) -> _Floats:

@@ -230,27 +230,27 @@ def _leapfrog(block, params, step, metric, x, s, e, p, work, exponent):
 
 
 @njit(nogil=True, error_model="numpy")
-def sweep(step, block, params, kernel, metric, key, state, draws, tally, first_step, n_steps, thin, start, stop):
+def sweep(
+    step, block, params, kernel, metric, key, state, draws, tally, first_step, n_steps, thin, start, stop
+):
     """Move chains start to stop by ``n_steps``, and keep every ``thin``-th of their states (0: none).
 
     ``state`` holds positions (n, d), energies (n,), scores and momenta; ``draws`` the kept positions
     (kept, n, d) and energies; ``tally`` the sums over steps of acceptance probability, divergence and
-    exponent.
+    exponent, which go on from what they are: they do not depend on the pieces a run is made in.
     """
     xs, es, ss, ps = state
     d = xs.shape[1]
     even = d + d % 2
     width = min(WIDTH if d <= 256 else WIDTH // 4, (stop - start + 3) // 4 * 4)
     x, s, p, e = np.empty((d, width)), np.empty((d, width)), np.zeros((even, width)), np.empty(width)
+    rows, columns, line = (d, width), (even, width), width
     work = Work(
-        key,
-        np.empty((even, width)), np.empty((even, width)),
-        np.empty((d, width)), np.empty((d, width)), np.empty(width),
-        np.empty((d, width)), np.empty((d, width)), np.empty(width),
-        np.empty((6, width)), np.empty(width), np.empty(width), np.empty(width), np.empty(width), np.empty(width),
-        np.empty(width, np.bool_), np.empty(width, np.int64), np.empty(width, np.int64), np.empty(width, np.int64),
-        np.empty((4, width), np.uint32), np.empty((4, width), np.uint32),
-        np.empty(width), np.empty(width), np.empty(width),
+        key, np.empty(columns), np.empty(columns), np.empty(rows), np.empty(rows), np.empty(line),
+        np.empty(rows), np.empty(rows), np.empty(line), np.empty((6, width)), np.empty(line), np.empty(line),
+        np.empty(line), np.empty(line), np.empty(line), np.empty(line, np.bool_), np.empty(line, np.int64),
+        np.empty(line, np.int64), np.empty(line, np.int64), np.empty((4, width), np.uint32),
+        np.empty((4, width), np.uint32), np.empty(line), np.empty(line), np.empty(line),
     )  # fmt: skip
     for first in range(start, stop, width):
         n = min(width, stop - first)
@@ -259,9 +259,13 @@ def sweep(step, block, params, kernel, metric, key, state, draws, tally, first_s
         _load(ps, first, n, p)
         for j in range(width):
             e[j] = es[first + min(j, n - 1)]
-        work.accepted[:] = 0.0
-        work.divergent[:] = 0.0
-        work.exponents[:] = 0.0
+        for j in range(width):
+            column = first + min(j, n - 1)
+            work.accepted[j], work.divergent[j], work.exponents[j] = (
+                tally[0, column],
+                tally[1, column],
+                tally[2, column],
+            )
         for t in range(n_steps):
             step(block, params, kernel, metric, (x, s, e, p), work, first, np.uint64(first_step + t))
             if thin and (t + 1) % thin == 0:
@@ -273,6 +277,6 @@ def sweep(step, block, params, kernel, metric, key, state, draws, tally, first_s
         _unload(p, ps, first, n)
         for j in range(n):
             es[first + j] = e[j]
-            tally[0, first + j] += work.accepted[j]
-            tally[1, first + j] += work.divergent[j]
-            tally[2, first + j] += work.exponents[j]
+            tally[0, first + j] = work.accepted[j]
+            tally[1, first + j] = work.divergent[j]
+            tally[2, first + j] = work.exponents[j]

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 from physscore.core import Energy, InputError, Score
 from physscore.kernels.loops import Info, Loop, Moves, State
-from physscore.kernels.metric import Identity, Metric
+from physscore.kernels.metric import Fourier, Identity, Metric
 
 METRICS = ("identity", "diagonal", "dense", "fourier")
 
@@ -45,7 +45,9 @@ class Kernel(ABC):
     def __post_init__(self) -> None:
         self._check_positive("step_size", self.step_size)
         if not isinstance(self.metric, Metric) and self.metric not in METRICS:
-            raise InputError(f"metric is {self.metric!r}: it must be one of {', '.join(METRICS)}, or a Metric")
+            raise InputError(
+                f"metric is {self.metric!r}: it must be one of {', '.join(METRICS)}, or a Metric"
+            )
 
     def _check_positive(self, name: str, value: Any, *, auto: bool = True) -> None:
         if auto and value == "auto":
@@ -94,6 +96,8 @@ class Kernel(ABC):
             If the target or the start does not do.
         """
         self.check_target(target)
+        if self.whitened or isinstance(self.metric, Fourier):
+            raise InputError(f"{self!r} works in other coordinates: use sample or iterate")
         return Loop(target, self.step_function).start(x, seed)
 
     def step(self, target: Score, state: State) -> tuple[State, Info]:
@@ -107,5 +111,5 @@ class Kernel(ABC):
         if self.step_size == "auto":
             raise InputError('step_size is "auto": give a number, or take run.kernel of a run that tuned it')
         moved = state.copy()
-        _, info = Loop(target, self.step_function).advance(moved, self.moves(), self.frozen_metric, 1)
+        info = Loop(target, self.step_function).advance(moved, self.moves(), self.frozen_metric, 1)
         return moved, info

@@ -121,18 +121,22 @@ class Loop:
         shape = self.target.shape
         if positions.ndim != len(shape) + 1 or positions.shape[1:] != shape or len(positions) == 0:
             wanted = ", ".join(["chains", *map(str, shape)])
-            raise InputError(f"init has shape {positions.shape}: it must be ({wanted}), a state for each chain")
+            raise InputError(
+                f"init has shape {positions.shape}: it must be ({wanted}), a state for each chain"
+            )
         if not np.isfinite(positions).all():
             raise InputError(f"init of chain {_first_bad(positions)} is not finite: start where it is")
         energy, score = self.evaluate(positions)
         if isinstance(self.target, Energy) and not np.isfinite(energy).all():
             bad = _first_bad(energy)
             raise InputError(
-                f"energy is {energy[bad]} at the start of chain {bad} ({int((~np.isfinite(energy)).sum())} of "
+                f"energy is {energy[bad]} at the start of chain {bad} ({(~np.isfinite(energy)).sum()} of "
                 f"{len(energy)} chains): give init states where it is finite"
             )
         if not np.isfinite(score).all():
-            raise InputError(f"score is not finite at the start of chain {_first_bad(score)}: give other init states")
+            raise InputError(
+                f"score is not finite at the start of chain {_first_bad(score)}: give other init states"
+            )
         flat = positions.reshape(len(positions), -1)
         momentum = normal(*flat.shape, seed=seed, draw=2, dtype=flat.dtype)
         return State(positions, energy, np.ascontiguousarray(score), momentum, seed)
@@ -155,24 +159,36 @@ class Loop:
         return energy, np.asarray(score, x.dtype)
 
     def advance(
-        self, state: State, kernel: Moves, metric: Metric, n_steps: int, thin: int = 0
-    ) -> tuple[Draws, Info]:
-        """Move ``state`` by ``n_steps``, in place; return every ``thin``-th (0: none) and what happened."""
+        self,
+        state: State,
+        kernel: Moves,
+        metric: Metric,
+        n_steps: int,
+        thin: int = 0,
+        out: Draws | None = None,
+        tally: Array | None = None,
+    ) -> Info:
+        """Move ``state`` by ``n_steps``, in place; write every ``thin``-th state into ``out``.
+
+        ``tally`` (3, n) holds the sums over steps of acceptance, divergences and exponents, and goes on
+        from what it is, so that it does not depend on the pieces a run is made in.
+        """
         n = len(state.x)
-        kept = n_steps // thin if thin else 0
-        draws = Draws(np.empty((kept, *state.x.shape), state.x.dtype), np.empty((kept, n)))
-        tally = np.zeros((3, n))
+        draws = out or Draws(np.empty((0, *state.x.shape), state.x.dtype), np.empty((0, n)))
+        thin = thin if out else 0
+        tally = np.zeros((3, n)) if tally is None else tally
+        before = tally.copy()
         if self.name == "fused":
             self._fused(state, kernel, metric, n_steps, thin, draws, tally)
         else:
             self._batched(state, kernel, metric, n_steps, thin, draws, tally)
         state.step += n_steps
         if self._step in ("langevin", "splitting"):
-            tally[0] = n_steps
-            # A chain that is lost stays so: it is counted once, at the step where that shows.
+            tally[0] += n_steps
+            # A chain that is lost stays so, and counts once.
             tally[1] = ~np.isfinite(state.score.reshape(n, -1)).all(axis=1)
-        steps = max(n_steps, 1)
-        return draws, Info(tally[0] / steps, tally[1].astype(np.int64), tally[2] / steps, self.name)
+        steps, change = max(n_steps, 1), tally - before
+        return Info(change[0] / steps, change[1].astype(np.int64), change[2] / steps, self.name)
 
     def _fused(
         self, state: State, kernel: Moves, metric: Metric, n_steps: int, thin: int, draws: Draws, tally: Array
@@ -185,7 +201,8 @@ class Loop:
         parallel(
             fused.sweep, n, getattr(fused, f"{self._step}_step"), self._block, self.point.params, kernel,
             (metric.kind, metric.factor), seed_key(state.seed), flat,
-            (draws.x.reshape(len(draws.x), n, -1), draws.energy), tally, state.step, n_steps, thin,
+            (draws.x.reshape(len(draws.x), n, state.momentum.shape[1]), draws.energy), tally,
+            state.step, n_steps, thin,
         )  # fmt: skip
 
     def _batched(

@@ -11,6 +11,7 @@ import numpy as np
 
 from physscore.arrays import cholesky
 from physscore.core import Array, InputError
+from physscore.grid import Grid
 from physscore.kernels.moves import DENSE, DIAGONAL, IDENTITY
 
 
@@ -73,6 +74,33 @@ class Diagonal(Metric):
                 "and all must be positive"
             )
         self.factor = np.sqrt(self.variances)[np.newaxis]
+
+
+class Fourier(Diagonal):
+    """M is diagonal in the Fourier modes of a field.
+
+    Parameters
+    ----------
+    grid
+        The box of the field.
+    variances
+        A variance for each coordinate of ``energies.coordinates.FieldModes``.
+    """
+
+    def __init__(self, grid: Grid, variances: Any) -> None:
+        super().__init__(variances)
+        self.grid = grid
+
+    def check(self, dim: int) -> None:
+        """Refuse a metric of another grid than the state's.
+
+        Raises
+        ------
+        InputError
+            If the sizes differ.
+        """
+        if self.grid.n_cells != dim:
+            raise InputError(f"metric has {self.grid.n_cells} cells: the state has {dim}")
 
 
 class Dense(Metric):

@@ -27,6 +27,7 @@ from physscore.store.hdf5 import (
     describe,
     open_hdf5,
     part_of,
+    require_same,
     require_space,
     reserve,
     writing,
@@ -133,7 +134,7 @@ class FieldWriter:
         with writing(self.path):
             self._file = h5py.File(self.part, "r+")
         try:
-            _require_same(self._file, self.part, seed, settings)
+            require_same(self._file, self.part, seed, settings)
         except InputError:
             self._file.close()
             raise
@@ -176,24 +177,6 @@ class FieldWriter:
         if self._file:
             with writing(self.path):
                 self._file.close()
-
-
-def _require_same(file: h5py.File, path: Path, seed: int | None, settings: dict[str, Any]) -> None:
-    found = {
-        "seed": int(file.attrs["seed"]) if "seed" in file.attrs else None,
-        **json.loads(file.attrs["settings"]),
-    }
-    wanted = {"seed": seed, **json.loads(json.dumps(settings))}
-    differing = [
-        f"{name} was {found.get(name)} and is {wanted[name]}"
-        for name in wanted
-        if found.get(name) != wanted[name]
-    ]
-    if differing:
-        raise InputError(
-            f"output {path} belongs to another job ({'; '.join(differing)}): "
-            "resume it with the same settings, or use --overwrite"
-        )
 
 
 def _lay_out(
@@ -334,7 +317,7 @@ class FieldFile:
 
     def require(self, *, seed: int, settings: dict[str, Any]) -> None:
         """Refuse a file that was made with another seed or other settings."""
-        _require_same(self.file, self.path, seed, settings)
+        require_same(self.file, self.path, seed, settings)
 
     def verdict(self) -> Verdict | None:
         """Return how the completed fields agreed with their spectrum, if that was kept."""

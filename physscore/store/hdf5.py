@@ -96,6 +96,25 @@ def describe(
     units.attrs["length"] = length_unit
 
 
+def require_same(file: h5py.File, path: Path, seed: int | None, settings: dict[str, Any]) -> None:
+    """Refuse to go on with the file of another job."""
+    found = {
+        "seed": int(file.attrs["seed"]) if "seed" in file.attrs else None,
+        **json.loads(file.attrs["settings"]),
+    }
+    wanted = {"seed": seed, **json.loads(json.dumps(settings))}
+    differing = [
+        f"{name} was {found.get(name)} and is {wanted[name]}"
+        for name in wanted
+        if found.get(name) != wanted[name]
+    ]
+    if differing:
+        raise InputError(
+            f"output {path} belongs to another job ({'; '.join(differing)}): "
+            "resume it with the same settings, or use --overwrite"
+        )
+
+
 def inverse(unit: str) -> str:
     """Return the unit of a wavenumber for one of length: h/Mpc for Mpc/h."""
     above, slash, below = unit.partition("/")

@@ -1,0 +1,336 @@
+"""Test densities with a known log Z: funnel, banana, double well, Student."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import gammaln
+
+from physscore import noise
+from physscore.arrays import as_states
+from physscore.core import Array, Energy, InputError, Point, Prior
+from physscore.elementary import exp, log
+from physscore.points import compiled_block, from_block
+
+
+class Analytic(Energy):
+    """An energy whose formulas stand twice: for arrays, and compiled for blocks."""
+
+    _block: ClassVar[Any]
+    _params: tuple[float, ...]
+
+    def _set(self, dim: int, *params: float) -> None:
+        self.shape, self._params = (dim,), params
+
+    @cached_property
+    def _compiled(self) -> Point:
+        return from_block(self._block, self._params)
+
+    @property
+    def point(self) -> Point:
+        """The compiled form."""
+        return self._compiled
+
+    @abstractmethod
+    def _formula(self, x: Array) -> tuple[Array, Array]:
+        """Return energies and gradients of checked states."""
+
+    def energy(self, x: Array) -> npt.NDArray[np.float64]:
+        """Return E, of shape (n,)."""
+        return self.energy_and_score(x)[0]
+
+    def score(self, x: Array) -> Array:
+        """Return -grad E, of the shape of ``x``."""
+        return self.energy_and_score(x)[1]
+
+    def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
+        """Return both."""
+        states = as_states(x, self.shape)
+        energy, gradient = self._formula(states.astype(np.float64, copy=False))
+        return energy, (-gradient).astype(states.dtype, copy=False)
+
+    def __repr__(self) -> str:
+        numbers = ", ".join(f"{name}={getattr(self, name):g}" for name in self._settings)
+        return f"{type(self).__name__}({numbers})"
+
+    _settings: ClassVar[tuple[str, ...]] = ()
+
+
+def checked_dim(dim: Any, least: int = 1) -> int:
+    """Return a number of dimensions.
+
+    Raises
+    ------
+    InputError
+        If it is none, or too small.
+    """
+    if isinstance(dim, bool) or not isinstance(dim, int | np.integer) or dim < least:
+        raise InputError(f"dim is {dim!r}: it must be a whole number of at least {least}")
+    return int(dim)
+
+
+def check_positive(**given: float) -> None:
+    """Refuse arguments that are not positive numbers.
+
+    Raises
+    ------
+    InputError
+        If one is not.
+    """
+    for name, value in given.items():
+        if not (isinstance(value, int | float | np.number) and 0 < value < math.inf):
+            raise InputError(f"{name} is {value!r}: it must be a positive number")
+
+
+@compiled_block
+def _funnel_block(x, params, gradient_out, energy_out):
+    d, n = x.shape
+    squares = np.zeros(n)
+    for i in range(1, d):
+        for j in range(n):
+            squares[j] += x[i, j] * x[i, j]
+    for j in range(n):
+        v = x[0, j]
+        precision = exp(-v)
+        energy_out[j] = params[1] + 0.5 * (v * v / params[0] + (d - 1) * v + precision * squares[j])
+        gradient_out[0, j] = v / params[0] + 0.5 * ((d - 1) - precision * squares[j])
+        squares[j] = precision
+    for i in range(1, d):
+        for j in range(n):
+            gradient_out[i, j] = squares[j] * x[i, j]
+
+
+class Funnel(Analytic, Prior):
+    """Neal's funnel: x_0 ~ N(0, scale^2), and the others N(0, exp(x_0)) given it (Neal 2003, section 8).
+
+    Parameters
+    ----------
+    dim
+        Number of dimensions, 2 at least.
+    scale
+        Standard deviation of the log-scale x_0.
+
+    Raises
+    ------
+    InputError
+        If one makes no sense.
+    """
+
+    _block = _funnel_block
+    _settings = ("dim", "scale")
+
+    def __init__(self, dim: int = 10, scale: float = 3.0) -> None:
+        check_positive(scale=scale)
+        self.scale = float(scale)
+        self._offset = 0.5 * checked_dim(dim, 2) * math.log(2 * math.pi) + math.log(self.scale)
+        self._set(int(dim), self.scale**2, self._offset)
+
+    def _formula(self, x: Array) -> tuple[Array, Array]:
+        v, rest = x[:, 0], x[:, 1:]
+        with np.errstate(over="ignore"):
+            precision = np.exp(-v)
+        squares = (rest * rest).sum(axis=1)
+        n = rest.shape[1]
+        energy = self._offset + 0.5 * (v**2 / self.scale**2 + n * v + precision * squares)
+        first = v / self.scale**2 + 0.5 * (n - precision * squares)
+        return energy, np.concatenate([first[:, np.newaxis], precision[:, np.newaxis] * rest], axis=1)
+
+    def sample(self, n: int, *, seed: int) -> Array:
+        """Return ``n`` independent draws, of shape (n, dim)."""
+        return self.unwhiten(noise.normal(n, self.dim, seed=seed))
+
+    def whiten(self, x: Array) -> Array:
+        """Return (x_0 / scale, x_i exp(-x_0 / 2))."""
+        z = np.array(as_states(x, self.shape))
+        z[:, 1:] *= np.exp(-0.5 * z[:, :1])
+        z[:, 0] /= self.scale
+        return z
+
+    def unwhiten(self, z: Array) -> Array:
+        """Return the states of whitened coordinates."""
+        x = np.array(as_states(z, self.shape, "z"))
+        x[:, 0] *= self.scale
+        x[:, 1:] *= np.exp(0.5 * x[:, :1])
+        return x
+
+    def pull_back(self, z: Array, gradient: Array) -> Array:
+        """Return the gradient over z."""
+        x = self.unwhiten(z)
+        found = gradient * np.exp(0.5 * x[:, :1])
+        found[:, 0] = self.scale * (gradient[:, 0] + 0.5 * (gradient[:, 1:] * x[:, 1:]).sum(axis=1))
+        return found
+
+
+@compiled_block
+def _banana_block(x, params, gradient_out, energy_out):
+    d, n = x.shape
+    scale, bend = params[0], params[1]
+    for j in range(n):
+        a = x[0, j]
+        b = x[1, j] + bend * (a * a - scale * scale)
+        energy_out[j] = 0.5 * (a * a / (scale * scale) + b * b)
+        gradient_out[0, j] = a / (scale * scale) + 2.0 * bend * a * b
+        gradient_out[1, j] = b
+    for i in range(2, d):
+        for j in range(n):
+            energy_out[j] += 0.5 * x[i, j] * x[i, j]
+            gradient_out[i, j] = x[i, j]
+
+
+class Banana(Analytic):
+    """A bent normal (Haario, Saksman & Tamminen 1999): x_1 + bend (x_0^2 - scale^2) ~ N(0, 1).
+
+    Parameters
+    ----------
+    scale
+        Standard deviation of x_0.
+    bend
+        How much it is bent.
+    dim
+        Number of dimensions; those after the second are standard normal.
+
+    Raises
+    ------
+    InputError
+        If one makes no sense.
+    """
+
+    _block = _banana_block
+    _settings = ("scale", "bend", "dim")
+
+    def __init__(self, scale: float = 10.0, bend: float = 0.03, dim: int = 2) -> None:
+        check_positive(scale=scale)
+        if not math.isfinite(bend):
+            raise InputError(f"bend is {bend}: it must be finite")
+        self.scale, self.bend = float(scale), float(bend)
+        self._set(checked_dim(dim, 2), self.scale, self.bend)
+        self.log_z = 0.5 * self.dim * math.log(2 * math.pi) + math.log(self.scale)
+
+    def _formula(self, x: Array) -> tuple[Array, Array]:
+        a = x[:, 0]
+        b = x[:, 1] + self.bend * (a**2 - self.scale**2)
+        gradient = x.copy()
+        gradient[:, 0] = a / self.scale**2 + 2 * self.bend * a * b
+        gradient[:, 1] = b
+        return 0.5 * (a**2 / self.scale**2 + b**2 + (x[:, 2:] ** 2).sum(axis=1)), gradient
+
+
+@compiled_block
+def _double_well_block(x, params, gradient_out, energy_out):
+    d, n = x.shape
+    energy_out[:] = 0.0
+    for i in range(d):
+        for j in range(n):
+            u = x[i, j]
+            w = u * u - params[1] * params[1]
+            energy_out[j] += params[0] * w * w + params[2] * u
+            gradient_out[i, j] = 4.0 * params[0] * u * w + params[2]
+
+
+class DoubleWell(Analytic):
+    """Independent double wells: E = sum of height (x^2 - centre^2)^2 / centre^4 + tilt x.
+
+    Parameters
+    ----------
+    height
+        Of the barrier between the two minima, without tilt.
+    centre
+        The minima are at plus and minus this, without tilt.
+    tilt
+        Lowers one of them.
+    dim
+        Number of dimensions, each a double well: 2^dim modes.
+
+    Raises
+    ------
+    InputError
+        If one makes no sense.
+    """
+
+    _block = _double_well_block
+    _settings = ("height", "centre", "tilt", "dim")
+
+    def __init__(self, height: float = 3.0, centre: float = 1.0, tilt: float = 0.0, dim: int = 1) -> None:
+        check_positive(height=height, centre=centre)
+        if not math.isfinite(tilt):
+            raise InputError(f"tilt is {tilt}: it must be finite")
+        self.height, self.centre, self.tilt = float(height), float(centre), float(tilt)
+        self._set(checked_dim(dim), self.height / self.centre**4, self.centre, self.tilt)
+        self.log_z = self.dim * self._log_z_of_one()
+
+    def _log_z_of_one(self) -> float:
+        """Return the log of a one-dimensional integral; the trapezoidal rule converges geometrically."""
+        reach = self.centre * (
+            2 + (40 / self.height) ** 0.25 + (abs(self.tilt) * self.centre / self.height) ** (1 / 3)
+        )
+        x = np.linspace(-reach, reach, 20001)
+        log_p = -(self._params[0] * (x**2 - self.centre**2) ** 2 + self.tilt * x)
+        top = log_p.max()
+        return float(top + math.log(np.exp(log_p - top).sum() * (x[1] - x[0])))
+
+    def _formula(self, x: Array) -> tuple[Array, Array]:
+        w = x**2 - self.centre**2
+        steepness = self._params[0]
+        return (steepness * w**2 + self.tilt * x).sum(axis=1), 4 * steepness * x * w + self.tilt
+
+
+@compiled_block
+def _student_block(x, params, gradient_out, energy_out):
+    d, n = x.shape
+    freedom, scale = params[0], params[1]
+    squares = np.zeros(n)
+    for i in range(d):
+        for j in range(n):
+            squares[j] += x[i, j] * x[i, j]
+    for j in range(n):
+        q = 1.0 + squares[j] / (freedom * scale * scale)
+        energy_out[j] = params[2] + 0.5 * (freedom + d) * log(q)
+        squares[j] = (freedom + d) / (freedom * scale * scale * q)
+    for i in range(d):
+        for j in range(n):
+            gradient_out[i, j] = squares[j] * x[i, j]
+
+
+class Student(Analytic):
+    """A multivariate Student distribution around 0, normalised.
+
+    Parameters
+    ----------
+    degrees_of_freedom, scale
+        Positive; 1 degree of freedom is the Cauchy distribution.
+    dim
+        Number of dimensions.
+
+    Raises
+    ------
+    InputError
+        If one makes no sense.
+    """
+
+    _block = _student_block
+    _settings = ("degrees_of_freedom", "scale", "dim")
+    log_z = 0.0
+
+    def __init__(self, degrees_of_freedom: float = 3.0, scale: float = 1.0, dim: int = 1) -> None:
+        check_positive(degrees_of_freedom=degrees_of_freedom, scale=scale)
+        self.degrees_of_freedom, self.scale = float(degrees_of_freedom), float(scale)
+        f, d = self.degrees_of_freedom, checked_dim(dim)
+        self._offset = float(
+            gammaln(0.5 * f)
+            - gammaln(0.5 * (f + d))
+            + 0.5 * d * math.log(math.pi * f)
+            + d * math.log(self.scale)
+        )
+        self._set(d, f, self.scale, self._offset)
+
+    def _formula(self, x: Array) -> tuple[Array, Array]:
+        f, spread = self.degrees_of_freedom, self.degrees_of_freedom * self.scale**2
+        q = 1 + (x * x).sum(axis=1) / spread
+        return self._offset + 0.5 * (f + self.dim) * np.log(q), ((f + self.dim) / (spread * q))[
+            :, np.newaxis
+        ] * x

@@ -1,0 +1,300 @@
+"""The user's own energies: vectorised functions, or one compiled function; and a check of their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from physscore.arrays import as_states
+from physscore.core import Array, Energy, InputError, Point, Score
+from physscore.points import evaluate
+
+
+def from_functions(
+    *,
+    energy: Callable[[Array], Array] | None = None,
+    score: Callable[[Array], Array] | None = None,
+    energy_and_score: Callable[[Array], tuple[Array, Array]] | None = None,
+    shape: int | Sequence[int],
+    name: str = "from_functions",
+) -> Any:
+    """Return an energy, or only a score, made of vectorised functions.
+
+    Parameters
+    ----------
+    energy
+        (n, *shape) -> (n,): -log p up to a constant.
+    score
+        (n, *shape) -> (n, *shape): grad log p = -grad E.
+    energy_and_score
+        Both at once, where they share work. Takes the place of the two.
+    shape
+        Shape of one state.
+    name
+        What it is called in messages and files.
+
+    Returns
+    -------
+    Energy or Score
+        A score if there is no energy.
+
+    Raises
+    ------
+    InputError
+        If there is no score, or something is not a function.
+    """
+    for argument, function in (("energy", energy), ("score", score), ("energy_and_score", energy_and_score)):
+        if function is not None and not callable(function):
+            raise InputError(f"{argument} is {function!r}: it must be a function of states (n, *shape)")
+    if score is None and energy_and_score is None:
+        raise InputError(
+            "score is missing: give score=, a function that returns -grad E, or energy_and_score="
+        )
+    sides = _shape(shape)
+    if energy is None and energy_and_score is None:
+        assert score is not None
+        return _ScoreFunction(score, sides, name)
+    return _EnergyFunctions(energy, score, energy_and_score, sides, name)
+
+
+class _ScoreFunction(Score):
+    def __init__(self, function: Callable[[Array], Array], shape: tuple[int, ...], name: str) -> None:
+        self._function, self.shape, self._name = function, shape, name
+
+    def score(self, x: Array) -> Array:
+        """Return what the user's function does."""
+        return _checked_score(self._function(x), x)
+
+    def __repr__(self) -> str:
+        return self._name
+
+
+class _EnergyFunctions(Energy):
+    def __init__(self, energy: Any, score: Any, both: Any, shape: tuple[int, ...], name: str) -> None:
+        self._energy, self._score, self._both = energy, score, both
+        self.shape, self._name = shape, name
+
+    def energy(self, x: Array) -> npt.NDArray[np.float64]:
+        """Return what the user's function does."""
+        return _checked_energy(self._energy(x) if self._energy else self._both(x)[0], x)
+
+    def score(self, x: Array) -> Array:
+        """Return what the user's function does."""
+        return _checked_score(self._score(x) if self._score else self._both(x)[1], x)
+
+    def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
+        """Return both."""
+        if self._both is None:
+            return self.energy(x), self.score(x)
+        energy, score = self._both(x)
+        return _checked_energy(energy, x), _checked_score(score, x)
+
+    def __repr__(self) -> str:
+        return self._name
+
+
+def _checked_energy(energy: Any, x: Array) -> npt.NDArray[np.float64]:
+    found = np.asarray(energy, np.float64)
+    if found.shape != (len(x),):
+        raise InputError(
+            f"energy(x) returned {found.shape}, expected ({len(x)},): one number a chain; return -log p"
+        )
+    return found
+
+
+def _checked_score(score: Any, x: Array) -> Array:
+    found = np.asarray(score)
+    if found.shape != x.shape:
+        raise InputError(
+            f"score(x) returned {found.shape}, expected {x.shape}: one vector a chain; return -grad E"
+        )
+    return found
+
+
+def compiled(
+    energy_and_gradient: Any, *, dim: int, params: Any = (), name: str | None = None
+) -> CompiledEnergy:
+    """Return the energy of one Numba function, which runs in the loop over many small states.
+
+    Parameters
+    ----------
+    energy_and_gradient
+        A function of (x[dim], params, gradient_out[dim]) that fills ``gradient_out`` with +grad E and
+        returns E; ``numba.njit`` is applied if it has not been.
+    dim
+        Number of dimensions of a state.
+    params
+        Numbers that the function reads. Changing them compiles nothing.
+    name
+        What it is called in messages and files. [default: the function's name]
+
+    Returns
+    -------
+    Energy
+
+    Raises
+    ------
+    InputError
+        If the function does not compile, with the line that is to blame.
+    """
+    return CompiledEnergy(energy_and_gradient, dim, params, name)
+
+
+class CompiledEnergy(Energy):
+    """The energy of one Numba function; see :func:`compiled`."""
+
+    def __init__(self, energy_and_gradient: Any, dim: int, params: Any, name: str | None) -> None:
+        import numba
+
+        if not callable(energy_and_gradient):
+            raise InputError(f"energy_and_gradient is {energy_and_gradient!r}: it must be a function")
+        if not hasattr(energy_and_gradient, "py_func"):
+            energy_and_gradient = numba.njit(nogil=True, error_model="numpy")(energy_and_gradient)
+        self.shape = _shape(dim)
+        try:
+            numbers = np.ascontiguousarray(params, np.float64).reshape(-1)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"params is {params!r}: it must be an array of numbers") from error
+        self.function = energy_and_gradient
+        self._name = name or energy_and_gradient.__name__
+        vector = numba.types.Array(numba.float64, 1, "C")
+        try:
+            energy_and_gradient.compile((vector, vector, vector))
+        except numba.core.errors.NumbaError as error:
+            raise InputError(f"energy_and_gradient {self._name} does not compile: {_reason(error)}") from None
+        returned = energy_and_gradient.overloads[(vector, vector, vector)].signature.return_type
+        if not isinstance(returned, numba.types.Float | numba.types.Integer):
+            raise InputError(
+                f"energy_and_gradient {self._name} returns {returned}: it must return the energy, a number"
+            )
+        self._point = Point(energy_and_gradient, numbers)
+
+    @property
+    def point(self) -> Point:
+        """The user's function and its numbers."""
+        return self._point
+
+    def energy(self, x: Array) -> npt.NDArray[np.float64]:
+        """Return E, of shape (n,)."""
+        return evaluate(self._point, as_states(x, self.shape))[0]
+
+    def score(self, x: Array) -> Array:
+        """Return -grad E, of the shape of ``x``."""
+        return self.energy_and_score(x)[1]
+
+    def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
+        """Return both."""
+        states = as_states(x, self.shape)
+        energy, gradient = evaluate(self._point, states)
+        return energy, (-gradient).astype(states.dtype, copy=False)
+
+    def __repr__(self) -> str:
+        return self._name
+
+
+def _reason(error: Exception) -> str:
+    """Return what Numba says, without its own tracebacks: the sentence, and the user's line."""
+    lines = [line.rstrip() for line in str(error).splitlines() if line.strip()]
+    said = next((line.strip() for line in lines if not line.startswith("Failed in")), str(error))
+    marked = [line.strip() for line in lines if line.lstrip().startswith(("File ", "<source elided>"))]
+    code = [lines[i - 1].strip() for i, line in enumerate(lines) if line.strip() == "^" and i]
+    place = next((line for line in marked if line.startswith("File ")), "")
+    return " ".join(
+        part for part in (said, f"({place}" if place else "", f"{code[0]})" if code else "") if part
+    )
+
+
+def _shape(shape: int | Sequence[int]) -> tuple[int, ...]:
+    try:
+        sides = tuple(int(n) for n in np.atleast_1d(np.asarray(shape)).tolist())
+    except (TypeError, ValueError):
+        sides = ()
+    if not sides or min(sides) < 1:
+        raise InputError(f"shape is {shape!r}: it must be the whole numbers of one state's shape, as in (2,)")
+    return sides
+
+
+class ScoreCheck(NamedTuple):
+    """How a score compares with the differences of its energy."""
+
+    passed: bool
+    worst: tuple[int, ...]
+    """The component with the largest error."""
+    error: float
+    """That error, divided by the size of the gradient."""
+    message: str
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+
+def check_score(energy: Energy, x: Any, *, tolerance: float = 1e-4, most: int = 2000) -> ScoreCheck:
+    """Compare a score with the energy's own differences, and say which component is wrong, and how.
+
+    Parameters
+    ----------
+    energy
+        What is checked.
+    x
+        States (n, *shape) at which, or one state; where the density is not tiny.
+    tolerance
+        The largest error that passes, relative to the largest component of the gradient.
+    most
+        At most so many components are looked at, evenly spaced.
+
+    Returns
+    -------
+    ScoreCheck
+        True in an ``if``; printed, it names the component.
+
+    Raises
+    ------
+    InputError
+        If shapes are wrong.
+    """
+    given = np.asarray(x, np.float64)
+    states = as_states(given[np.newaxis] if given.shape == energy.shape else given, energy.shape)
+    score = _checked_score(energy.score(states), states).reshape(len(states), -1)
+    chosen = np.unique(np.linspace(0, energy.dim - 1, min(most, energy.dim)).astype(int))
+    step = 1e-5 * max(1.0, float(np.abs(states).mean()))
+    numeric = np.empty((len(states), len(chosen)))
+    for place, i in enumerate(chosen):
+        values = []
+        for shift in (2, 1, -1, -2):  # the fourth-order difference: its error is far below the tolerance
+            moved = states.reshape(len(states), -1).copy()
+            moved[:, i] += shift * 10 * step
+            values.append(_checked_energy(energy.energy(moved.reshape(states.shape)), states))
+        numeric[:, place] = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (120 * step)
+    analytic = score[:, chosen]
+    scale = np.maximum(np.abs(numeric).max(axis=1), 1e-12)
+    difference = np.abs(analytic - numeric)
+    difference[np.isnan(difference)] = np.inf
+    relative = difference / scale[:, np.newaxis]
+    chain, column = (int(i) for i in np.unravel_index(int(relative.argmax()), relative.shape))
+    worst = tuple(int(i) for i in np.unravel_index(chosen[column], energy.shape))
+    error = float(relative[chain, column])
+    wrong = np.flatnonzero((relative > tolerance).any(axis=0))
+    if not len(wrong):
+        return ScoreCheck(
+            True, worst, error, f"the score is right: its largest relative error is {error:.2g}"
+        )
+    found, expected = analytic[chain, column], numeric[chain, column]
+    hint = ""
+    if np.allclose(analytic, -numeric, rtol=1e-3, atol=tolerance * scale.max()):
+        hint = "; all signs are reversed: return -grad E"
+    elif expected:
+        hint = f", {found / expected:.4g} times"
+    others = f" (and {len(wrong) - 1} more of {len(chosen)})" if len(wrong) > 1 else ""
+    return ScoreCheck(
+        False,
+        worst,
+        error,
+        f"the score is wrong at component {worst}{others}: it is {found:.6g} where the energy's "
+        f"differences give {expected:.6g}{hint}",
+    )

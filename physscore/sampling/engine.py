@@ -1,0 +1,157 @@
+"""A kernel at work on a target, in the coordinates that suit both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from physscore.core import Array, Energy, EnergySum, InputError, Score
+from physscore.energies.coordinates import FieldModes, Whitened, prior_and_likelihood
+from physscore.energies.random_field import GaussianRandomField
+from physscore.grid import Grid
+from physscore.kernels.kernel import Kernel
+from physscore.kernels.loops import Draws, Info, Loop, State
+from physscore.kernels.metric import Fourier, Identity, Metric
+from physscore.noise import normal
+
+
+class Engine:
+    """What ``sample`` and its kin move chains with.
+
+    Attributes
+    ----------
+    inner : Score
+        The target in the coordinates of the chains.
+    loop : Loop
+        What moves them.
+    metric : Metric
+        The preconditioner to begin with.
+    """
+
+    def __init__(self, target: Score, kernel: Kernel, loop: str | None = None) -> None:
+        kernel.check_target(target)
+        self.target = target
+        self.kernel = kernel
+        self.inner: Score = target
+        self.metric: Metric = kernel.frozen_metric
+        if kernel.metric == "fourier" or isinstance(kernel.metric, Fourier):
+            modes = FieldModes(_energy(target, "the metric fourier"), grid_of(target))
+            self.inner = modes
+            if kernel.metric == "fourier":
+                self.metric = fourier_metric(modes)
+        elif kernel.whitened:
+            energy = _energy(target, type(kernel).__name__)
+            prior = prior_and_likelihood(energy)[0]
+            if isinstance(prior, GaussianRandomField):
+                self.inner = FieldModes(energy, prior.grid, whitened=True)
+            else:
+                self.inner = Whitened(energy)
+        self.loop = Loop(self.inner, kernel.step_function, loop)
+        self.plain = self.inner is target
+
+    def start(self, x: Any, seed: int) -> State:
+        """Return the state of chains that start at the target's states ``x``."""
+        if self.plain:
+            return self.loop.start(x, seed)
+        Loop(self.target, self.kernel.step_function, "batched").start(x, seed)  # says what is wrong with x
+        return self.loop.start(self.inner.from_state(np.asarray(x)), seed)  # type: ignore[attr-defined]
+
+    def positions(self, x: Array) -> Array:
+        """Return the target's states of the chains' coordinates."""
+        return x if self.plain else np.asarray(self.inner.to_state(x))  # type: ignore[attr-defined]
+
+    def advance(
+        self, state: State, n_steps: int, thin: int = 0, out: Draws | None = None, tally: Array | None = None
+    ) -> Info:
+        """Move the chains in place, and write every ``thin``-th state of the target into ``out``."""
+        tally = np.zeros((3, len(state.x))) if tally is None else tally
+        before = tally.copy()
+        if self.plain or out is None:
+            return self.loop.advance(state, self.kernel.moves(), self.metric, n_steps, thin, out, tally)
+        for kept in range(n_steps // thin):
+            self.loop.advance(state, self.kernel.moves(), self.metric, thin, tally=tally)
+            out.x[kept] = self.positions(state.x)
+            out.energy[kept] = self.energies(state, out.x[kept])
+        change = tally - before
+        return Info(change[0] / n_steps, change[1].astype(np.int64), change[2] / n_steps, self.loop.name)
+
+    def energies(self, state: State, x: Array) -> Array:
+        """Return the energies of the target at the chains' states ``x``."""
+        if self.plain or (isinstance(self.inner, FieldModes) and self.inner.scale is None):
+            return state.energy
+        assert isinstance(self.target, Energy)
+        return self.target.energy(x)
+
+
+def _energy(target: Score, what: str) -> Energy:
+    if not isinstance(target, Energy):
+        raise InputError(f"target {target!r} has a score only: {what} needs an energy")
+    return target
+
+
+def grid_of(target: Score) -> Grid:
+    """Return the box of the fields that a target is about; one of unit cells if it does not say.
+
+    Raises
+    ------
+    InputError
+        If its states are not fields of 1 to 3 dimensions.
+    """
+    terms = [term for _, term in target.terms] if isinstance(target, EnergySum) else [target]
+    for term in terms:
+        grid = getattr(term, "grid", None)
+        if isinstance(grid, Grid):
+            return grid
+    if not 1 <= len(target.shape) <= 3 or min(target.shape) < 2:
+        raise InputError(
+            f'metric is "fourier", for fields of 1 to 3 dimensions: the state has {target.shape}'
+        )
+    return Grid(target.shape, tuple(float(n) for n in target.shape))
+
+
+def fourier_metric(modes: FieldModes, x: Array | None = None) -> Metric:
+    """Return the posterior variance of each mode: of the prior's P(k) and the likelihood's mean curvature.
+
+    Parameters
+    ----------
+    modes
+        The target over its modes.
+    x
+        States at which the curvature is taken. [default: the mean of the prior]
+    """
+    if not modes.precision.any():
+        return Identity()
+    curvature = 0.0
+    for factor, term in modes.others.terms if modes.others is not None else ():
+        mean = getattr(term, "curvature", lambda x: None)(x)
+        curvature += factor * mean if mean is not None else 0.0
+    variances = np.zeros(modes.shape)
+    np.divide(1.0, modes.precision + max(curvature, 0.0), out=variances, where=modes.free)
+    return Fourier(modes.grid, variances)
+
+
+def first_states(target: Score, chains: int, seed: int, init: Any, dtype: Any) -> Array:
+    """Return where chains start: at ``init``, at draws from a posterior's prior, or at standard normals.
+
+    Raises
+    ------
+    InputError
+        If ``init`` is of another shape.
+    """
+    if init is not None:
+        given = np.asarray(init)
+        if given.dtype.kind not in "fiu":
+            raise InputError(f"init has the type {given.dtype}: it must hold numbers")
+        if given.shape == target.shape:
+            given = np.broadcast_to(given, (chains, *given.shape))
+        if given.shape != (chains, *target.shape):
+            raise InputError(
+                f"init has shape {given.shape}: it must be {target.shape} or {(chains, *target.shape)}"
+            )
+        return given.astype(dtype)
+    prior, likelihood = prior_and_likelihood(target)
+    # A prior alone is sampled as if it were any energy, unless a standard normal may be outside of it.
+    if prior is not None and (likelihood is not None or hasattr(prior, "lower")):
+        return np.asarray(prior.sample(chains, seed=seed), dtype)
+    return normal(chains, target.dim, seed=seed, draw=3, dtype=dtype).reshape(chains, *target.shape)

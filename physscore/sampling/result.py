@@ -1,0 +1,256 @@
+"""What a run leaves: its draws, what happened on the way, and whether it can be trusted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from physscore.core import Array, InputError
+from physscore.diagnostics.chains import (
+    Mixing,
+    effective_sample_size,
+    mixing_verdict,
+    monte_carlo_error,
+    r_hat,
+)
+from physscore.diagnostics.power import PowerSpectrum, power_spectrum
+from physscore.grid import Grid
+from physscore.kernels.kernel import Kernel
+
+_LOOKED_AT = 10_000  # components of a field whose mixing is judged
+_PIECE_BYTES = 1 << 26
+
+
+@dataclass
+class Run:
+    """The draws of many chains.
+
+    Attributes
+    ----------
+    draws : array (kept, chains, *shape)
+        Positions; an h5py dataset where the run went to a file.
+    energies : array (kept, chains)
+        Their energies, NaN where there is only a score.
+    acceptance : array (chains,)
+        Mean acceptance probability.
+    divergent : array (chains,)
+        Steps with a runaway trajectory; for kernels that cannot reject, 1 if the chain was lost.
+    kernel : Kernel
+        With the settings that the warm-up found.
+    loop : str
+        "fused" (compiled, over many small states) or "batched" (arrays of few large states).
+    drift_to_noise : float
+        eps |s|^2 / 2d at the end (with the metric's W^T s for s): the squared drift of a Langevin step
+        against the noise; the bias and the rejections grow with it. NaN for other kernels.
+    target : str
+        What was sampled.
+    seed, warmup, thin : int
+        As given to ``sample``.
+    names : list of str or None
+        Names of the parameters.
+    grid : Grid or None
+        The box, where the states are fields.
+    complete : bool
+        False if the run was interrupted.
+    """
+
+    draws: Any
+    energies: Any
+    acceptance: Array
+    divergent: Array
+    kernel: Kernel
+    loop: str
+    drift_to_noise: float
+    target: str
+    seed: int
+    warmup: int
+    thin: int
+    names: list[str] | None = None
+    grid: Grid | None = None
+    complete: bool = True
+    file: Any = field(default=None, repr=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one state."""
+        return tuple(self.draws.shape[2:])
+
+    @property
+    def n_lost(self) -> int:
+        """Number of chains with a divergence."""
+        return int((self.divergent > 0).sum())
+
+    @cached_property
+    def r_hat(self) -> Array:
+        """Rank-normalised split R-hat of each component."""
+        return r_hat(self.draws)
+
+    @cached_property
+    def ess(self) -> Array:
+        """Effective sample size of the bulk, of each component."""
+        return effective_sample_size(self.draws, "bulk")
+
+    @cached_property
+    def ess_tail(self) -> Array:
+        """Effective sample size of the 5% and 95% quantiles, of each component."""
+        return effective_sample_size(self.draws, "tail")
+
+    @cached_property
+    def error(self) -> Array:
+        """Standard error of the mean, of each component."""
+        return monte_carlo_error(self.draws)
+
+    @cached_property
+    def mean(self) -> Array:
+        """Mean of each component."""
+        return np.asarray(sum(piece.sum(axis=(0, 1), dtype=np.float64) for piece in self._pieces()) / self._n)
+
+    @cached_property
+    def std(self) -> Array:
+        """Standard deviation of each component."""
+        squares: Any = sum(((piece - self.mean) ** 2).sum(axis=(0, 1)) for piece in self._pieces())
+        return np.asarray(np.sqrt(squares / max(self._n - 1, 1)))
+
+    @property
+    def _n(self) -> int:
+        return int(self.draws.shape[0] * self.draws.shape[1])
+
+    def _pieces(self) -> Iterator[Array]:
+        one = max(1, math.prod(self.draws.shape[1:]) * self.draws.dtype.itemsize)
+        size = max(1, _PIECE_BYTES // one)
+        for start in range(0, self.draws.shape[0], size):
+            yield self.draws[start : start + size]
+
+    @property
+    def samples(self) -> Array:
+        """All draws of all chains, (kept * chains, *shape), in memory."""
+        return np.asarray(self.draws[...]).reshape(-1, *self.shape)
+
+    @cached_property
+    def mixing(self) -> Mixing:
+        """Whether the run has mixed, and if not, why, in words.
+
+        Judged are all components, or 10000 evenly spaced ones where there are more, and the energy.
+        """
+        kept, chains = self.draws.shape[:2]
+        if kept < 4:
+            return Mixing(False, [f"cannot be judged: {kept} draws a chain are kept, and 4 are needed"])
+        dim = math.prod(self.shape)
+        columns, names = self.draws, self._labels()
+        energies = np.asarray(self.energies[...])[..., np.newaxis]
+        if dim > _LOOKED_AT:
+            chosen = np.linspace(0, dim - 1, _LOOKED_AT).astype(int)
+            pieces = [piece.reshape(len(piece), chains, dim)[..., chosen] for piece in self._pieces()]
+            columns, names = np.concatenate(pieces), [names[i] for i in chosen]
+        parts = [[f(columns).ravel()] for f in (r_hat, _bulk, _tail)]
+        if np.isfinite(energies).all():
+            names = [*names, "the energy"]
+            parts = [[*part, f(energies)] for part, f in zip(parts, (r_hat, _bulk, _tail), strict=True)]
+        return mixing_verdict(
+            *(np.concatenate(part) for part in parts),
+            draws=kept,
+            chains=chains,
+            divergent=self.n_lost,
+            names=names,
+        )
+
+    def _labels(self) -> list[str]:
+        if self.names is not None:
+            return list(self.names)
+        return [f"component {tuple(map(int, place))}" for place in np.ndindex(*self.shape)]
+
+    def power_spectrum(self, **bins: Any) -> PowerSpectrum:
+        """Return P(k) of every kept field, of shape (kept * chains, bins): how it runs along the chains.
+
+        Raises
+        ------
+        InputError
+            If the states are not fields.
+        """
+        if self.grid is None:
+            raise InputError(f"draws have shape {self.shape}: only fields of 1 to 3 dimensions have a P(k)")
+        return power_spectrum(self.samples, self.grid, **bins)
+
+    def to_arviz(self) -> Any:
+        """Return an ArviZ ``InferenceData``: the draws as ``posterior``, energies as ``lp`` = -E.
+
+        Raises
+        ------
+        InputError
+            If ArviZ is not installed.
+        """
+        try:
+            import arviz
+        except ImportError as error:
+            raise InputError('ArviZ is not installed: pip install "physscore[arviz]"') from error
+        draws = np.swapaxes(np.asarray(self.draws[...]), 0, 1)
+        posterior = {"x": draws}
+        if self.names is not None:
+            posterior = {name: draws[..., i] for i, name in enumerate(self.names)}
+        stats = {"lp": -np.asarray(self.energies[...]).T}
+        if hasattr(arviz, "InferenceData"):
+            return arviz.from_dict(posterior=posterior, sample_stats=stats)
+        return arviz.from_dict({"posterior": posterior, "sample_stats": stats})
+
+    def summary(self) -> dict[str, Any]:
+        """Return the run in numbers, ready for JSON."""
+        kept, chains = self.draws.shape[:2]
+        found: dict[str, Any] = {
+            "target": self.target, "kernel": type(self.kernel).__name__, "step_size": self.kernel.step_size,
+            "loop": self.loop, "chains": int(chains), "draws": int(kept), "thin": self.thin,
+            "warmup": self.warmup,
+            "seed": self.seed, "shape": list(self.shape), "complete": self.complete,
+            "acceptance": float(self.acceptance.mean()), "divergent_chains": self.n_lost,
+            "drift_to_noise": None if math.isnan(self.drift_to_noise) else self.drift_to_noise,
+            "mixed": self.mixing.passed, "reasons": self.mixing.reasons,
+        }  # fmt: skip
+        if kept >= 4 and math.prod(self.shape) <= 100:
+            columns = (self.mean, self.std, self.error, self.r_hat, self.ess, self.ess_tail)
+            names = ("mean", "std", "error", "r_hat", "ess_bulk", "ess_tail")
+            found["components"] = {
+                label: {name: _number(column.flat[i]) for name, column in zip(names, columns, strict=True)}
+                for i, label in enumerate(self._labels())
+            }
+        return found
+
+    def __str__(self) -> str:
+        found = self.summary()
+        lines = [
+            f"{self.target}: {found['draws']} draws of {found['chains']} chains, {found['kernel']} with step "
+            f"size {float(self.kernel.step_size):.4g}, acceptance {found['acceptance']:.3f}, {self.loop} loop"
+        ]
+        columns = {
+            "mean": ".4g",
+            "error": ".2g",
+            "std": ".4g",
+            "r_hat": ".3f",
+            "ess_bulk": ".0f",
+            "ess_tail": ".0f",
+        }
+        components = found.get("components", {})
+        width = max(map(len, components), default=0)
+        if components:
+            lines.append(" " * width + "".join(f"{name:>11}" for name in columns))
+        for label, row in components.items():
+            numbers = (math.nan if row[name] is None else row[name] for name in columns)
+            texts = (f"{number:{form}}" for number, form in zip(numbers, columns.values(), strict=True))
+            lines.append(f"{label:{width}}" + "".join(f"{text:>11}" for text in texts))
+        lines.append("mixed" if found["mixed"] else "not to be trusted:")
+        return "\n".join([*lines, *(f"  {reason}" for reason in found["reasons"])])
+
+
+def _bulk(draws: Any) -> Array:
+    return effective_sample_size(draws, "bulk")
+
+
+def _tail(draws: Any) -> Array:
+    return effective_sample_size(draws, "tail")
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if math.isfinite(value) else None

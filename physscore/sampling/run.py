@@ -1,0 +1,264 @@
+"""Repeating a kernel: ``sample`` for a whole run, ``iterate`` for a caller in control."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from physscore.arrays import floating_dtype, require_memory
+from physscore.core import Array, InputError, Score
+from physscore.energies.coordinates import prior_and_likelihood
+from physscore.interrupt import interruptible
+from physscore.kernels.kernel import Kernel
+from physscore.kernels.langevin import MALA
+from physscore.kernels.loops import Draws, Info, State
+from physscore.kernels.metric import Dense, Diagonal
+from physscore.sampling.engine import Engine, first_states, grid_of
+from physscore.sampling.result import Run
+from physscore.sampling.warmup import warm_up
+from physscore.store.runs import RunFile, RunWriter
+
+_BLOCK_BYTES = 1 << 25  # draws that are gathered before they go to a file
+_PIECE_SECONDS = 0.2  # between two looks at the progress bar and Ctrl-C
+
+
+def sample(
+    target: Score,
+    kernel: Kernel | None = None,
+    *,
+    chains: int = 16,
+    steps: int = 1000,
+    warmup: int | None = None,
+    thin: int = 1,
+    seed: int = 0,
+    init: Any = None,
+    dtype: npt.DTypeLike = np.float64,
+    progress: bool = False,
+    output: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_interrupt: Callable[[], None] = lambda: None,
+) -> Run:
+    """Draw from exp(-E) with many chains.
+
+    Every number depends on the seed and on its place only, not on threads, on the pieces the run is
+    made in, or on where it was interrupted and resumed.
+
+    Parameters
+    ----------
+    target
+        An energy, or a score for the kernels that need no more.
+    kernel
+        How a step is made. [default: ``MALA()``]
+    chains
+        How many run at once.
+    steps
+        Of each chain, after the warm-up.
+    warmup
+        Steps in which the chains find their place and "auto" settings are tuned; none of them is kept.
+        [default: half of ``steps``, and 200 at least]
+    thin
+        Keep every ``thin``-th step.
+    seed
+        A whole number from 0 to 2^64 - 1.
+    init
+        Where the chains start: an array (chains, *shape), or one state for all.
+        [default: draws from the prior, or standard normals where there is none]
+    dtype
+        float64, or float32 for large states.
+    progress
+        Show a progress bar.
+    output
+        An HDF5 file for the draws, which then need no memory. It is ``name.part`` until it is finished.
+    resume
+        Go on with an unfinished file; return what is in a finished one.
+    overwrite
+        Replace an existing file.
+    on_interrupt
+        Called when Ctrl-C is noted. Without a file an interrupted run returns what it has; with one,
+        what is done is kept and KeyboardInterrupt is raised.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    InputError
+        If an argument makes no sense.
+    """
+    kernel = MALA() if kernel is None else kernel
+    if not isinstance(kernel, Kernel):
+        raise InputError(f"kernel is {kernel!r}: it must be one such as MALA()")
+    warmup = max(200, steps // 2) if warmup is None else warmup
+    for name, value, least in (
+        ("chains", chains, 1),
+        ("steps", steps, 1),
+        ("warmup", warmup, 0),
+        ("thin", thin, 1),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise InputError(f"{name} is {value!r}: it must be a whole number of at least {least}")
+    if thin > steps:
+        raise InputError(f"thin is {thin} and steps {steps}: nothing would be kept")
+    precision = floating_dtype(dtype)
+    kept = steps // thin
+    engine = Engine(target, kernel)
+    settings = {
+        "target": repr(target), "kernel": repr(kernel), "chains": chains, "steps": steps,
+        "warmup": warmup, "thin": thin, "dtype": str(precision),
+    }  # fmt: skip
+    about: dict[str, Any] = {
+        "target": repr(target), "seed": seed, "warmup": warmup, "thin": thin, "loop": engine.loop.name,
+        "names": _names(target), "grid": _grid(target),
+    }  # fmt: skip
+    writer = None
+    if output is not None:
+        writer = RunWriter(output, seed, settings, overwrite=overwrite, resume=resume)
+        if writer.finished:
+            return RunFile(writer.path).run()
+    else:
+        require_memory(
+            kept * chains * target.dim * precision.itemsize, f"keeping {kept} draws of {chains} chains"
+        )
+    bar = tqdm(total=warmup + steps, desc="warm-up", unit="step", disable=not progress)
+    with interruptible(on_interrupt) as stop_if_asked, bar:
+
+        def move(n: int) -> None:
+            bar.update(n)
+            stop_if_asked()
+
+        if writer is not None and writer.started:
+            state, tally, done = writer.restore(engine)
+            bar.update(warmup + done * thin)
+        else:
+            state = engine.start(first_states(target, chains, seed, init, precision), seed)
+            warm_up(engine, state, warmup, move)
+            tally, done = np.zeros((3, chains)), 0
+            if writer is not None:
+                writer.begin(engine, kept, state, (chains, *target.shape), about)
+        bar.set_description("sampling")
+        if writer is None:
+            draws = Draws(np.empty((kept, chains, *target.shape), state.x.dtype), np.empty((kept, chains)))
+            complete = True
+            try:
+                for first, last in _pieces(done, kept, thin, 1 << 62):
+                    part = Draws(draws.x[first:last], draws.energy[first:last])
+                    engine.advance(state, (last - first) * thin, thin, part, tally)
+                    done = last
+                    move((last - first) * thin)
+            except KeyboardInterrupt:
+                complete = False
+                warnings.warn(f"interrupted: {done} of {kept} draws a chain are there", stacklevel=2)
+            run = Run(
+                draws.x[:done], draws.energy[:done], tally[0] / max(done * thin, 1), tally[1].astype(int),
+                engine.kernel, drift_to_noise=drift_to_noise(engine, state), complete=complete, **about,
+            )  # fmt: skip
+        else:
+            size = chains * target.dim * precision.itemsize
+            with writer:
+                for first, last in _pieces(done, kept, thin, max(1, _BLOCK_BYTES // size)):
+                    n = last - first
+                    part = Draws(np.empty((n, chains, *target.shape), state.x.dtype), np.empty((n, chains)))
+                    engine.advance(state, (last - first) * thin, thin, part, tally)
+                    writer.write(first, part, state, tally)
+                    move((last - first) * thin)
+                writer.finish(drift_to_noise(engine, state))
+            run = RunFile(writer.path).run()
+    if run.n_lost:
+        warnings.warn(
+            f"{run.n_lost} of {chains} chains diverged: their step is too long for where they were, or the "
+            "energy falls without bound; see run.divergent",
+            stacklevel=2,
+        )
+    return run
+
+
+def _pieces(done: int, kept: int, thin: int, most: int) -> Iterator[tuple[int, int]]:
+    """Cut what is left into pieces of about a fifth of a second; yield the numbers of their draws."""
+    size = max(1, 64 // thin)
+    while done < kept:
+        last = min(done + min(size, most), kept)
+        start = time.perf_counter()
+        yield done, last
+        if time.perf_counter() - start < _PIECE_SECONDS / 2:
+            size *= 4
+        elif time.perf_counter() - start > 2 * _PIECE_SECONDS:
+            size = max(1, size // 2)
+        done = last
+
+
+def drift_to_noise(engine: Engine, state: State) -> float:
+    """Return eps |W^T s|^2 / 2d, the mean over the chains that are not lost."""
+    if engine.loop.name == "harmonic" or engine.kernel.step_function not in ("langevin", "hamiltonian"):
+        return math.nan
+    moves = engine.kernel.moves()
+    if moves.length > 1 or moves.harmonic:
+        return math.nan
+    score = state.score.reshape(len(state.score), -1)
+    metric = engine.metric
+    if isinstance(metric, Dense):
+        score = score @ metric.factor
+    elif isinstance(metric, Diagonal):
+        score = score * metric.factor[0]
+    squares = (score.astype(np.float64) ** 2).sum(axis=1)
+    squares = squares[np.isfinite(squares)]
+    return float(squares.mean() * moves.step**2 / 2 / (2 * score.shape[1])) if len(squares) else math.nan
+
+
+def iterate(
+    target: Score,
+    kernel: Kernel,
+    *,
+    chains: int = 16,
+    warmup: int = 0,
+    seed: int = 0,
+    init: Any = None,
+    dtype: npt.DTypeLike = np.float64,
+) -> Iterator[tuple[Array, Array, Info]]:
+    """Yield (x, energy, info) after each step, without end: the caller is in control.
+
+    Parameters
+    ----------
+    target, kernel, chains, warmup, seed, init, dtype
+        As in :func:`sample`; "auto" settings need a warm-up.
+
+    Yields
+    ------
+    x : array (chains, *shape)
+    energy : array (chains,)
+    info : Info
+        Acceptance and divergence of each chain, and which loop ran.
+
+    Raises
+    ------
+    InputError
+        If an argument makes no sense.
+    """
+    engine = Engine(target, kernel)
+    state = engine.start(first_states(target, chains, seed, init, floating_dtype(dtype)), seed)
+    warm_up(engine, state, warmup, lambda n: None)
+    while True:
+        info = engine.advance(state, 1, 0)
+        x = engine.positions(state.x)
+        yield x.copy() if engine.plain else x, np.array(engine.energies(state, x)), info
+
+
+def _names(target: Score) -> list[str] | None:
+    names = getattr(prior_and_likelihood(target)[0], "names", None)
+    return None if names is None else list(names)
+
+
+def _grid(target: Score) -> Any:
+    try:
+        return grid_of(target) if len(target.shape) > 1 or hasattr(target, "grid") else None
+    except InputError:
+        return None

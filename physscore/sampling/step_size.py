@@ -1,0 +1,178 @@
+"""How long a step may be: tuned to an acceptance, to where autoMALA need not change it, or to a bias."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import numpy as np
+
+from physscore.core import InputError
+from physscore.energies.gaussian import Gaussian
+from physscore.energies.random_field import GaussianRandomField
+from physscore.kernels.langevin import ULA, AutoMALA, CrankNicolson
+from physscore.kernels.loops import Info, State
+from physscore.kernels.metric import Dense, Diagonal, Identity, Metric
+from physscore.sampling.engine import Engine
+
+
+class StepSize(ABC):
+    """Tunes the step size of ``engine.kernel`` while the chains move."""
+
+    def __init__(self, engine: Engine, state: State) -> None:
+        self.engine, self.state = engine, state
+        self.restart()
+
+    @abstractmethod
+    def restart(self) -> None:
+        """Find a step size that is about right; forget what was learned with another metric."""
+
+    @abstractmethod
+    def adjust(self, info: Info) -> None:
+        """Change the step size by what happened in a round of steps."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Leave the step size that all rounds together speak for."""
+
+    def _set(self, step_size: float) -> None:
+        self.engine.kernel = self.engine.kernel.tuned(step_size=step_size)
+
+    def _try(self, step_size: float) -> Info:
+        """Return what one step of this size does, without taking it."""
+        self._set(step_size)
+        return self.engine.advance(self.state.copy(), 1)
+
+
+def tuned_by(engine: Engine, state: State) -> StepSize:
+    """Return what tunes the step size of a kernel."""
+    if isinstance(engine.kernel, AutoMALA):
+        return _ByExponent(engine, state)
+    if engine.kernel.step_function in ("langevin", "splitting"):
+        return _ByCurvature(engine, state)
+    return _ByAcceptance(engine, state)
+
+
+class _ByAcceptance(StepSize):
+    """Dual averaging of the mean acceptance of all chains (Nesterov 2009; Hoffman & Gelman 2014, eq. 6)."""
+
+    def restart(self) -> None:
+        kernel = self.engine.kernel
+        assert kernel.goal is not None
+        self.most = 2.0 if isinstance(kernel, CrankNicolson) else math.inf
+        step, up = 1.0, self._try(1.0).acceptance.mean() > kernel.goal
+        for _ in range(100):
+            following = min(step * (2.0 if up else 0.5), self.most)
+            if following == step or (self._try(following).acceptance.mean() > kernel.goal) != up:
+                break
+            step = following
+        self._set(step)
+        self.start = math.log(2 * step)
+        self.count, self.error, self.average = 0, 0.0, 0.0
+
+    def adjust(self, info: Info) -> None:
+        kernel = self.engine.kernel
+        assert kernel.goal is not None
+        self.count += 1
+        gain = 1 / (self.count + 10)
+        self.error += gain * (kernel.goal - float(info.acceptance.mean()) - self.error)
+        log_step = min(self.start - math.sqrt(self.count) / 0.05 * self.error, math.log(self.most))
+        self.average += self.count**-0.75 * (log_step - self.average)
+        self._set(math.exp(log_step))
+
+    def finish(self) -> None:
+        if self.count:
+            self._set(math.exp(self.average))
+
+
+class _ByExponent(StepSize):
+    """autoMALA's step begins where, on average, it need not be doubled or halved."""
+
+    def restart(self) -> None:
+        step, up = 1.0, self._try(1.0).exponent.mean() > 0
+        for _ in range(100):
+            following = step * (4.0 if up else 0.25)
+            if (self._try(following).exponent.mean() > 0) != up:
+                break
+            step = following
+        self._set(step)
+        self.count, self.average = 0, 0.0
+
+    def adjust(self, info: Info) -> None:
+        self.count += 1
+        # A leapfrog twice as long is a step size four times as large.
+        change = float(info.exponent.mean()) * math.log(4.0) / math.sqrt(self.count)
+        log_step = math.log(float(self.engine.kernel.step_size)) + change
+        self.average += self.count**-0.75 * (log_step - self.average)
+        self._set(math.exp(log_step))
+
+    def finish(self) -> None:
+        if self.count:
+            self._set(math.exp(self.average))
+
+
+class _ByCurvature(StepSize):
+    """Unadjusted kernels: from the largest curvature met, by the bias that is allowed."""
+
+    largest = 0.0
+
+    def restart(self) -> None:
+        self.largest = max(self.largest, largest_curvature(self.engine, self.state))
+        kernel = self.engine.kernel
+        # BAOAB's error is (h omega)^2 / 24 or so in the energy: half a radian a step keeps it at 1%.
+        self._set(
+            kernel.step_for_curvature(self.largest)
+            if isinstance(kernel, ULA)
+            else 0.5 / math.sqrt(self.largest)
+        )
+
+    def adjust(self, info: Info) -> None:
+        """Do nothing: the curvature is measured between the stages."""
+
+    def finish(self) -> None:
+        self.restart()
+
+
+def largest_curvature(engine: Engine, state: State) -> float:
+    """Return the largest eigenvalue of W^T H W, with the Hessian H of the energy.
+
+    It is known for normal targets and random fields; else it is found by power iteration of
+    differences of the score, at up to 8 of the chains.
+
+    Raises
+    ------
+    InputError
+        If the score does not change, or is not finite.
+    """
+    inner, metric = engine.inner, engine.metric
+    if isinstance(inner, Gaussian):
+        covariance = inner.covariance if inner.covariance.ndim == 2 else np.diag(inner.covariance)
+        factor = _apply(metric, np.eye(inner.dim)).T
+        return float(np.linalg.eigvalsh(factor.T @ np.linalg.inv(covariance) @ factor)[-1])
+    if isinstance(inner, GaussianRandomField) and isinstance(metric, Identity):
+        return float(inner._inverse_eigenvalues.max())
+    n = min(len(state.x), 8)
+    x = state.x[:n].astype(np.float64)
+    direction = np.random.default_rng(0).normal(size=(n, inner.dim))
+    length = 1e-4 * max(float(np.std(x)), 1e-3)
+    largest = np.zeros(n)
+    for _ in range(40):
+        direction /= np.linalg.norm(direction, axis=1)[:, np.newaxis]
+        change = length * _apply(metric, direction).reshape(x.shape)
+        bent = (inner.score(x - change) - inner.score(x + change)).reshape(n, -1) / (2 * length)
+        direction = bent @ metric.factor if isinstance(metric, Dense) else _apply(metric, bent)
+        largest = np.linalg.norm(direction, axis=1)
+        if not (np.isfinite(largest).all() and largest.all()):
+            break
+    if not np.isfinite(largest).all() or largest.max() == 0:
+        raise InputError(
+            f'step_size is "auto", but the curvature of {inner!r} is {largest.max()} there: give a number'
+        )
+    return float(largest.max())
+
+
+def _apply(metric: Metric, rows: np.ndarray) -> np.ndarray:
+    """Return W times each row."""
+    if isinstance(metric, Dense):
+        return np.asarray(rows @ metric.factor.T)
+    return np.asarray(rows * metric.factor[0]) if isinstance(metric, Diagonal) else rows

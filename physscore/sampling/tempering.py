@@ -1,0 +1,267 @@
+"""Replica exchange: chains at many temperatures that swap places, so that the cold ones cross barriers.
+
+Swaps are non-reversible: neighbours (0, 1), (2, 3), ... and (1, 2), (3, 4), ... in turn, which carries
+states along the ladder instead of letting them diffuse (Okabe et al. 2001; Syed, Bouchard-Cote,
+Deligiannidis & Doucet 2022, arXiv:1905.02939).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from physscore.core import Array, Energy, InputError, Prior
+from physscore.energies.coordinates import prior_and_likelihood
+from physscore.interrupt import interruptible
+from physscore.kernels.kernel import Kernel
+from physscore.kernels.langevin import MALA
+from physscore.kernels.loops import State
+from physscore.noise import normal
+from physscore.paths import Path, equal_barrier
+from physscore.sampling.engine import Engine
+from physscore.sampling.result import Run
+from physscore.sampling.warmup import warm_up
+
+
+@dataclass
+class TemperedRun(Run):
+    """The draws at the target's own temperature, and how the ladder worked.
+
+    Attributes
+    ----------
+    betas : array (n,)
+        The ladder, from the reference (0) to the target (1).
+    rejection : array (n - 1,)
+        Mean rejection of swaps between neighbours.
+    barrier : float
+        Their sum, the global communication barrier: of order 1 is easy, of order 10 asks for 20 rungs.
+    round_trips : int
+        How often a state went from the reference to the target and back, over all chains.
+    """
+
+    betas: Array = None  # type: ignore[assignment]
+    rejection: Array = None  # type: ignore[assignment]
+    barrier: float = math.nan
+    round_trips: int = 0
+
+
+def temper(
+    target: Energy,
+    reference: Prior | None = None,
+    kernel: Kernel | None = None,
+    *,
+    chains: int = 16,
+    steps: int = 1000,
+    warmup: int | None = None,
+    rungs: int | None = None,
+    swap_every: int = 5,
+    thin: int = 1,
+    seed: int = 0,
+    progress: bool = False,
+) -> TemperedRun:
+    """Draw from exp(-E) by non-reversible replica exchange with a ladder that sets itself.
+
+    Parameters
+    ----------
+    target
+        An energy.
+    reference
+        Where swapping begins: a prior that is sampled exactly, and is not narrower than the target.
+        [default: the target's prior, or N(0, 1) if it has none]
+    kernel
+        How states move at each temperature; "auto" settings are tuned for each. [default: ``MALA()``]
+    chains
+        Independent ladders.
+    steps, warmup
+        Rounds of swapping that are kept, and before. [default: as many as are kept]
+    rungs
+        Temperatures. [default: twice the measured barrier, where swaps are accepted half of the time]
+    swap_every
+        Steps of the kernel between swaps.
+    thin
+        Keep every ``thin``-th round.
+    seed
+        A whole number from 0 to 2^64 - 1.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    TemperedRun
+        Interrupted by Ctrl-C, it has the draws so far.
+
+    Raises
+    ------
+    InputError
+        If an argument makes no sense.
+    """
+    from physscore.energies.gaussian import Gaussian
+
+    kernel = MALA() if kernel is None else kernel
+    warmup = steps if warmup is None else warmup
+    for name, value, least in (("chains", chains, 1), ("steps", steps, 1), ("warmup", warmup, 10), ("thin", thin, 1),
+                               ("swap_every", swap_every, 1), ("rungs", rungs or 2, 2)):  # fmt: skip
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise InputError(f"{name} is {value!r}: it must be a whole number of at least {least}")
+    if not isinstance(target, Energy):
+        raise InputError(f"target is {target!r}: replica exchange needs an energy")
+    if reference is None:
+        reference = prior_and_likelihood(target)[0]
+        if reference is None or reference is target:
+            if len(target.shape) != 1:
+                raise InputError(f"reference is missing: {target!r} has no prior; give one to start from")
+            reference = Gaussian(0.0, 1.0, dim=target.dim)
+    if reference.shape != target.shape:
+        raise InputError(f"reference has states of shape {reference.shape}, the target {target.shape}")
+    ladder = _Ladder(Path(reference, target), kernel, chains, seed, swap_every)
+    with (
+        interruptible() as stop_if_asked,
+        tqdm(total=warmup + steps, desc="warm-up", unit="round", disable=not progress) as bar,
+    ):
+        # Rounds twice as long each time; after each the ladder is set by what it measured.
+        done, length = 0, max(5, warmup // 16)
+        ladder.tune(np.linspace(0.0, 1.0, rungs or 8) ** 2)
+        while done < warmup:
+            length = min(length, warmup - done)
+            ladder.clear()
+            for _ in range(length):
+                ladder.round()
+                bar.update(1)
+                stop_if_asked()
+            done += length
+            length = warmup - done if warmup - done < 3 * length else 2 * length
+            if done < warmup:
+                barrier = float(ladder.rejection.sum())
+                n = rungs or int(np.clip(math.ceil(2 * barrier) + 1, 3, 200))
+                ladder.tune(equal_barrier(ladder.betas, ladder.rejection, n)[0])
+        ladder.clear()
+        bar.set_description("sampling")
+        kept = steps // thin
+        draws = np.empty((kept, chains, *target.shape))
+        energies = np.empty((kept, chains))
+        finished = 0
+        try:
+            for step in range(kept * thin):
+                ladder.round()
+                if (step + 1) % thin == 0:
+                    draws[step // thin], energies[step // thin] = ladder.coldest()
+                    finished += 1
+                bar.update(1)
+                stop_if_asked()
+        except KeyboardInterrupt:
+            warnings.warn(f"interrupted: {finished} of {kept} draws a chain are there", stacklevel=2)
+    names = getattr(reference, "names", None)
+    return TemperedRun(
+        draws[:finished], energies[:finished], ladder.acceptance, np.zeros(chains, int), ladder.engines[-1].kernel,
+        ladder.engines[-1].loop.name, math.nan, repr(target), seed, warmup, thin,
+        names=None if names is None else list(names), complete=finished == kept, betas=ladder.betas,
+        rejection=ladder.rejection, barrier=float(ladder.rejection.sum()), round_trips=ladder.round_trips,
+    )  # fmt: skip
+
+
+class _Ladder:
+    """States at every temperature, chains of them side by side."""
+
+    def __init__(self, path: Path, kernel: Kernel, chains: int, seed: int, swap_every: int) -> None:
+        self.path, self.kernel, self.chains, self.seed, self.swap_every = path, kernel, chains, seed, swap_every
+        self.betas: npt.NDArray[np.float64] = np.zeros(0)
+        self.engines: list[Engine] = []
+        self.states: list[State] = []
+        self.rounds = 0
+
+    def tune(self, betas: Any) -> None:
+        """Set the ladder, put the states nearest to each rung on it, and tune the kernels."""
+        old_betas, old = self.betas, self.states
+        self.betas = np.asarray(betas, np.float64)
+        self.engines, self.states = [], []
+        for i, beta in enumerate(self.betas):
+            # One at the reference is drawn, not moved: its engine only holds the state.
+            engine = Engine(self.path.at(float(beta)), self.kernel if i else MALA(1.0, metric="identity"))
+            if old:
+                nearest = int(np.abs(old_betas - beta).argmin())
+                x = old[nearest].x
+            else:
+                x = self.path.reference.sample(self.chains, seed=self.seed)
+            state = engine.start(x, self.seed + 1 + i)
+            state.step = 2 * self.rounds * self.swap_every + 1_000_000 * (len(old) > 0)
+            if i:
+                warm_up(engine, state, 60, lambda n: None)
+            self.engines.append(engine)
+            self.states.append(state)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what was measured."""
+        n = len(self.betas)
+        self.rejected, self.tried = np.zeros(n - 1), np.zeros(n - 1)
+        self.tally = np.zeros((3, self.chains))
+        self.moves = 0
+        # Which way each state is going: +1 after the reference, -1 after the target.
+        self.origin = np.zeros((n, self.chains), int)
+        self.round_trips = 0
+
+    @property
+    def rejection(self) -> Array:
+        """Mean rejection between neighbours."""
+        return np.asarray(self.rejected / np.maximum(self.tried, 1))
+
+    @property
+    def acceptance(self) -> Array:
+        """Mean acceptance of the kernel at the target, for each chain."""
+        return np.asarray(self.tally[0] / max(self.moves, 1))
+
+    def round(self) -> None:
+        """Move every state, then swap neighbours."""
+        self.rounds += 1
+        fresh = self.path.reference.sample(self.chains, seed=_derived(self.seed, self.rounds))
+        self.states[0].x[...] = fresh
+        for i in range(1, len(self.betas)):
+            last = i == len(self.betas) - 1
+            self.engines[i].advance(self.states[i], self.swap_every, tally=self.tally if last else None)
+        self.moves += self.swap_every
+        self._swap()
+        self.origin[0] = 1
+        self.round_trips += int((self.origin[-1] == 1).sum())
+        self.origin[-1] = -1
+
+    def _swap(self) -> None:
+        n = len(self.betas)
+        x = [engine.positions(state.x) for engine, state in zip(self.engines, self.states, strict=True)]
+        work = self.path.difference.energy(np.concatenate(x)).reshape(n, self.chains)
+        log_u = -0.5 * (normal(self.chains, 2 * n, seed=self.seed, step=self.rounds, draw=5).reshape(-1, n, 2) ** 2).sum(2)
+        changed = np.zeros((n, self.chains), bool)
+        for i in range(self.rounds % 2, n - 1, 2):
+            with np.errstate(invalid="ignore", over="ignore"):
+                log_ratio = (self.betas[i + 1] - self.betas[i]) * (work[i + 1] - work[i])
+                log_ratio = np.where(np.isfinite(work[i]) | (work[i] == np.inf), log_ratio, -np.inf)
+                self.rejected[i] += float((1 - np.exp(np.minimum(np.nan_to_num(log_ratio, nan=-np.inf), 0))).mean())
+            self.tried[i] += 1
+            taken = log_u[:, i] < log_ratio
+            x[i][taken], x[i + 1][taken] = x[i + 1][taken], x[i][taken].copy()
+            self.origin[i][taken], self.origin[i + 1][taken] = self.origin[i + 1][taken], self.origin[i][taken].copy()
+            changed[i] |= taken
+            changed[i + 1] |= taken
+        for i in range(1, n):
+            if changed[i].any():
+                engine, state, which = self.engines[i], self.states[i], changed[i]
+                inner = x[i][which] if engine.plain else engine.inner.from_state(x[i][which])  # type: ignore[attr-defined]
+                state.x[which] = inner
+                state.energy[which], state.score[which] = engine.loop.evaluate(np.ascontiguousarray(inner))
+        self.states[0].x = x[0]
+
+    def coldest(self) -> tuple[Array, Array]:
+        """Return positions and energies at the target."""
+        engine, state = self.engines[-1], self.states[-1]
+        x = engine.positions(state.x)
+        return x, engine.energies(state, x)
+
+
+def _derived(seed: int, number: int) -> int:
+    """Return a seed for each round's draws from the reference."""
+    return (seed * 0x9E3779B97F4A7C15 + number * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) % 2**64

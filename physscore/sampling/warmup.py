@@ -1,0 +1,181 @@
+"""The warm-up: step size, metric and trajectory are tuned while the chains find their place, then frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from physscore.arrays import cholesky
+from physscore.core import Array, InputError
+from physscore.energies.coordinates import FieldModes
+from physscore.kernels.hamiltonian import HMC
+from physscore.kernels.loops import Info, State
+from physscore.kernels.metric import Dense, Diagonal, Fourier, Metric
+from physscore.sampling.engine import Engine, fourier_metric
+from physscore.sampling.step_size import tuned_by
+
+_ROUNDS = 100  # the step size is adjusted this often
+_STAGES = (0.3, 0.5, 0.8, 1.0)  # find the place; measure the metric twice; tune for the last metric
+
+
+def warm_up(engine: Engine, state: State, steps: int, progress: Callable[[int], None]) -> None:
+    """Move the chains by ``steps``, and leave in ``engine`` the kernel with its settings tuned.
+
+    Raises
+    ------
+    InputError
+        If something is to be tuned and there are no steps for it.
+    """
+    kernel = engine.kernel
+    learner: _Moments | _Power | None = None
+    if kernel.metric in ("diagonal", "dense"):
+        learner = _Moments(engine.inner.dim, dense=kernel.metric == "dense")
+    elif kernel.metric == "fourier":
+        learner = _Power()
+    chooses = isinstance(kernel, HMC) and kernel.leapfrogs == "auto"
+    tunes = kernel.step_size == "auto"
+    if steps == 0 and (tunes or chooses):
+        raise InputError(
+            "warmup is 0, but the kernel is to be tuned: give it steps, or a number for each setting"
+        )
+    tuner = tuned_by(engine, state) if tunes else None
+    done = 0
+
+    def run(n: int) -> Info:
+        nonlocal done
+        info = engine.advance(state, n)
+        done += n
+        progress(n)
+        return info
+
+    for stage in range(len(_STAGES)):
+        end = round(_STAGES[stage] * steps)
+        last = stage == len(_STAGES) - 1
+        if last and chooses:
+            choose_trajectory(engine, state, (end - done) // 2, run)
+        if tuner and stage > 0 and (learner or (last and chooses)):
+            tuner.restart()
+        while done < end:
+            info = run(min(max(1, steps // _ROUNDS), end - done))
+            if tuner:
+                tuner.adjust(info)
+            if learner and stage > 0:
+                learner.add(state)
+        if learner and stage > 0 and not last and steps:
+            engine.metric = learner.metric(engine, state)
+    if tuner:
+        tuner.finish()
+    if not kernel.whitened:
+        engine.kernel = engine.kernel.tuned(metric=engine.metric)
+
+
+class _Moments:
+    """Measures a diagonal or dense metric from the positions of all chains."""
+
+    def __init__(self, dim: int, *, dense: bool) -> None:
+        self.dim, self.dense = dim, dense
+        self._clear()
+
+    def _clear(self) -> None:
+        self.count = 0
+        self.sum = np.zeros(self.dim)
+        self.squares = np.zeros((self.dim, self.dim) if self.dense else self.dim)
+        self.origin: Array | None = None
+
+    def add(self, state: State) -> None:
+        """Add the positions of the chains."""
+        x = state.x.reshape(len(state.x), -1)
+        if self.origin is None:  # sums around it do not lose their digits
+            self.origin = x.mean(axis=0, dtype=np.float64)
+        centred = x - self.origin
+        self.count += len(x)
+        self.sum += centred.sum(axis=0)
+        self.squares += centred.T @ centred if self.dense else (centred**2).sum(axis=0)
+
+    def metric(self, engine: Engine, state: State) -> Metric:
+        """Return what was measured, drawn towards less where positions are few, and begin anew."""
+        if self.count < 2:
+            return engine.metric
+        mean = self.sum / self.count
+        found = self.squares / self.count - (np.outer(mean, mean) if self.dense else mean**2)
+        variances = np.diag(found) if self.dense else found
+        usable = bool(np.isfinite(found).all() and (variances > 0).all())
+        count = self.count
+        self._clear()
+        if not usable:
+            return engine.metric
+        if not self.dense:
+            share = count / (count + 5)
+            return Diagonal(share * found + (1 - share) * np.exp(np.log(found).mean()))
+        share = count / (count + 5 + self.dim)
+        shrunk = share * found + (1 - share) * np.diag(variances)
+        try:
+            cholesky(shrunk, "metric")
+        except InputError:
+            return Diagonal(variances)
+        return Dense(shrunk)
+
+
+class _Power:
+    """Finds the metric of a field: of its prior and the likelihood's curvature, or of its own P(k)."""
+
+    def add(self, state: State) -> None:
+        """Do nothing: a field holds enough modes."""
+
+    def metric(self, engine: Engine, state: State) -> Metric:
+        """Return the metric where the chains are now."""
+        modes = engine.inner
+        assert isinstance(modes, FieldModes)
+        if modes.precision.any():
+            return fourier_metric(modes, modes.to_state(state.x))
+        table = modes.grid.wavenumbers
+        x, y, z = table.offsets
+        index = (x[:, np.newaxis, np.newaxis] + y[:, np.newaxis] + np.repeat(z, 2)).reshape(-1)[modes.in_use]
+        used = state.x[:, modes.in_use]
+        variances = used.var(axis=0, ddof=1) if len(used) > 1 else (used - used.mean()) ** 2
+        shells = np.bincount(index, variances, table.size) / np.maximum(
+            np.bincount(index, minlength=table.size), 1
+        )
+        if not (np.isfinite(shells).all() and (shells[index] > 0).all()):
+            return engine.metric
+        found = np.zeros(modes.shape)
+        found[modes.in_use] = shells[index]
+        return Fourier(modes.grid, found)
+
+
+def choose_trajectory(engine: Engine, state: State, steps: int, run: Callable[[int], Info]) -> None:
+    """Choose the leapfrog steps of a trajectory that move the chains farthest for their cost.
+
+    The criterion is that of ChEES (Hoffman, Radul & Sountsov 2021): the change of the squared distance
+    from the centre, squared, for each gradient.
+    """
+    n = len(state.x)
+    repeats = max(3, -(-500 // n))
+    best, chosen, leapfrogs, worse, taken = -1.0, 1, 1, 0, 0
+    while leapfrogs <= 1024 and worse < 2 and (taken + repeats <= steps or leapfrogs == 1):
+        engine.kernel = engine.kernel.tuned(leapfrogs=leapfrogs)
+        gained = 0.0
+        for _ in range(repeats):
+            before = _whitened(engine.metric, state)
+            run(1)
+            after = _whitened(engine.metric, state)
+            centre = 0.5 * (before.mean(axis=0) + after.mean(axis=0))
+            change = ((after - centre) ** 2).sum(axis=1) - ((before - centre) ** 2).sum(axis=1)
+            gained += float((change**2).mean()) / leapfrogs
+        taken += repeats
+        worse = worse + 1 if gained < best else 0
+        if gained > best:
+            best, chosen = gained, leapfrogs
+        leapfrogs *= 2
+    engine.kernel = engine.kernel.tuned(leapfrogs=chosen)
+
+
+def _whitened(metric: Metric, state: State) -> Array:
+    x = state.x.reshape(len(state.x), -1)
+    if isinstance(metric, Dense):
+        return np.asarray(np.linalg.solve(metric.factor, x.T).T)
+    if isinstance(metric, Diagonal):
+        free = metric.factor[0] > 0
+        return np.asarray(x[:, free] / metric.factor[0, free])
+    return x.copy()

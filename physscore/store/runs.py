@@ -1,0 +1,234 @@
+"""Runs: draws that stream to a file, with the state from which an interrupted run goes on.
+
+The two states of the file stand in turn in two places, and a counter, written last, says which one
+counts: whenever the job is killed, the last but one write is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+from physscore.core import Array, InputError
+from physscore.grid import Grid
+from physscore.kernels.hamiltonian import HMC
+from physscore.kernels.kernel import Kernel
+from physscore.kernels.langevin import MALA, ULA, AutoMALA, CrankNicolson, Underdamped
+from physscore.kernels.loops import Draws, State
+from physscore.kernels.metric import Dense, Diagonal, Fourier, Identity, Metric
+from physscore.store.hdf5 import (
+    check_output,
+    describe,
+    open_hdf5,
+    part_of,
+    require_same,
+    require_space,
+    reserve,
+    writing,
+)
+
+if TYPE_CHECKING:
+    from physscore.sampling.engine import Engine
+    from physscore.sampling.result import Run
+
+_KERNELS: dict[str, type[Kernel]] = {
+    kernel.__name__: kernel for kernel in (ULA, MALA, AutoMALA, Underdamped, CrankNicolson, HMC)
+}
+_STATE = ("x", "energy", "score", "momentum")
+
+
+class RunWriter:
+    """Writes a run to ``path``, under ``path.part`` until it is finished.
+
+    Parameters
+    ----------
+    path
+        Name of the file.
+    seed, settings
+        What makes the job: one that is resumed must have the same.
+    overwrite, resume
+        Replace an existing file; go on with an unfinished one.
+
+    Attributes
+    ----------
+    finished, started : bool
+        Whether there is nothing left to do, and whether there is something to go on from.
+
+    Raises
+    ------
+    InputError
+        If the file exists, or belongs to another job.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        seed: int,
+        settings: dict[str, Any],
+        *,
+        overwrite: bool,
+        resume: bool,
+    ) -> None:
+        self.path = Path(path)
+        self.part = part_of(self.path)
+        self.seed, self.settings = seed, settings
+        check_output(self.path, overwrite=overwrite, resume=resume)
+        self.finished = resume and self.path.exists()
+        self.started = resume and self.part.exists() and not self.finished
+        if self.finished or self.started:
+            existing = self.path if self.finished else self.part
+            with open_hdf5(existing) as file:
+                require_same(file, existing, seed, settings)
+
+    def begin(
+        self, engine: Engine, kept: int, state: State, shape: tuple[int, ...], about: dict[str, Any]
+    ) -> None:
+        """Make room for ``kept`` draws of shape ``shape``, and write down all that is known."""
+        size = state.x.dtype.itemsize
+        require_space(self.path, kept * int(np.prod(shape)) * size)
+        fresh = self.part.with_name(self.part.name + ".new")  # so that a .part is always readable
+        with writing(self.path):
+            with h5py.File(fresh, "w") as file:
+                describe(file, "run", self.seed, self.settings, "1")
+                grid = about["grid"]
+                notes = {**about, "grid": grid.settings() if grid is not None else None}
+                file.attrs["run"] = json.dumps(notes)
+                _write_kernel(file, engine.kernel)
+                layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+                layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+                layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+                samples = file.create_group("samples")
+                samples.create_dataset("x", (kept, *shape), state.x.dtype, dcpl=layout)
+                samples.create_dataset("energy", (kept, shape[0]), np.float64, dcpl=layout)
+                for slot in ("state_0", "state_1"):
+                    group = file.create_group(slot)
+                    for name in _STATE:
+                        group.create_dataset(name, data=getattr(state, name))
+                    group.create_dataset("step", data=np.array([state.step]))
+                    group.create_dataset("tally", data=np.zeros((3, shape[0])))
+                    group.create_dataset("completed", data=np.zeros(1, np.int64))
+                file.create_dataset("slot", data=np.zeros(1, np.int64))
+                file.create_dataset("drift_to_noise", data=np.full(1, np.nan))
+            with open(fresh, "rb+") as room:
+                reserve(room.fileno(), fresh.stat().st_size)
+            os.replace(fresh, self.part)
+
+    def restore(self, engine: Engine) -> tuple[State, Array, int]:
+        """Return the state to go on from, the tally and the draws that are there; tune ``engine`` alike."""
+        with open_hdf5(self.part) as file:
+            group = file[f"state_{int(file['slot'][0])}"]
+            arrays = {name: group[name][...] for name in _STATE}
+            state = State(**arrays, seed=self.seed, step=int(group["step"][0]))
+            engine.kernel = _read_kernel(file)
+            engine.metric = engine.kernel.frozen_metric
+            return state, group["tally"][...], int(group["completed"][0])
+
+    def write(self, first: int, draws: Draws, state: State, tally: Array) -> None:
+        """Write draws first, first + 1, ..., and the state after them."""
+        file = self._file
+        with writing(self.path):
+            file["samples/x"][first : first + len(draws.x)] = draws.x
+            file["samples/energy"][first : first + len(draws.x)] = draws.energy
+            slot = 1 - int(file["slot"][0])
+            group = file[f"state_{slot}"]
+            for name in _STATE:
+                group[name][...] = getattr(state, name)
+            group["step"][0], group["completed"][0] = state.step, first + len(draws.x)
+            group["tally"][...] = tally
+            file.flush()
+            file["slot"][0] = slot
+            file.flush()
+
+    def finish(self, drift_to_noise: float) -> None:
+        """Give the file its final name, once everything is on the disk."""
+        with writing(self.path):
+            self._file["drift_to_noise"][0] = drift_to_noise
+            self._file.close()
+            with open(self.part, "rb") as part:
+                os.fsync(part.fileno())
+            os.replace(self.part, self.path)
+
+    def __enter__(self) -> RunWriter:
+        with writing(self.path):
+            self._file = h5py.File(self.part, "r+")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file:
+            with writing(self.path):
+                self._file.close()
+
+
+class RunFile:
+    """A file of a run, whose draws stay on the disk until they are read.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, truncated, foreign, newer than this version, or holds no run.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.file = open_hdf5(self.path)
+        if self.file.attrs.get("kind") != "run":
+            self.file.close()
+            raise InputError(f"file {self.path} is not a file of a physscore run")
+
+    def run(self) -> Run:
+        """Return the run; of an unfinished one, what is done."""
+        from physscore.sampling.result import Run
+
+        file = self.file
+        about = json.loads(file.attrs["run"])
+        if about["grid"] is not None:
+            about["grid"] = Grid(about["grid"]["shape"], about["grid"]["box_size"])
+        group = file[f"state_{int(file['slot'][0])}"]
+        done, total = int(group["completed"][0]), file["samples/x"].shape[0]
+        tally = group["tally"][...]
+        whole = done == total
+        return Run(
+            file["samples/x"] if whole else file["samples/x"][:done],
+            file["samples/energy"][:done],
+            tally[0] / max(done * about["thin"], 1),
+            tally[1].astype(int),
+            _read_kernel(file),
+            drift_to_noise=float(file["drift_to_noise"][0]),
+            complete=whole,
+            file=file,
+            **about,
+        )
+
+
+def _write_kernel(file: h5py.File, kernel: Kernel) -> None:
+    group = file.create_group("kernel")
+    settings = {name: getattr(kernel, name) for name in kernel.__dataclass_fields__}
+    metric = settings.pop("metric")
+    if isinstance(metric, Diagonal):
+        group.create_dataset("metric", data=metric.variances)
+    elif isinstance(metric, Dense):
+        group.create_dataset("metric", data=metric.covariance)
+    group.attrs["metric"] = metric if isinstance(metric, str) else type(metric).__name__
+    if isinstance(metric, Fourier):
+        group.attrs["grid"] = json.dumps(metric.grid.settings())
+    group.attrs["name"] = type(kernel).__name__
+    group.attrs["settings"] = json.dumps(settings)
+
+
+def _read_kernel(file: h5py.File) -> Kernel:
+    group = file["kernel"]
+    kind = str(group.attrs["metric"])
+    metric: str | Metric = kind
+    if kind == "Fourier":
+        grid = json.loads(group.attrs["grid"])
+        metric = Fourier(Grid(grid["shape"], grid["box_size"]), group["metric"][...])
+    elif kind in ("Diagonal", "Dense"):
+        metric = (Diagonal if kind == "Diagonal" else Dense)(group["metric"][...])
+    elif kind == "Identity":
+        metric = Identity()
+    return _KERNELS[str(group.attrs["name"])](metric=metric, **json.loads(group.attrs["settings"]))

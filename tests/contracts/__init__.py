@@ -1,0 +1,1 @@
+"""Contracts that hold for every built-in energy, kernel and metric."""
