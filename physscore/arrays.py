@@ -72,12 +72,13 @@ def _pool(n: int, process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(n, thread_name_prefix="physscore")
 
 
-def parallel(kernel: Callable[..., Any], n: int, *args: Any) -> None:
+def parallel(kernel: Callable[..., Any], n: int, *args: Any, at_least: int = 1) -> None:
     """Run ``kernel(*args, start, stop)`` over range(n), one contiguous piece a thread.
 
-    The kernel must release the GIL and write to places that depend on the index alone.
+    The kernel must release the GIL and write to places that depend on the index alone. ``at_least`` so
+    many indices make a piece: waking a thread takes some ten microseconds.
     """
-    pieces = min(n_threads(), n)
+    pieces = max(1, min(n_threads(), n // at_least))
     if pieces <= 1:
         kernel(*args, 0, n)
         return

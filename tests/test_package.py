@@ -26,10 +26,10 @@ LAYERS = [
         "elementary",
         "points",
     },  # the algebra of core compiles its sums
-    {"grid", "modes", "spectra"},
+    {"grid", "modes", "spectra", "paths"},
     {"energies", "kernels"},
     {"diagnostics"},
-    {"store", "sampling", "plots"},
+    {"store", "sampling", "plots", "models"},
     {"cli"},
     {"__main__"},
 ]

@@ -13,9 +13,10 @@ from physscore.cli.options import json_option, print_json, print_summary
 @click.argument("path", type=click.Path(path_type=Path))
 @json_option
 def command(path: Path, as_json: bool) -> None:
-    """Say what is in a file: fields or spectra, finished or not."""
+    """Say what is in a file: fields, spectra or runs, finished or not."""
     from physscore.store import FieldFile
     from physscore.store.hdf5 import open_hdf5, summary
+    from physscore.store.runs import RunFile
     from physscore.store.spectra import read_spectrum
 
     with open_hdf5(path) as file:
@@ -23,6 +24,13 @@ def command(path: Path, as_json: bool) -> None:
         found = summary(file)
         if kind == "spectrum":
             found["bins"] = len(read_spectrum(file).k)
+    if kind == "run":
+        run = RunFile(path).run()
+        if as_json:
+            print_json(found | run.summary())
+        else:
+            click.echo(f"{run}\nmade: {found['created']} by physscore {found['version']}")
+        return
     if kind != "fields":
         if as_json:
             print_json(found)

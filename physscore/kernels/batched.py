@@ -154,11 +154,12 @@ def hamiltonian_step(batch: Batch, kernel: Any, state: Any, number: int, tally: 
     kinetic = batch.renew(state.p, kernel.keep, number)
     old_p = state.p.copy() if kernel.keep else None
     log_ratio = state.e + kinetic
-    kick = math.tan(kernel.step / 2) if kernel.harmonic else kernel.step / 2
+    step = float(moves.step_of.py_func(kernel.step, kernel.relieved, number))
+    kick = math.tan(step / 2) if kernel.harmonic else step / 2
     y, e, s, p = state.x, state.e, state.s, state.p
     leaps = int(moves.n_leaps.py_func(kernel.length, number))
     for leap in range(leaps):
-        y, _ = batch.push(y, s, p, kick if leap == 0 else 2 * kick, kernel.step, kernel.harmonic)
+        y, _ = batch.push(y, s, p, kick if leap == 0 else 2 * kick, step, kernel.harmonic)
         e, s = batch.evaluate(y)
     log_ratio -= e + batch.finish(y, s, p, kick, kernel.harmonic)
     taken = batch.log_uniforms(len(y), number) < log_ratio

@@ -102,7 +102,8 @@ def hamiltonian_step(block, params, kernel, metric, chains, work, first, number)
     """Refresh the momentum, follow a trajectory, accept or turn back."""
     x, s, e, p = chains
     d, width = x.shape
-    half, full = np.full(width, kernel.step / 2), np.full(width, kernel.step)
+    step = moves.step_of(kernel.step, kernel.relieved, number)
+    half, full = np.full(width, step / 2), np.full(width, step)
     fill_block(work.xi, work.words, work.lower, first, number, 0, work.key[0], work.key[1])
     moves.refresh(p, work.xi, kernel.keep)
     for j in range(width):
@@ -113,10 +114,10 @@ def hamiltonian_step(block, params, kernel, metric, chains, work, first, number)
     moves.copy(s, work.sy)
     for _ in range(moves.n_leaps(kernel.length, number)):
         if kernel.harmonic:
-            moves.kick_beyond_normal(p, work.sy, work.y, math.tan(kernel.step / 2))
-            moves.rotate(work.y, p, kernel.step)
+            moves.kick_beyond_normal(p, work.sy, work.y, math.tan(step / 2))
+            moves.rotate(work.y, p, step)
             _evaluate(block, params, work.y, work.sy, work.ey)
-            moves.kick_beyond_normal(p, work.sy, work.y, math.tan(kernel.step / 2))
+            moves.kick_beyond_normal(p, work.sy, work.y, math.tan(step / 2))
         else:
             moves.kick(p, work.sy, half, metric)
             moves.drift(work.y, p, full, metric)

@@ -12,7 +12,7 @@ from physscore.core import Array, Energy, InputError, Score
 from physscore.kernels import batched
 from physscore.kernels.metric import Metric
 from physscore.noise import normal, seed_key
-from physscore.points import block_of
+from physscore.points import block_of, evaluate
 
 FUSED_UP_TO = 1024  # dimensions: beyond, a block of chains does not fit into the cache
 
@@ -28,6 +28,8 @@ class Moves(NamedTuple):
     """How much of the momentum is kept from step to step."""
     harmonic: bool = False
     """Whether a standard normal's flow is followed exactly."""
+    relieved: bool = False
+    """Whether one step in eight is a quarter as long."""
 
 
 @dataclass
@@ -143,6 +145,10 @@ class Loop:
 
     def evaluate(self, x: Array) -> tuple[Array, Array]:
         """Return energies and scores, after checking their shapes."""
+        if self.name == "fused":
+            assert self.point is not None
+            energy, gradient = evaluate(self.point, x.reshape(len(x), -1))
+            return energy, -gradient.reshape(x.shape)
         if isinstance(self.target, Energy):
             energy, score = self.target.energy_and_score(x)
             energy = np.asarray(energy, np.float64)
@@ -202,7 +208,7 @@ class Loop:
             fused.sweep, n, getattr(fused, f"{self._step}_step"), self._block, self.point.params, kernel,
             (metric.kind, metric.factor), seed_key(state.seed), flat,
             (draws.x.reshape(len(draws.x), n, state.momentum.shape[1]), draws.energy), tally,
-            state.step, n_steps, thin,
+            state.step, n_steps, thin, at_least=max(1, 10_000 // (n_steps * (self.target.dim + 4))),
         )  # fmt: skip
 
     def _batched(

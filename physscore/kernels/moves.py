@@ -16,7 +16,8 @@ from physscore.philox import inline
 
 IDENTITY, DIAGONAL, DENSE = 0, 1, 2
 DIVERGED = 1000.0  # the energy error beyond which a trajectory is called divergent
-GOLDEN = 0.6180339887498949  # its multiples modulo 1 are spread evenly: the jitter of trajectories
+# The multiples of these modulo 1 are spread evenly: which trajectories are long, which steps short.
+GOLDEN, SILVER = 0.6180339887498949, 0.41421356237309515
 
 
 @inline
@@ -61,6 +62,18 @@ def n_leaps(length, number):
     if length <= 1.0:
         return 1
     return 1 + int((np.float64(number + 1) * GOLDEN) % 1.0 * (2.0 * length - 1.0))
+
+
+@inline
+def step_of(step, relieved, number):
+    """Return the step of trajectory ``number``: where it is relieved, one in eight is a quarter as long.
+
+    A chain may sit where the step is too long to be accepted, as Langevin proposals are in light tails;
+    the short steps free it. Which ones are short does not depend on the chain, so nothing is biased.
+    """
+    if relieved and (np.float64(number + 1) * SILVER) % 1.0 < 0.125:
+        return 0.25 * step
+    return step
 
 
 # --- Over blocks of chains ------------------------------------------------------------------------

@@ -39,7 +39,7 @@ class Run:
     acceptance : array (chains,)
         Mean acceptance probability.
     divergent : array (chains,)
-        Steps with a runaway trajectory; for kernels that cannot reject, 1 if the chain was lost.
+        Steps that ran away and were rejected; for kernels that cannot reject, 1 if the chain was lost.
     kernel : Kernel
         With the settings that the warm-up found.
     loop : str
@@ -81,9 +81,11 @@ class Run:
         return tuple(self.draws.shape[2:])
 
     @property
-    def n_lost(self) -> int:
-        """Number of chains with a divergence."""
-        return int((self.divergent > 0).sum())
+    def n_divergent(self) -> int:
+        """Number of chains that were lost, or more than 1% of whose steps ran away and were rejected."""
+        steps = self.draws.shape[0] * self.thin
+        adjusted = self.kernel.step_function in ("hamiltonian", "adaptive")
+        return int((self.divergent > (0.01 * steps if adjusted else 0)).sum())
 
     @cached_property
     def r_hat(self) -> Array:
@@ -155,7 +157,7 @@ class Run:
             *(np.concatenate(part) for part in parts),
             draws=kept,
             chains=chains,
-            divergent=self.n_lost,
+            divergent=self.n_divergent,
             names=names,
         )
 
@@ -205,7 +207,8 @@ class Run:
             "loop": self.loop, "chains": int(chains), "draws": int(kept), "thin": self.thin,
             "warmup": self.warmup,
             "seed": self.seed, "shape": list(self.shape), "complete": self.complete,
-            "acceptance": float(self.acceptance.mean()), "divergent_chains": self.n_lost,
+            "acceptance": float(self.acceptance.mean()), "divergent_chains": self.n_divergent,
+            "divergent_steps": int(self.divergent.sum()),
             "drift_to_noise": None if math.isnan(self.drift_to_noise) else self.drift_to_noise,
             "mixed": self.mixing.passed, "reasons": self.mixing.reasons,
         }  # fmt: skip

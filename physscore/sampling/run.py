@@ -173,9 +173,9 @@ def sample(
                     move((last - first) * thin)
                 writer.finish(drift_to_noise(engine, state))
             run = RunFile(writer.path).run()
-    if run.n_lost:
+    if run.n_divergent:
         warnings.warn(
-            f"{run.n_lost} of {chains} chains diverged: their step is too long for where they were, or the "
+            f"{run.n_divergent} of {chains} chains diverged: their step is too long for where they were, or the "
             "energy falls without bound; see run.divergent",
             stacklevel=2,
         )

@@ -56,14 +56,20 @@ def tuned_by(engine: Engine, state: State) -> StepSize:
 class _ByAcceptance(StepSize):
     """Dual averaging of the mean acceptance of all chains (Nesterov 2009; Hoffman & Gelman 2014, eq. 6)."""
 
-    def restart(self) -> None:
+    @property
+    def goal(self) -> float:
+        """The mean acceptance, when the short steps are all accepted."""
         kernel = self.engine.kernel
         assert kernel.goal is not None
+        return 0.875 * kernel.goal + 0.125 if kernel.moves().relieved else kernel.goal
+
+    def restart(self) -> None:
+        kernel = self.engine.kernel
         self.most = 2.0 if isinstance(kernel, CrankNicolson) else math.inf
-        step, up = 1.0, self._try(1.0).acceptance.mean() > kernel.goal
+        step, up = 1.0, self._try(1.0).acceptance.mean() > self.goal
         for _ in range(100):
             following = min(step * (2.0 if up else 0.5), self.most)
-            if following == step or (self._try(following).acceptance.mean() > kernel.goal) != up:
+            if following == step or (self._try(following).acceptance.mean() > self.goal) != up:
                 break
             step = following
         self._set(step)
@@ -71,11 +77,9 @@ class _ByAcceptance(StepSize):
         self.count, self.error, self.average = 0, 0.0, 0.0
 
     def adjust(self, info: Info) -> None:
-        kernel = self.engine.kernel
-        assert kernel.goal is not None
         self.count += 1
         gain = 1 / (self.count + 10)
-        self.error += gain * (kernel.goal - float(info.acceptance.mean()) - self.error)
+        self.error += gain * (self.goal - float(info.acceptance.mean()) - self.error)
         log_step = min(self.start - math.sqrt(self.count) / 0.05 * self.error, math.log(self.most))
         self.average += self.count**-0.75 * (log_step - self.average)
         self._set(math.exp(log_step))

@@ -42,7 +42,7 @@ class TemperedRun(Run):
     barrier : float
         Their sum, the global communication barrier: of order 1 is easy, of order 10 asks for 20 rungs.
     round_trips : int
-        How often a state went from the reference to the target and back, over all chains.
+        How often a state came down from the reference to the target, over all chains.
     """
 
     betas: Array = None  # type: ignore[assignment]
@@ -105,8 +105,9 @@ def temper(
 
     kernel = MALA() if kernel is None else kernel
     warmup = steps if warmup is None else warmup
-    for name, value, least in (("chains", chains, 1), ("steps", steps, 1), ("warmup", warmup, 10), ("thin", thin, 1),
-                               ("swap_every", swap_every, 1), ("rungs", rungs or 2, 2)):  # fmt: skip
+    counts = {"chains": (chains, 1), "steps": (steps, 1), "warmup": (warmup, 10), "thin": (thin, 1),
+              "swap_every": (swap_every, 1), "rungs": (2 if rungs is None else rungs, 2)}  # fmt: skip
+    for name, (value, least) in counts.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
             raise InputError(f"{name} is {value!r}: it must be a whole number of at least {least}")
     if not isinstance(target, Energy):
@@ -119,7 +120,7 @@ def temper(
             reference = Gaussian(0.0, 1.0, dim=target.dim)
     if reference.shape != target.shape:
         raise InputError(f"reference has states of shape {reference.shape}, the target {target.shape}")
-    ladder = _Ladder(Path(reference, target), kernel, chains, seed, swap_every)
+    ladder = _Ladder(Path(reference, target), reference, kernel, chains, seed, swap_every)
     with (
         interruptible() as stop_if_asked,
         tqdm(total=warmup + steps, desc="warm-up", unit="round", disable=not progress) as bar,
@@ -157,9 +158,10 @@ def temper(
         except KeyboardInterrupt:
             warnings.warn(f"interrupted: {finished} of {kept} draws a chain are there", stacklevel=2)
     names = getattr(reference, "names", None)
+    cold = ladder.engines[-1]
     return TemperedRun(
-        draws[:finished], energies[:finished], ladder.acceptance, np.zeros(chains, int), ladder.engines[-1].kernel,
-        ladder.engines[-1].loop.name, math.nan, repr(target), seed, warmup, thin,
+        draws[:finished], energies[:finished], ladder.acceptance, np.zeros(chains, int), cold.kernel,
+        cold.loop.name, math.nan, repr(target), seed, warmup, thin,
         names=None if names is None else list(names), complete=finished == kept, betas=ladder.betas,
         rejection=ladder.rejection, barrier=float(ladder.rejection.sum()), round_trips=ladder.round_trips,
     )  # fmt: skip
@@ -169,7 +171,13 @@ class _Ladder:
     """States at every temperature, chains of them side by side."""
 
     def __init__(self, path: Path, kernel: Kernel, chains: int, seed: int, swap_every: int) -> None:
-        self.path, self.kernel, self.chains, self.seed, self.swap_every = path, kernel, chains, seed, swap_every
+        self.path, self.kernel, self.chains, self.seed, self.swap_every = (
+            path,
+            kernel,
+            chains,
+            seed,
+            swap_every,
+        )
         self.betas: npt.NDArray[np.float64] = np.zeros(0)
         self.engines: list[Engine] = []
         self.states: list[State] = []
@@ -187,7 +195,7 @@ class _Ladder:
                 nearest = int(np.abs(old_betas - beta).argmin())
                 x = old[nearest].x
             else:
-                x = self.path.reference.sample(self.chains, seed=self.seed)
+                x = self.reference.sample(self.chains, seed=self.seed)
             state = engine.start(x, self.seed + 1 + i)
             state.step = 2 * self.rounds * self.swap_every + 1_000_000 * (len(old) > 0)
             if i:
@@ -219,7 +227,7 @@ class _Ladder:
     def round(self) -> None:
         """Move every state, then swap neighbours."""
         self.rounds += 1
-        fresh = self.path.reference.sample(self.chains, seed=_derived(self.seed, self.rounds))
+        fresh = self.reference.sample(self.chains, seed=_derived(self.seed, self.rounds))
         self.states[0].x[...] = fresh
         for i in range(1, len(self.betas)):
             last = i == len(self.betas) - 1
@@ -234,17 +242,24 @@ class _Ladder:
         n = len(self.betas)
         x = [engine.positions(state.x) for engine, state in zip(self.engines, self.states, strict=True)]
         work = self.path.difference.energy(np.concatenate(x)).reshape(n, self.chains)
-        log_u = -0.5 * (normal(self.chains, 2 * n, seed=self.seed, step=self.rounds, draw=5).reshape(-1, n, 2) ** 2).sum(2)
+        log_u = -0.5 * (
+            normal(self.chains, 2 * n, seed=self.seed, step=self.rounds, draw=5).reshape(-1, n, 2) ** 2
+        ).sum(2)
         changed = np.zeros((n, self.chains), bool)
         for i in range(self.rounds % 2, n - 1, 2):
             with np.errstate(invalid="ignore", over="ignore"):
                 log_ratio = (self.betas[i + 1] - self.betas[i]) * (work[i + 1] - work[i])
                 log_ratio = np.where(np.isfinite(work[i]) | (work[i] == np.inf), log_ratio, -np.inf)
-                self.rejected[i] += float((1 - np.exp(np.minimum(np.nan_to_num(log_ratio, nan=-np.inf), 0))).mean())
+                self.rejected[i] += float(
+                    (1 - np.exp(np.minimum(np.nan_to_num(log_ratio, nan=-np.inf), 0))).mean()
+                )
             self.tried[i] += 1
             taken = log_u[:, i] < log_ratio
             x[i][taken], x[i + 1][taken] = x[i + 1][taken], x[i][taken].copy()
-            self.origin[i][taken], self.origin[i + 1][taken] = self.origin[i + 1][taken], self.origin[i][taken].copy()
+            self.origin[i][taken], self.origin[i + 1][taken] = (
+                self.origin[i + 1][taken],
+                self.origin[i][taken].copy(),
+            )
             changed[i] |= taken
             changed[i + 1] |= taken
         for i in range(1, n):

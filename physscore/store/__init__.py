@@ -14,8 +14,10 @@ import numpy as np
 
 from physscore.core import InputError
 from physscore.diagnostics.power import PowerSpectrum
+from physscore.sampling.result import Run
 from physscore.store.fields import FieldFile, Fields, FieldWriter
 from physscore.store.hdf5 import check_output, describe, open_hdf5, part_of, writing
+from physscore.store.runs import RunFile, write_run
 from physscore.store.spectra import read_spectrum, write_spectrum
 
 __all__ = ["FieldFile", "FieldWriter", "Fields", "load", "save"]
@@ -23,7 +25,7 @@ __all__ = ["FieldFile", "FieldWriter", "Fields", "load", "save"]
 
 def save(
     path: str | os.PathLike[str],
-    what: Fields | PowerSpectrum,
+    what: Fields | PowerSpectrum | Run,
     *,
     overwrite: bool = False,
     length_unit: str = "Mpc/h",
@@ -35,7 +37,7 @@ def save(
     path
         Name of the file.
     what
-        :class:`Fields` or a :class:`PowerSpectrum`.
+        :class:`Fields`, a :class:`PowerSpectrum` or a :class:`Run`.
     overwrite
         Replace an existing file.
     length_unit
@@ -75,12 +77,19 @@ def save(
                 describe(file, "spectrum", None, {}, length_unit)
                 write_spectrum(file, what, length_unit)
             os.replace(part, path)
+    elif isinstance(what, Run):
+        check_output(Path(path), overwrite=overwrite)
+        with writing(Path(path)):
+            write_run(part_of(Path(path)), what)
+            os.replace(part_of(Path(path)), path)
     else:
-        raise InputError(f"what is a {type(what).__name__}: it must be Fields or a PowerSpectrum")
+        raise InputError(f"what is a {type(what).__name__}: it must be Fields, a PowerSpectrum or a Run")
 
 
-def load(path: str | os.PathLike[str]) -> Fields | PowerSpectrum:
-    """Return what :func:`save` or ``physscore field`` wrote, all of it in memory.
+def load(path: str | os.PathLike[str]) -> Fields | PowerSpectrum | Run:
+    """Return what :func:`save`, ``physscore field`` or a run wrote.
+
+    Fields and spectra are read into memory; the draws of a run are an h5py dataset.
 
     Raises
     ------
@@ -90,6 +99,9 @@ def load(path: str | os.PathLike[str]) -> Fields | PowerSpectrum:
     with open_hdf5(Path(path)) as file:
         if file.attrs.get("kind") == "spectrum":
             return read_spectrum(file)
+        kind = file.attrs.get("kind")
+    if kind == "run":
+        return RunFile(path).run()
     with FieldFile(path) as fields:
         return Fields(
             delta=fields.delta[...],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,25 +96,12 @@ class RunWriter:
         with writing(self.path):
             with h5py.File(fresh, "w") as file:
                 describe(file, "run", self.seed, self.settings, "1")
-                grid = about["grid"]
-                notes = {**about, "grid": grid.settings() if grid is not None else None}
-                file.attrs["run"] = json.dumps(notes)
-                _write_kernel(file, engine.kernel)
-                layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-                layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-                layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-                samples = file.create_group("samples")
-                samples.create_dataset("x", (kept, *shape), state.x.dtype, dcpl=layout)
-                samples.create_dataset("energy", (kept, shape[0]), np.float64, dcpl=layout)
+                _write_about(file, engine.kernel, about)
+                _make_room(file, kept, shape, state.x.dtype)
                 for slot in ("state_0", "state_1"):
-                    group = file.create_group(slot)
                     for name in _STATE:
-                        group.create_dataset(name, data=getattr(state, name))
-                    group.create_dataset("step", data=np.array([state.step]))
-                    group.create_dataset("tally", data=np.zeros((3, shape[0])))
-                    group.create_dataset("completed", data=np.zeros(1, np.int64))
-                file.create_dataset("slot", data=np.zeros(1, np.int64))
-                file.create_dataset("drift_to_noise", data=np.full(1, np.nan))
+                        file[slot].create_dataset(name, data=getattr(state, name))
+                    file[slot]["step"][0] = state.step
             with open(fresh, "rb+") as room:
                 reserve(room.fileno(), fresh.stat().st_size)
             os.replace(fresh, self.part)
@@ -205,9 +193,51 @@ class RunFile:
         )
 
 
+def write_run(path: Path, run: Run) -> None:
+    """Write a run that is in memory."""
+    about = {
+        name: getattr(run, name) for name in ("target", "seed", "warmup", "thin", "loop", "names", "grid")
+    }
+    kept = run.draws.shape[0]
+    with h5py.File(path, "w") as file:
+        describe(file, "run", run.seed, {}, "1")
+        _write_about(file, run.kernel, about)
+        _make_room(file, kept, tuple(run.draws.shape[1:]), run.draws.dtype)
+        file["samples/x"][...] = run.draws
+        file["samples/energy"][...] = run.energies
+        file["drift_to_noise"][0] = run.drift_to_noise
+        group = file["state_0"]
+        group["completed"][0] = kept
+        group["tally"][0], group["tally"][1] = run.acceptance * kept * run.thin, run.divergent
+
+
+def _write_about(file: h5py.File, kernel: Kernel, about: dict[str, Any]) -> None:
+    grid = about["grid"]
+    file.attrs["run"] = json.dumps({**about, "grid": grid.settings() if grid is not None else None})
+    _write_kernel(file, kernel)
+
+
+def _make_room(file: h5py.File, kept: int, shape: tuple[int, ...], dtype: Any) -> None:
+    """Make all datasets but those of the state: from here on only numbers are written into them."""
+    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)  # the room is made without writing it twice
+    samples = file.create_group("samples")
+    x = samples.create_dataset("x", (kept, *shape), dtype, dcpl=layout)
+    x.dims[0].label, x.dims[1].label = "draw", "chain"
+    samples.create_dataset("energy", (kept, shape[0]), np.float64, dcpl=layout)
+    for slot in ("state_0", "state_1"):
+        group = file.create_group(slot)
+        group.create_dataset("step", data=np.zeros(1, np.int64))
+        group.create_dataset("tally", data=np.zeros((3, shape[0])))
+        group.create_dataset("completed", data=np.zeros(1, np.int64))
+    file.create_dataset("slot", data=np.zeros(1, np.int64))
+    file.create_dataset("drift_to_noise", data=np.full(1, np.nan))
+
+
 def _write_kernel(file: h5py.File, kernel: Kernel) -> None:
     group = file.create_group("kernel")
-    settings = {name: getattr(kernel, name) for name in kernel.__dataclass_fields__}
+    settings = {field.name: getattr(kernel, field.name) for field in fields(kernel)}
     metric = settings.pop("metric")
     if isinstance(metric, Diagonal):
         group.create_dataset("metric", data=metric.variances)

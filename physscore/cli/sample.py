@@ -1,0 +1,140 @@
+"""``physscore sample``: draws from a built-in model or the user's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from physscore.cli.options import (
+    json_option,
+    overwrite_option,
+    picture_of,
+    plot_option,
+    print_json,
+    say_stopping,
+    threads_option,
+)
+
+_KERNELS = {
+    "ula": "ULA", "mala": "MALA", "automala": "AutoMALA", "underdamped": "Underdamped", "hmc": "HMC",
+    "crank-nicolson": "CrankNicolson",
+}  # fmt: skip
+
+
+def _parameters(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
+    from physscore.models import parse_value
+
+    found = {}
+    for value in values:
+        name, equals, text = value.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"{value!r} must be name=value, as in coupling=0.44")
+        found[name.replace("-", "_")] = parse_value(text)
+    return found
+
+
+def _number_or_auto(ctx: click.Context, param: click.Parameter, value: str) -> float | str:
+    try:
+        return value if value == "auto" else float(value)
+    except ValueError:
+        raise click.BadParameter(f'{value!r} must be a number or "auto"') from None
+
+
+@click.command(name="sample")
+@click.argument("model")
+@click.option("-p", "parameters", multiple=True, callback=_parameters, metavar="NAME=VALUE",
+              help="A parameter of the model; may be given several times.")  # fmt: skip
+@click.option(
+    "-k", "--kernel", "kernel_name", type=click.Choice(list(_KERNELS)), default="mala", show_default=True
+)
+@click.option("--step-size", callback=_number_or_auto, default="auto", show_default=True)
+@click.option("--metric", type=click.Choice(["identity", "diagonal", "dense", "fourier"]),
+              help="What the warm-up measures. [default: the kernel's]")  # fmt: skip
+@click.option("--leapfrogs", callback=_number_or_auto, default="auto", help="Steps of a trajectory of hmc.")
+@click.option("--friction", type=float, help="Friction of underdamped.")
+@click.option("--metropolised", is_flag=True, help="Accept or reject the steps of underdamped.")
+@click.option("--bias", type=float, help="Relative error of the variance that ula may make.")
+@click.option("--chains", type=int, default=64, show_default=True)
+@click.option(
+    "--steps", type=int, default=1000, show_default=True, help="Steps of each chain, after the warm-up."
+)
+@click.option("--warmup", type=int, help="Steps of the warm-up. [default: half of --steps, 200 at least]")
+@click.option("--thin", type=int, default=1, show_default=True, help="Keep every so many-th step.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float64", show_default=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="HDF5 file for the draws.")
+@click.option("--resume", is_flag=True, help="Go on with an unfinished file.")
+@overwrite_option
+@plot_option("traces and marginals, or field slices with P(k),")
+@json_option
+@threads_option
+def command(
+    model: str,
+    parameters: dict[str, Any],
+    kernel_name: str,
+    step_size: float | str,
+    metric: str | None,
+    leapfrogs: float | str,
+    friction: float | None,
+    metropolised: bool,
+    bias: float | None,
+    chains: int,
+    steps: int,
+    warmup: int | None,
+    thin: int,
+    seed: int,
+    dtype: str,
+    output: Path | None,
+    resume: bool,
+    overwrite: bool,
+    plot: bool,
+    as_json: bool,
+) -> None:
+    """Draw from MODEL: a built-in one (funnel, ising, phi4, ...) or my_model.py:name.
+
+    A model of your own is an Energy, or a function of the -p values that returns one. Exit code 1 if the
+    run has not mixed.
+    """
+    from physscore import kernels, plots
+    from physscore.core import InputError
+    from physscore.models import load_model
+    from physscore.sampling.run import sample
+
+    given: dict[str, Any] = {"step_size": step_size}
+    only = {"leapfrogs": ("hmc", leapfrogs, "auto"), "friction": ("underdamped", friction, None),
+            "metropolised": ("underdamped", metropolised, False), "bias": ("ula", bias, None)}  # fmt: skip
+    for name, (owner, value, default) in only.items():
+        if value != default:
+            if kernel_name != owner:
+                raise InputError(f"--{name} is for --kernel {owner}, not for {kernel_name}")
+            given[name] = value
+    if metric is not None:
+        given["metric"] = metric
+    if resume and output is None:
+        raise InputError("--resume needs the file to go on with: -o name.h5")
+    if plot:
+        plots.require_matplotlib()
+    target = load_model(model, parameters)
+    kernel = getattr(kernels, _KERNELS[kernel_name])(**given)
+    run = sample(
+        target, kernel, chains=chains, steps=steps, warmup=warmup, thin=thin, seed=seed, dtype=dtype,
+        progress=not as_json, output=output, resume=resume, overwrite=overwrite, on_interrupt=say_stopping,
+    )  # fmt: skip
+    picture = picture_of(output or Path(f"{Path(model.replace(':', '-')).name}.h5"))
+    if plot:
+        plots.plot_run(picture, run)
+    if as_json:
+        print_json(
+            run.summary()
+            | ({"file": str(output)} if output else {})
+            | ({"picture": str(picture)} if plot else {})
+        )
+    else:
+        click.echo(str(run))
+        for what, path in (("file", output), ("picture", picture if plot else None)):
+            if path:
+                click.echo(f"{what}: {path}")
+    if not run.mixing.passed:
+        click.get_current_context().exit(1)

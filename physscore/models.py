@@ -1,0 +1,197 @@
+"""Models by name, for the command line: the built-in ones, and the user's own from a file."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from physscore.core import Energy, InputError, Score
+
+
+def _gaussian(mean: float = 0.0, variance: float = 1.0, dim: int = 2) -> Energy:
+    """A normal distribution."""
+    from physscore.energies.gaussian import Gaussian
+
+    return Gaussian(mean, variance, dim=dim)
+
+
+def _mixture(distance: float = 2.0, std: float = 0.5) -> Energy:
+    """Four normals at (+-distance, +-distance), with weights 0.1 to 0.4."""
+    from physscore.energies.gaussian import GaussianMixture
+
+    means = [[x, y] for x in (distance, -distance) for y in (distance, -distance)]
+    return GaussianMixture([0.1, 0.2, 0.3, 0.4], means, std**2)
+
+
+def _ring(radius: float = 4.0, width: float = 0.5, dim: int = 2) -> Energy:
+    """A ring or spherical shell."""
+    from physscore.energies.shells import Ring
+
+    return Ring(radius, width, dim)
+
+
+def _shells(dim: int = 2, radius: float = 2.0, width: float = 0.1, distance: float = 3.5) -> Energy:
+    """Two shells side by side."""
+    from physscore.energies.shells import Shells
+
+    return Shells(dim, radius, width, distance)
+
+
+def _funnel(dim: int = 10, scale: float = 3.0) -> Energy:
+    """Neal's funnel."""
+    from physscore.energies.analytic import Funnel
+
+    return Funnel(dim, scale)
+
+
+def _banana(scale: float = 10.0, bend: float = 0.03, dim: int = 2) -> Energy:
+    """A bent normal."""
+    from physscore.energies.analytic import Banana
+
+    return Banana(scale, bend, dim)
+
+
+def _double_well(height: float = 3.0, centre: float = 1.0, tilt: float = 0.0, dim: int = 1) -> Energy:
+    """Independent double wells."""
+    from physscore.energies.analytic import DoubleWell
+
+    return DoubleWell(height, centre, tilt, dim)
+
+
+def _student(degrees_of_freedom: float = 3.0, scale: float = 1.0, dim: int = 2) -> Energy:
+    """A Student distribution."""
+    from physscore.energies.analytic import Student
+
+    return Student(degrees_of_freedom, scale, dim)
+
+
+def _ising(size: Any = 16, dim: int = 2, coupling: float = 0.4406867935097715) -> Energy:
+    """The Ising model, as its exact continuous dual; critical by default."""
+    from physscore.energies.lattice import Ising
+
+    return Ising(_sides(size, dim), coupling=coupling)
+
+
+def _phi4(size: Any = 8, dim: int = 2, **couplings: float) -> Energy:
+    """A scalar field with a quartic term: mass2 and coupling, or kappa and lam."""
+    from physscore.energies.lattice import Phi4
+
+    return Phi4(_sides(size, dim), **(couplings or {"mass2": -4.0, "coupling": 8.0}))
+
+
+def _sides(size: Any, dim: int) -> tuple[int, ...]:
+    return tuple(size) if isinstance(size, list) else (size,) * dim
+
+
+BUILT_IN: dict[str, Callable[..., Energy]] = {
+    "banana": _banana, "double-well": _double_well, "funnel": _funnel, "gaussian": _gaussian, "ising": _ising,
+    "mixture": _mixture, "phi4": _phi4, "ring": _ring, "shells": _shells, "student": _student,
+}  # fmt: skip
+
+
+def load_model(name: str, parameters: dict[str, Any]) -> Score:
+    """Return a built-in model, or what ``file.py:name`` names: an energy, or a function returning one.
+
+    Parameters
+    ----------
+    name
+        Of a built-in model, or ``path/to/file.py:name``.
+    parameters
+        Arguments of the model.
+
+    Raises
+    ------
+    InputError
+        If there is no such model, or it does not take the parameters.
+    """
+    file, colon, attribute = name.rpartition(":")
+    if not colon and not name.endswith(".py"):
+        if name not in BUILT_IN:
+            known = ", ".join(BUILT_IN)
+            raise InputError(f"model is {name!r}: it must be one of {known}, or my_model.py:name")
+        return _call(BUILT_IN[name], name, parameters)
+    if not colon:
+        raise InputError(f"model is {name!r}: say which of its names, as in {name}:posterior")
+    path = Path(file)
+    if not path.is_file():
+        raise InputError(f"model {name!r}: there is no file {path}")
+    found = getattr(_module(path), attribute, None)
+    if found is None:
+        raise InputError(f"model {name!r}: {path} has no {attribute!r}")
+    if isinstance(found, Score):
+        if parameters:
+            raise InputError(
+                f"model {name!r} is an energy, not a function: it takes no -p {next(iter(parameters))}"
+            )
+        return found
+    if not callable(found):
+        raise InputError(
+            f"model {name!r} is a {type(found).__name__}: it must be an Energy or a function of one"
+        )
+    return _call(found, name, parameters)
+
+
+def _module(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    sys.path.insert(0, str(path.parent.resolve()))  # it may import what stands beside it
+    try:
+        spec.loader.exec_module(module)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{path} cannot be loaded: {_where(error, path)}{type(error).__name__}: {error}"
+        ) from error
+    finally:
+        sys.path.pop(0)
+    return module
+
+
+def _where(error: Exception, path: Path) -> str:
+    """Return the line of the user's file that an error comes from."""
+    trace, line = error.__traceback__, None
+    while trace is not None:
+        if Path(trace.tb_frame.f_code.co_filename) == path:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return "" if line is None else f"line {line}: "
+
+
+def _call(function: Callable[..., Any], name: str, parameters: dict[str, Any]) -> Score:
+    try:
+        inspect.signature(function).bind(**parameters)
+    except TypeError as error:
+        takes = ", ".join(str(p) for p in inspect.signature(function).parameters.values()) or "nothing"
+        raise InputError(f"model {name!r} does not take these -p ({error}): it takes {takes}") from None
+    try:
+        found = function(**parameters)
+    except InputError:
+        raise
+    except Exception as error:
+        file = Path(inspect.getsourcefile(function) or "")
+        raise InputError(
+            f"model {name!r} failed: {_where(error, file)}{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(found, Score):
+        raise InputError(f"model {name!r} returned a {type(found).__name__}: it must return an Energy")
+    return found
+
+
+def parse_value(text: str) -> Any:
+    """Return what a parameter on the command line says: a number, numbers with commas, or a word."""
+    if "," in text:
+        return [parse_value(part) for part in text.split(",") if part]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return {"true": True, "false": False}.get(text.lower(), text)
