@@ -77,6 +77,10 @@ class Energy(Score):
         """The compiled form, if there is one."""
         return None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the compiled form of a sum, which holds in one process only."""
+        return {name: value for name, value in self.__dict__.items() if name != "_point"}
+
     @abstractmethod
     def energy(self, x: Array) -> npt.NDArray[np.float64]:
         """Return E of states ``x`` of shape (n, *shape): an array (n,), float64 whatever ``x`` is."""

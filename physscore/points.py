@@ -1,8 +1,9 @@
-"""Compiled energies: blocks out of points, points out of blocks, and weighted sums of them.
+"""Compiled energies: blocks of points, their addresses, and weighted sums of them.
 
-The loop over many small states works on blocks of chains, arrays (d, n) whose last axis is the
-chain, because loops over chains become vector instructions. A user's function of one point is
-wrapped into a block; a built-in block of one column is a point.
+The loop over many small states works on blocks of chains, arrays (d, n) whose last axis is the chain,
+because loops over chains become vector instructions. A user's function of one point is wrapped into a
+block. Loops are compiled once and kept on disk; they call a block by its address, once for many chains,
+so a new energy compiles itself and nothing else, and a sum of energies compiles nothing.
 """
 
 from __future__ import annotations
@@ -12,32 +13,61 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import carray, cfunc, njit, types
+from numba.extending import intrinsic
 
-from physscore.arrays import parallel
+from physscore.arrays import compiled, parallel
 from physscore.core import Array, Point
 
-_options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-compiled_block = njit(**_options)
-"""The decorator of functions of blocks. Not kept on disk: they call what stands in other files."""
+compiled_block = compiled
+"""The decorator of functions of blocks."""
+
+
+def _call_address(typing_context, address, x, d, n, params, count, gradient, energy):
+    """Call the C function at ``address`` with addresses of arrays and their sizes."""
+
+    def generate(context, builder, signature, arguments):
+        word = ir.IntType(64)
+        kind = ir.FunctionType(ir.VoidType(), [word] * 7)
+        function = builder.inttoptr(arguments[0], kind.as_pointer())
+        builder.call(function, arguments[1:])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 8), generate
+
+
+_call: Any = intrinsic(_call_address)
+
+
+@njit(nogil=True, error_model="numpy")
+def call_block(address, x, params, gradient_out, energy_out):
+    """Call a block by its address."""
+    _call(
+        np.int64(address), np.int64(x.ctypes.data), np.int64(x.shape[0]), np.int64(x.shape[1]),
+        np.int64(params.ctypes.data), np.int64(len(params)), np.int64(gradient_out.ctypes.data),
+        np.int64(energy_out.ctypes.data),
+    )  # fmt: skip
+
+
+_pointer = types.CPointer(types.float64)
+_entry = types.void(_pointer, types.int64, types.int64, _pointer, types.int64, _pointer, _pointer)
 
 
 @cache
-def point_of(block: Any) -> Any:
-    """Return the function of one point that a function of a block of them makes."""
+def _c_function(block: Any) -> Any:
+    @cfunc(_entry)
+    def entry(x, d, n, params, count, gradient, energy):
+        energies = carray(energy, (n,))
+        energies[:] = np.nan  # what is left if the function raises
+        block(carray(x, (d, n)), carray(params, (count,)), carray(gradient, (d, n)), energies)
 
-    @njit(**_options)
-    def energy_and_gradient(x, params, gradient_out):
-        energy = np.empty(1)
-        block(x.reshape(-1, 1), params, gradient_out.reshape(-1, 1), energy)
-        return energy[0]
-
-    return energy_and_gradient
+    return entry
 
 
 @cache
 def _block_of(energy_and_gradient: Any) -> Any:
-    @njit(**_options)
+    @njit(nogil=True, error_model="numpy")
     def block(x, params, gradient_out, energy_out):
         d, n = x.shape
         state, gradient = np.empty(d), np.empty(d)
@@ -51,61 +81,59 @@ def _block_of(energy_and_gradient: Any) -> Any:
     return block
 
 
-def block_of(point: Point) -> Any:
-    """Return the function of a block of points: the point's own, or its function in a loop."""
-    return _block_of(point.energy_and_gradient) if point.block is None else point.block
+def address_of(point: Point) -> int:
+    """Return the address of a point's block in this process: its own, or its function in a loop."""
+    block = _block_of(point.energy_and_gradient) if point.block is None else point.block
+    return int(_c_function(block).address)
+
+
+@cache
+def _point_of(block: Any) -> Any:
+    @njit(nogil=True, error_model="numpy")
+    def energy_and_gradient(x, params, gradient_out):
+        energy = np.empty(1)
+        block(x.reshape(-1, 1), params, gradient_out.reshape(-1, 1), energy)
+        return energy[0]
+
+    return energy_and_gradient
 
 
 def from_block(block: Any, params: Sequence[float] | Array) -> Point:
     """Return the point of a built-in energy that is written for blocks."""
-    return Point(point_of(block), np.ascontiguousarray(params, np.float64), block)
+    return Point(_point_of(block), np.ascontiguousarray(params, np.float64), block)
 
 
-@cache
-def _scaled(block: Any) -> Any:
-    @njit(**_options)
-    def scaled(x, params, gradient_out, energy_out):
-        block(x, params[1:], gradient_out, energy_out)
-        for j in range(x.shape[1]):
-            energy_out[j] *= params[0]
-        for i in range(x.shape[0]):
-            for j in range(x.shape[1]):
-                gradient_out[i, j] *= params[0]
-
-    return scaled
-
-
-@cache
-def _added(first: Any, second: Any) -> Any:
-    @njit(**_options)
-    def added(x, params, gradient_out, energy_out):
-        end = 1 + int(params[0])
-        first(x, params[1:end], gradient_out, energy_out)
-        gradient, energy = np.empty(x.shape), np.empty(x.shape[1])
-        second(x, params[end:], gradient, energy)
-        for j in range(x.shape[1]):
-            energy_out[j] += energy[j]
-        for i in range(x.shape[0]):
-            for j in range(x.shape[1]):
-                gradient_out[i, j] += gradient[i, j]
-
-    return added
+@compiled
+def _sum_block(x, params, gradient_out, energy_out):
+    """params: for each term its factor, the bits of its address, the number of its params, and these."""
+    d, n = x.shape
+    gradient, energy = np.empty((d, n)), np.empty(n)
+    energy_out[:] = 0.0
+    gradient_out[:] = 0.0
+    start = 0
+    while start < len(params):
+        factor, address = params[start], params[start + 1 : start + 2].view(np.int64)[0]
+        stop = start + 3 + int(params[start + 2])
+        call_block(address, x, params[start + 3 : stop], gradient, energy)
+        for j in range(n):
+            energy_out[j] += factor * energy[j]
+        for i in range(d):
+            for j in range(n):
+                gradient_out[i, j] += factor * gradient[i, j]
+        start = stop
 
 
 def weighted_sum(terms: Sequence[tuple[float, Point]]) -> Point:
-    """Return the sum of ``factor * point``. Its factors are numbers like the others: changing them
-    compiles nothing."""
-    blocks = [_scaled(block_of(point)) for _, point in terms]
-    numbers = [np.concatenate([[factor], point.params]) for factor, point in terms]
-    block, params = blocks[0], numbers[0]
-    for other, more in zip(blocks[1:], numbers[1:], strict=True):
-        params = np.concatenate([[len(params)], params, more])
-        block = _added(block, other)
-    return from_block(block, params)
+    """Return the sum of ``factor * point``, which compiles nothing. It holds in this process only."""
+    parts: list[Any] = []
+    for factor, point in terms:
+        address = np.array([address_of(point)]).view(np.float64)
+        parts += [[factor], address, [len(point.params)], point.params]
+    return from_block(_sum_block, np.concatenate(parts))
 
 
-@njit(**_options)
-def _evaluate(block, params, x, energy, gradient, start, stop):
+@compiled
+def _evaluate(address, params, x, energy, gradient, start, stop):
     d = x.shape[1]
     width = min(32, stop - start)
     columns, slopes, energies = np.empty((d, width)), np.empty((d, width)), np.empty(width)
@@ -114,7 +142,7 @@ def _evaluate(block, params, x, energy, gradient, start, stop):
         for j in range(width):
             for i in range(d):
                 columns[i, j] = x[first + min(j, n - 1), i]
-        block(columns, params, slopes, energies)
+        call_block(address, columns, params, slopes, energies)
         for j in range(n):
             energy[first + j] = energies[j]
             for i in range(d):
@@ -125,5 +153,8 @@ def evaluate(point: Point, x: Array) -> tuple[Array, Array]:
     """Return energies (n,) and gradients (n, d) of states (n, d) by the compiled form."""
     states = np.ascontiguousarray(x, np.float64)
     energy, gradient = np.empty(len(states)), np.empty_like(states)
-    parallel(_evaluate, len(states), block_of(point), point.params, states, energy, gradient)
+    parallel(
+        _evaluate, len(states), address_of(point), point.params, states, energy, gradient,
+        at_least=max(32, 20_000 // (states.shape[1] + 1)),
+    )  # fmt: skip
     return energy, gradient

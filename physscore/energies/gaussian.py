@@ -156,35 +156,65 @@ class Gaussian(Prior):
 
 @compiled_block
 def _mixture_block(x, params, gradient_out, energy_out):
-    """params: number of components, 0 or 1 for dense precisions; of each component: log of weight /
-    sqrt(det 2 pi C), mean[d], precision[d] or [d, d]."""
+    """params: number of components; of each the log of weight / sqrt(det 2 pi C), mean[d], precision[d]."""
     d, n = x.shape
-    count, dense = int(params[0]), params[1] != 0.0
-    size = 1 + d + (d * d if dense else d)
+    count, size = int(params[0]), 1 + 2 * d
+    scratch = np.empty((count + 2, n))  # one allocation: a few of them cost as much as the arithmetic
+    top, total = scratch[count], scratch[count + 1]
+    for c in range(count):
+        start = 1 + c * size
+        height = scratch[c]
+        for j in range(n):
+            height[j] = params[start]
+        for i in range(d):
+            mean, half = params[start + 1 + i], 0.5 * params[start + 1 + d + i]
+            for j in range(n):
+                off = x[i, j] - mean
+                height[j] -= half * (off * off)
+        for j in range(n):
+            top[j] = height[j] if c == 0 or height[j] > top[j] else top[j]
+    for j in range(n):
+        total[j] = 0.0
+    for c in range(count):
+        height = scratch[c]
+        for j in range(n):
+            height[j] = exp(height[j] - top[j])
+            total[j] += height[j]
+    for j in range(n):
+        energy_out[j] = -log(total[j]) - top[j]
+        total[j] = 1.0 / total[j]
+    for c in range(count):
+        start = 1 + c * size
+        height = scratch[c]
+        for j in range(n):
+            height[j] *= total[j]
+        for i in range(d):
+            mean, precision = params[start + 1 + i], params[start + 1 + d + i]
+            for j in range(n):
+                slope = height[j] * (precision * (x[i, j] - mean))
+                gradient_out[i, j] = slope if c == 0 else gradient_out[i, j] + slope
+
+
+@compiled_block
+def _dense_mixture_block(x, params, gradient_out, energy_out):
+    """params: number of components; of each the log of weight / sqrt(det 2 pi C), mean[d], precision[d, d]."""
+    d, n = x.shape
+    count, size = int(params[0]), 1 + d + d * d
     slope, height = np.empty((count, d, n)), np.empty((count, n))
     centred = np.empty((d, n))
     top, total = np.full(n, -np.inf), np.zeros(n)
     for c in range(count):
-        start = 2 + c * size
-        for j in range(n):
-            height[c, j] = params[start]
+        start = 1 + c * size
+        height[c] = params[start]
         for i in range(d):
-            mean = params[start + 1 + i]
             for j in range(n):
-                centred[i, j] = x[i, j] - mean
+                centred[i, j] = x[i, j] - params[start + 1 + i]
         for i in range(d):
-            if dense:
-                row = start + 1 + d + i * d
+            row = start + 1 + d + i * d
+            slope[c, i] = 0.0
+            for k in range(d):
                 for j in range(n):
-                    slope[c, i, j] = params[row] * centred[0, j]
-                for k in range(1, d):
-                    weight = params[row + k]
-                    for j in range(n):
-                        slope[c, i, j] += weight * centred[k, j]
-            else:
-                weight = params[start + 1 + d + i]
-                for j in range(n):
-                    slope[c, i, j] = weight * centred[i, j]
+                    slope[c, i, j] += params[row + k] * centred[k, j]
             for j in range(n):
                 height[c, j] -= 0.5 * slope[c, i, j] * centred[i, j]
         for j in range(n):
@@ -252,10 +282,11 @@ class GaussianMixture(Energy):
 
     @cached_property
     def _point(self) -> Point:
-        parts: list[Any] = [[len(self.weights), float(self.covariances.ndim == 3)]]
+        parts: list[Any] = [[len(self.weights)]]
         for weight, part in zip(self.weights, self.components, strict=True):
             parts += [[math.log(weight) - part._offset], part.mean, part._precision.ravel()]
-        return from_block(_mixture_block, np.concatenate(parts))
+        block = _dense_mixture_block if self.covariances.ndim == 3 else _mixture_block
+        return from_block(block, np.concatenate(parts))
 
     @property
     def point(self) -> Point:

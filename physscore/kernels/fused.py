@@ -1,7 +1,7 @@
 """The loop over many small states: energy, noise, update and acceptance compiled into one.
 
-Chains are taken in blocks that stay in the cache for a whole run of steps. The energy's block
-function and the step are arguments of the loop, which inlines them.
+Chains are taken in blocks that stay in the cache for a whole run of steps. The energy's block is called
+by its address, so that the loops are compiled once for all energies and kept on disk.
 """
 
 from __future__ import annotations
@@ -10,14 +10,18 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+from numba import literally, njit
 
+from physscore.arrays import compiled
 from physscore.core import Array
 from physscore.kernels import moves
 from physscore.noise import fill_block
+from physscore.points import call_block
 
-WIDTH = 32  # chains in a block
+WIDTH = 128  # chains in a block, at most
+_CELLS = 4096  # numbers in a block, about: its dozen arrays stay in the second-level cache
 MAX_DOUBLINGS = 60
+_LANGEVIN, _SPLITTING, _HAMILTONIAN, _ADAPTIVE = 0, 1, 2, 3
 
 
 class Work(NamedTuple):
@@ -47,9 +51,11 @@ class Work(NamedTuple):
     accepted: Array
     divergent: Array
     exponents: Array
+    half: Array
+    full: Array
 
 
-@njit(nogil=True, error_model="numpy", inline="never")
+@njit(nogil=True, error_model="numpy")
 def _load(rows, first, n, block):
     """Copy chains first, ..., first + n - 1 into a block; the last one fills what is left."""
     for j in range(block.shape[1]):
@@ -57,7 +63,7 @@ def _load(rows, first, n, block):
             block[i, j] = rows[first + min(j, n - 1), i]
 
 
-@njit(nogil=True, error_model="numpy", inline="never")
+@njit(nogil=True, error_model="numpy")
 def _unload(block, rows, first, n):
     for j in range(n):
         for i in range(rows.shape[1]):
@@ -66,17 +72,24 @@ def _unload(block, rows, first, n):
 
 @njit(nogil=True, error_model="numpy")
 def _evaluate(block, params, x, s, e):
-    block(x, params, s, e)
+    call_block(block, x, params, s, e)
     for i in range(s.shape[0]):
         for j in range(s.shape[1]):
             s[i, j] = -s[i, j]
 
 
 @njit(nogil=True, error_model="numpy")
+def _steps(work, step):
+    work.half[:] = step / 2
+    work.full[:] = step
+    return work.half, work.full
+
+
+@njit(nogil=True, error_model="numpy")
 def langevin_step(block, params, kernel, metric, chains, work, first, number):
     """Unadjusted Langevin: x += h W (xi + h/2 W^T s), with h^2 / 2 the step size."""
     x, s, e, p = chains
-    half, full = np.full(x.shape[1], kernel.step / 2), np.full(x.shape[1], kernel.step)
+    half, full = _steps(work, kernel.step)
     fill_block(p, work.words, work.lower, first, number, 0, work.key[0], work.key[1])
     moves.kick(p, s, half, metric)
     moves.drift(x, p, full, metric)
@@ -87,7 +100,7 @@ def langevin_step(block, params, kernel, metric, chains, work, first, number):
 def splitting_step(block, params, kernel, metric, chains, work, first, number):
     """Underdamped Langevin by the splitting BAOAB (Leimkuhler & Matthews 2013)."""
     x, s, e, p = chains
-    half = np.full(x.shape[1], kernel.step / 2)
+    half, _ = _steps(work, kernel.step)
     fill_block(work.xi, work.words, work.lower, first, number, 0, work.key[0], work.key[1])
     moves.kick(p, s, half, metric)
     moves.drift(x, p, half, metric)
@@ -103,7 +116,7 @@ def hamiltonian_step(block, params, kernel, metric, chains, work, first, number)
     x, s, e, p = chains
     d, width = x.shape
     step = moves.step_of(kernel.step, kernel.relieved, number)
-    half, full = np.full(width, step / 2), np.full(width, step)
+    half, full = _steps(work, step)
     fill_block(work.xi, work.words, work.lower, first, number, 0, work.key[0], work.key[1])
     moves.refresh(p, work.xi, kernel.keep)
     for j in range(width):
@@ -213,7 +226,7 @@ def _search(block, params, step, metric, x, s, e, p, work, exponent):
 @njit(nogil=True, error_model="numpy")
 def _leapfrog(block, params, step, metric, x, s, e, p, work, exponent):
     width = x.shape[1]
-    half, full = np.empty(width), np.empty(width)
+    half, full = work.half, work.full
     for j in range(width):
         full[j] = step * 2.0 ** exponent[j]
         half[j] = 0.5 * full[j]
@@ -231,19 +244,22 @@ def _leapfrog(block, params, step, metric, x, s, e, p, work, exponent):
 
 
 @njit(nogil=True, error_model="numpy")
-def sweep(
-    step, block, params, kernel, metric, key, state, draws, tally, first_step, n_steps, thin, start, stop
-):
+def _sweep(which, target, kernel, metric, key, state, draws, tally, steps, start, stop):
     """Move chains start to stop by ``n_steps``, and keep every ``thin``-th of their states (0: none).
 
     ``state`` holds positions (n, d), energies (n,), scores and momenta; ``draws`` the kept positions
     (kept, n, d) and energies; ``tally`` the sums over steps of acceptance probability, divergence and
     exponent, which go on from what they are: they do not depend on the pieces a run is made in.
     """
+    literally(which)  # only that step is compiled
+    block, params = target
+    first_step, n_steps, thin = steps
     xs, es, ss, ps = state
     d = xs.shape[1]
     even = d + d % 2
-    width = min(WIDTH if d <= 256 else WIDTH // 4, (stop - start + 3) // 4 * 4)
+    width = min(WIDTH, max(16, _CELLS // d))
+    n_blocks = (stop - start + width - 1) // width
+    width = ((stop - start + n_blocks - 1) // n_blocks + 7) // 8 * 8  # blocks of one size, in whole vectors
     x, s, p, e = np.empty((d, width)), np.empty((d, width)), np.zeros((even, width)), np.empty(width)
     rows, columns, line = (d, width), (even, width), width
     work = Work(
@@ -251,7 +267,8 @@ def sweep(
         np.empty(rows), np.empty(rows), np.empty(line), np.empty((6, width)), np.empty(line), np.empty(line),
         np.empty(line), np.empty(line), np.empty(line), np.empty(line, np.bool_), np.empty(line, np.int64),
         np.empty(line, np.int64), np.empty(line, np.int64), np.empty((4, width), np.uint32),
-        np.empty((4, width), np.uint32), np.empty(line), np.empty(line), np.empty(line),
+        np.empty((4, width), np.uint32), np.empty(line), np.empty(line), np.empty(line), np.empty(line),
+        np.empty(line),
     )  # fmt: skip
     for first in range(start, stop, width):
         n = min(width, stop - first)
@@ -268,7 +285,15 @@ def sweep(
                 tally[2, column],
             )
         for t in range(n_steps):
-            step(block, params, kernel, metric, (x, s, e, p), work, first, np.uint64(first_step + t))
+            chains, number = (x, s, e, p), np.uint64(first_step + t)
+            if which == _LANGEVIN:
+                langevin_step(block, params, kernel, metric, chains, work, first, number)
+            elif which == _SPLITTING:
+                splitting_step(block, params, kernel, metric, chains, work, first, number)
+            elif which == _HAMILTONIAN:
+                hamiltonian_step(block, params, kernel, metric, chains, work, first, number)
+            else:
+                adaptive_step(block, params, kernel, metric, chains, work, first, number)
             if thin and (t + 1) % thin == 0:
                 _unload(x, draws[0][(t + 1) // thin - 1], first, n)
                 for j in range(n):
@@ -281,3 +306,30 @@ def sweep(
             tally[0, first + j] = work.accepted[j]
             tally[1, first + j] = work.divergent[j]
             tally[2, first + j] = work.exponents[j]
+
+
+# A loop for each step, each kept on disk.
+
+
+@compiled
+def langevin(target, kernel, metric, key, state, draws, tally, steps, start, stop):
+    """Make steps of unadjusted Langevin."""
+    _sweep(_LANGEVIN, target, kernel, metric, key, state, draws, tally, steps, start, stop)
+
+
+@compiled
+def splitting(target, kernel, metric, key, state, draws, tally, steps, start, stop):
+    """Make steps of underdamped Langevin."""
+    _sweep(_SPLITTING, target, kernel, metric, key, state, draws, tally, steps, start, stop)
+
+
+@compiled
+def hamiltonian(target, kernel, metric, key, state, draws, tally, steps, start, stop):
+    """Make steps that end in an acceptance."""
+    _sweep(_HAMILTONIAN, target, kernel, metric, key, state, draws, tally, steps, start, stop)
+
+
+@compiled
+def adaptive(target, kernel, metric, key, state, draws, tally, steps, start, stop):
+    """Make steps of autoMALA."""
+    _sweep(_ADAPTIVE, target, kernel, metric, key, state, draws, tally, steps, start, stop)

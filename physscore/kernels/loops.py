@@ -12,7 +12,7 @@ from physscore.core import Array, Energy, InputError, Score
 from physscore.kernels import batched
 from physscore.kernels.metric import Metric
 from physscore.noise import normal, seed_key
-from physscore.points import block_of, evaluate
+from physscore.points import address_of, evaluate
 
 FUSED_UP_TO = 1024  # dimensions: beyond, a block of chains does not fit into the cache
 
@@ -106,7 +106,7 @@ class Loop:
         if self.name == "fused":
             if self.point is None:
                 raise InputError(f"target {target!r} has no compiled form for the fused loop")
-            self._block = block_of(self.point)
+            self._address = address_of(self.point)
 
     def start(self, x: Any, seed: int) -> State:
         """Return the state of chains that start at ``x``, of shape (n, *shape).
@@ -204,11 +204,11 @@ class Loop:
         assert self.point is not None
         n = len(state.x)
         flat = (state.x.reshape(n, -1), state.energy, state.score.reshape(n, -1), state.momentum)
+        drawn = (draws.x.reshape(len(draws.x), n, self.target.dim), draws.energy)
         parallel(
-            fused.sweep, n, getattr(fused, f"{self._step}_step"), self._block, self.point.params, kernel,
-            (metric.kind, metric.factor), seed_key(state.seed), flat,
-            (draws.x.reshape(len(draws.x), n, state.momentum.shape[1]), draws.energy), tally,
-            state.step, n_steps, thin, at_least=max(1, 10_000 // (n_steps * (self.target.dim + 4))),
+            getattr(fused, self._step), n, (self._address, self.point.params), kernel,
+            (metric.kind, metric.factor), seed_key(state.seed), flat, drawn, tally,
+            (state.step, n_steps, thin), at_least=max(1, 10_000 // (n_steps * (self.target.dim + 4))),
         )  # fmt: skip
 
     def _batched(

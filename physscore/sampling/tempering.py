@@ -170,14 +170,11 @@ def temper(
 class _Ladder:
     """States at every temperature, chains of them side by side."""
 
-    def __init__(self, path: Path, kernel: Kernel, chains: int, seed: int, swap_every: int) -> None:
-        self.path, self.kernel, self.chains, self.seed, self.swap_every = (
-            path,
-            kernel,
-            chains,
-            seed,
-            swap_every,
-        )
+    def __init__(
+        self, path: Path, reference: Prior, kernel: Kernel, chains: int, seed: int, swap_every: int
+    ) -> None:
+        self.path, self.reference, self.kernel = path, reference, kernel
+        self.chains, self.seed, self.swap_every = chains, seed, swap_every
         self.betas: npt.NDArray[np.float64] = np.zeros(0)
         self.engines: list[Engine] = []
         self.states: list[State] = []
