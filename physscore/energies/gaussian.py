@@ -197,7 +197,7 @@ def _mixture_block(x, params, gradient_out, energy_out):
 
 @compiled_block
 def _dense_mixture_block(x, params, gradient_out, energy_out):
-    """params: number of components; of each the log of weight / sqrt(det 2 pi C), mean[d], precision[d, d]."""
+    """params: how many components; of each log(weight / sqrt(det 2 pi C)), mean[d], precision[d, d]."""
     d, n = x.shape
     count, size = int(params[0]), 1 + d + d * d
     slope, height = np.empty((count, d, n)), np.empty((count, n))

@@ -10,7 +10,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import literally, njit
+from numba import literally, njit  # type: ignore[attr-defined]
 
 from physscore.arrays import compiled
 from physscore.core import Array

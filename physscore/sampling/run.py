@@ -175,8 +175,8 @@ def sample(
             run = RunFile(writer.path).run()
     if run.n_divergent:
         warnings.warn(
-            f"{run.n_divergent} of {chains} chains diverged: their step is too long for where they were, or the "
-            "energy falls without bound; see run.divergent",
+            f"{run.n_divergent} of {chains} chains diverged: their step is too long for where they were, "
+            "or the energy falls without bound; see run.divergent",
             stacklevel=2,
         )
     return run

@@ -1,0 +1,329 @@
+"""Likelihoods of data given a field or a vector, normalised over the data, and guidance by a classifier."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+from scipy.special import gammaln
+
+from physscore.arrays import as_states, compiled, parallel
+from physscore.core import Array, Energy, InputError, Point, Score
+from physscore.elementary import exp, log
+from physscore.philox import inline
+from physscore.points import compiled_block, from_block
+
+_GAUSSIAN, _EXPONENTIAL, _LINEAR = 0, 1, 2
+_PIECE = 2048  # cells in a piece: the sum of a piece does not depend on threads
+
+
+@inline
+def _cell(kind, x, a, b, scale):
+    """Return energy and gradient of one cell, up to a constant: (x - a)^2 b / 2, or for a counts with
+    the mean b exp(scale x) or b (1 + scale x). Where b is 0 there is no data."""
+    if kind == _GAUSSIAN:
+        slope = b * (x - a)
+        return 0.5 * slope * (x - a), slope
+    if kind == _EXPONENTIAL:
+        mean = b * exp(scale * x)
+        return mean - a * (scale * x), scale * (mean - a)
+    mean = b * (1.0 + scale * x)
+    safe = mean if mean > 0.0 else 1.0
+    energy, slope = mean - a * log(safe), scale * b * (1.0 - a / safe)
+    outside = (mean <= 0.0) & (b > 0.0)
+    return np.inf if outside else energy, 0.0 if outside else slope
+
+
+@njit(nogil=True, error_model="numpy", fastmath={"reassoc"}, forceinline=True)
+def _sum(values):
+    total = 0.0
+    for i in range(len(values)):
+        total += values[i]
+    return total
+
+
+@compiled
+def _cells(kind, x, data, weight, scale, energy, score, start, stop):
+    n_pieces, size = energy.shape[1], x.shape[1]
+    energies = np.empty(_PIECE)
+    for task in range(start, stop):
+        chain, piece = task // n_pieces, task % n_pieces
+        low, high = piece * _PIECE, min((piece + 1) * _PIECE, size)
+        n = high - low
+        states, slopes = x[chain, low:high], score[chain, low:high]
+        a, b = data[low:high], weight[low:high]
+        if kind == _GAUSSIAN:  # written out: each is a loop of vector instructions
+            for i in range(n):
+                energies[i], slope = _cell(_GAUSSIAN, np.float64(states[i]), a[i], b[i], scale)
+                slopes[i] = -slope
+        elif kind == _EXPONENTIAL:
+            for i in range(n):
+                energies[i], slope = _cell(_EXPONENTIAL, np.float64(states[i]), a[i], b[i], scale)
+                slopes[i] = -slope
+        else:
+            for i in range(n):
+                energies[i], slope = _cell(_LINEAR, np.float64(states[i]), a[i], b[i], scale)
+                slopes[i] = -slope
+        energy[chain, piece] = _sum(energies[:n])
+
+
+@compiled_block
+def _cells_block(x, params, gradient_out, energy_out):
+    """params: kind, scale, offset, data[d], weight[d]."""
+    d, n = x.shape
+    kind, scale = int(params[0]), params[1]
+    energy_out[:] = params[2]
+    for i in range(d):
+        a, b = params[3 + i], params[3 + d + i]
+        for j in range(n):
+            energy, gradient_out[i, j] = _cell(kind, x[i, j], a, b, scale)
+            energy_out[j] += energy
+
+
+class _CellByCell(Energy):
+    """A likelihood that is a product over the cells."""
+
+    kind: ClassVar[int] = _GAUSSIAN
+    _scale = 1.0
+    _offset: float
+    """The energy without what depends on x."""
+
+    def _set(self, data: Array, weight: Array) -> None:
+        self.shape = data.shape
+        self._data, self._weight = data.ravel(), weight.ravel()
+
+    @property
+    def _kind(self) -> int:
+        return self.kind
+
+    @cached_property
+    def _compiled(self) -> Point:
+        return from_block(
+            _cells_block,
+            np.concatenate([[self._kind, self._scale, self._offset], self._data, self._weight]),
+        )
+
+    @property
+    def point(self) -> Point:
+        """The compiled form."""
+        return self._compiled
+
+    def energy(self, x: Array) -> npt.NDArray[np.float64]:
+        """Return -log p(data | x), of shape (n,)."""
+        return self.energy_and_score(x)[0]
+
+    def score(self, x: Array) -> Array:
+        """Return the gradient of log p(data | x) over x."""
+        return self.energy_and_score(x)[1]
+
+    def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
+        """Return both, in one pass over the cells."""
+        states = as_states(x, self.shape)
+        flat = np.ascontiguousarray(states).reshape(len(states), -1)
+        sums = np.empty((len(flat), -(-flat.shape[1] // _PIECE)))
+        score = np.empty_like(flat)
+        parallel(
+            _cells, sums.size, self._kind, flat, self._data, self._weight, self._scale, sums, score,
+            at_least=max(1, 8192 // min(flat.shape[1], _PIECE)),
+        )  # fmt: skip
+        return self._offset + sums.sum(axis=1), score.reshape(states.shape)
+
+
+def _cells_of(name: str, value: Any, shape: tuple[int, ...]) -> Array:
+    """Return a number, or one for each cell, as an array of ``shape``."""
+    try:
+        given = np.asarray(value, np.float64)
+        return np.broadcast_to(given, shape).copy()
+    except (TypeError, ValueError):
+        raise InputError(f"{name} is {value!r}: it must be a number, or an array of shape {shape}") from None
+
+
+def _mask_of(mask: Any, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    if mask is None:
+        return np.ones(shape, bool)
+    given = np.asarray(mask)
+    if given.shape != shape or given.dtype != bool:
+        raise InputError(
+            f"mask has shape {given.shape} and type {given.dtype}: it must be boolean of shape {shape}, "
+            "True where there are data"
+        )
+    if not given.any():
+        raise InputError("mask is False everywhere: there are no data")
+    return given
+
+
+class GaussianNoise(_CellByCell):
+    """Data that are the state plus independent normal noise.
+
+    Parameters
+    ----------
+    data
+        Of the shape of one state.
+    noise_std
+        Standard deviation: a number, or one for each cell.
+    mask
+        True where there are data; elsewhere they may be anything, NaN too.
+
+    Raises
+    ------
+    InputError
+        If shapes do not agree, data are not finite, or noise_std is not positive.
+    """
+
+    def __init__(self, data: Any, noise_std: Any, *, mask: Any = None) -> None:
+        given = np.asarray(data, np.float64)
+        self.mask = _mask_of(mask, given.shape)
+        self.noise_std = _cells_of("noise_std", noise_std, given.shape)
+        used = self.noise_std[self.mask]
+        if not (np.isfinite(used).all() and (used > 0).all()):
+            raise InputError(f"noise_std is {noise_std!r}: it must be positive wherever there are data")
+        self.data = np.where(self.mask, given, 0.0)
+        if not np.isfinite(self.data).all():
+            raise InputError("data hold values that are not finite: leave these cells out by mask=")
+        self._set(self.data, np.where(self.mask, np.where(self.mask, self.noise_std, 1.0) ** -2.0, 0.0))
+        self._offset = float(np.log(used).sum()) + 0.5 * used.size * math.log(2 * math.pi)
+
+    def curvature(self, x: Array | None = None) -> float:
+        """Return the mean over the cells of the second derivative of the energy: mask / noise_std^2."""
+        return float(self._weight.mean())
+
+    def __repr__(self) -> str:
+        return f"GaussianNoise({int(self.mask.sum())} of {self.mask.size} cells)"
+
+
+class PoissonCounts(_CellByCell):
+    """Counts whose mean is mean_count exp(bias x), or mean_count (1 + bias x).
+
+    Parameters
+    ----------
+    counts
+        Whole numbers, of the shape of one state.
+    mean_count
+        Expected counts at x = 0: a number, or one for each cell.
+    bias
+        How strongly the mean follows x.
+    link
+        "exp" or "linear". The linear mean must stay positive: elsewhere the energy is infinite, so
+        start the chains where it is.
+    mask
+        True where there are data.
+
+    Raises
+    ------
+    InputError
+        If shapes do not agree, counts are not whole or negative, or mean_count is not positive.
+    """
+
+    def __init__(
+        self, counts: Any, mean_count: Any, *, bias: float = 1.0, link: str = "exp", mask: Any = None
+    ) -> None:
+        given = np.asarray(counts, np.float64)
+        self.mask = _mask_of(mask, given.shape)
+        used = given[self.mask]
+        bad = ~np.isfinite(used) | (used < 0) | (used != np.round(used))
+        if bad.any():
+            raise InputError(f"counts hold {used[bad][0]}: they must be whole numbers, 0 or more")
+        self.mean_count = _cells_of("mean_count", mean_count, given.shape)
+        means = self.mean_count[self.mask]
+        if not (np.isfinite(means).all() and (means > 0).all()):
+            raise InputError(f"mean_count is {mean_count!r}: it must be positive wherever there are counts")
+        if link not in ("exp", "linear"):
+            raise InputError(f'link is {link!r}: it must be "exp" or "linear"')
+        if not isinstance(bias, int | float | np.number) or not math.isfinite(bias) or bias == 0:
+            raise InputError(f"bias is {bias!r}: it must be a finite number other than 0")
+        self.bias, self.link = float(bias), link
+        self.counts = np.where(self.mask, given, 0.0)
+        self._scale = self.bias
+        self._set(self.counts, np.where(self.mask, self.mean_count, 0.0))
+        self._offset = float(gammaln(used + 1).sum())
+        if link == "exp":
+            self._offset -= float(used @ np.log(means))
+
+    @property
+    def _kind(self) -> int:
+        return _EXPONENTIAL if self.link == "exp" else _LINEAR
+
+    def curvature(self, x: Array | None = None) -> float:
+        """Return the mean over the cells of the second derivative of the energy, at ``x`` or at 0."""
+        states = np.zeros((1, self._data.size)) if x is None else np.asarray(x).reshape(len(x), -1)
+        if self.link == "exp":
+            return float((self.bias**2 * self._weight * np.exp(self.bias * states)).mean())
+        mean = np.maximum(1 + self.bias * states, 0.1)
+        return float((self.bias**2 * self._data / mean**2).mean())
+
+    def __repr__(self) -> str:
+        return f"PoissonCounts({int(self.mask.sum())} of {self.mask.size} cells, {self.link})"
+
+
+class Guidance(Energy):
+    """A class y in the place of data: with a prior p(x) it samples p(x) p(y|x)^strength.
+
+    Parameters
+    ----------
+    log_p_class
+        A function of states (n, *shape) that returns log p(y|x), of shape (n,), and its gradient; or an
+        Energy whose energy is -log p(y|x).
+    strength
+        The power of p(y|x); 1 is Bayes' theorem.
+    shape
+        Shape of one state, for a function.
+
+    Raises
+    ------
+    InputError
+        If an argument makes no sense.
+    """
+
+    def __init__(
+        self,
+        log_p_class: Energy | Callable[[Array], tuple[Array, Array]],
+        strength: float = 1.0,
+        *,
+        shape: int | Sequence[int] | None = None,
+    ) -> None:
+        if not isinstance(strength, int | float | np.number) or not math.isfinite(strength):
+            raise InputError(f"strength is {strength!r}: it must be a finite number")
+        self.strength = float(strength)
+        self.log_p_class = log_p_class
+        if isinstance(log_p_class, Energy):
+            self.shape = log_p_class.shape
+        elif isinstance(log_p_class, Score) or not callable(log_p_class):
+            raise InputError(
+                f"log_p_class is {log_p_class!r}: it must be an Energy, or a function that returns log p "
+                "and its gradient"
+            )
+        elif shape is None:
+            raise InputError("shape is missing: log_p_class is a function, so say the shape of one state")
+        else:
+            self.shape = tuple(int(n) for n in np.atleast_1d(np.asarray(shape)))
+
+    def energy(self, x: Array) -> npt.NDArray[np.float64]:
+        """Return -strength log p(y|x), of shape (n,)."""
+        return self.energy_and_score(x)[0]
+
+    def score(self, x: Array) -> Array:
+        """Return strength grad log p(y|x)."""
+        return self.energy_and_score(x)[1]
+
+    def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
+        """Return both."""
+        if isinstance(self.log_p_class, Energy):
+            energy, score = self.log_p_class.energy_and_score(x)
+            return self.strength * energy, self.strength * score
+        log_p, gradient = (np.asarray(part) for part in self.log_p_class(x))
+        if log_p.shape != (len(x),) or gradient.shape != np.shape(x):
+            raise InputError(
+                f"log_p_class(x) returned {log_p.shape} and {gradient.shape}, expected ({len(x)},) and "
+                f"{np.shape(x)}: log p(y|x) and its gradient, for each state"
+            )
+        return -self.strength * log_p.astype(np.float64), (self.strength * gradient).astype(
+            x.dtype, copy=False
+        )
+
+    def __repr__(self) -> str:
+        return f"Guidance(strength={self.strength:g})"

@@ -1,0 +1,335 @@
+"""Priors of parameters: one-dimensional ones, and named sets of them, with whitening."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import erf, erfc, erfinv, ndtr, ndtri
+
+from physscore import noise
+from physscore.arrays import as_states
+from physscore.core import Array, InputError, Point, Prior
+from physscore.elementary import log
+from physscore.points import compiled_block, from_block
+
+_UNIFORM, _LOG_UNIFORM, _NORMAL, _HALF_NORMAL = 0, 1, 2, 3
+_LOG_ROOT_2PI = 0.5 * math.log(2 * math.pi)
+
+
+@compiled_block
+def _parameters_block(x, params, gradient_out, energy_out):
+    """params: for each component its kind, two numbers, lower and upper bound, and an offset."""
+    d, n = x.shape
+    energy_out[:] = 0.0
+    for i in range(d):
+        kind, a, b = int(params[6 * i]), params[6 * i + 1], params[6 * i + 2]
+        low, high, offset = params[6 * i + 3], params[6 * i + 4], params[6 * i + 5]
+        for j in range(n):
+            u = x[i, j]
+            energy, slope = offset, 0.0
+            if kind == _LOG_UNIFORM:
+                energy += log(max(u, 1e-300))
+                slope = 1.0 / u
+            elif kind != _UNIFORM:
+                slope = (u - a) / (b * b)
+                energy += 0.5 * slope * (u - a)
+            inside = (u >= low) & (u <= high)
+            energy_out[j] += energy if inside else np.inf
+            gradient_out[i, j] = slope if inside else 0.0
+
+
+class Parameters(Prior):
+    """Independent, named parameters: ``Parameters(omega_m=Uniform(0.1, 0.5), h=Normal(0.7, 0.05))``.
+
+    States are vectors, in the order of the names. Outside the bounds the energy is infinite and the
+    score zero.
+
+    Parameters
+    ----------
+    **priors
+        A one-dimensional prior for each name.
+
+    Attributes
+    ----------
+    names : list of str
+    lower, upper : array (k,)
+        Bounds, infinite where there is none.
+
+    Raises
+    ------
+    InputError
+        If there is none, or one is not a one-dimensional prior of this module.
+    """
+
+    def __init__(self, **priors: Univariate) -> None:
+        if not priors:
+            raise InputError("Parameters() is empty: give it priors by name, as in omega_m=Uniform(0.1, 0.5)")
+        for name, prior in priors.items():
+            if not isinstance(prior, Univariate):
+                raise InputError(
+                    f"{name} is {prior!r}: it must be a prior such as Uniform(0, 1) or Normal(0, 1)"
+                )
+        self._set(list(priors), list(priors.values()))
+
+    def _set(self, names: list[str], priors: Sequence[Univariate]) -> None:
+        self.names = names
+        self.priors = list(priors)
+        self.shape = (len(names),)
+        self.lower = np.array([prior.bounds[0] for prior in priors])
+        self.upper = np.array([prior.bounds[1] for prior in priors])
+
+    @cached_property
+    def _compiled(self) -> Point:
+        rows = [[prior.kind, *prior.numbers, *prior.bounds, prior.offset] for prior in self.priors]
+        return from_block(_parameters_block, np.array(rows, np.float64).ravel())
+
+    @property
+    def point(self) -> Point:
+        """The compiled form."""
+        return self._compiled
+
+    def index(self, name: str) -> int:
+        """Return the place of a parameter in a state.
+
+        Raises
+        ------
+        InputError
+            If there is no such name.
+        """
+        if name not in self.names:
+            raise InputError(f"name is {name!r}: it must be one of {', '.join(self.names)}")
+        return self.names.index(name)
+
+    def as_dict(self, x: Any) -> dict[str, Array]:
+        """Return the columns of states (..., k) by name."""
+        states = np.asarray(x)
+        return {name: states[..., i] for i, name in enumerate(self.names)}
+
+    def energy(self, x: Array) -> npt.NDArray[np.float64]:
+        """Return -log p, of shape (n,)."""
+        return self.energy_and_score(x)[0]
+
+    def score(self, x: Array) -> Array:
+        """Return grad log p, of the shape of ``x``; zero outside the bounds."""
+        return self.energy_and_score(x)[1]
+
+    def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
+        """Return both."""
+        states = as_states(x, self.shape)
+        wide = states.astype(np.float64, copy=False)
+        inside = (wide >= self.lower) & (wide <= self.upper)
+        energy, score = np.zeros(len(wide)), np.zeros_like(wide)
+        for i, prior in enumerate(self.priors):
+            value, slope = prior._inside(np.where(inside[:, i], wide[:, i], prior._middle))
+            energy += np.where(inside[:, i], value, np.inf)
+            score[:, i] = np.where(inside[:, i], -slope, 0.0)
+        return energy, score.astype(states.dtype, copy=False)
+
+    def sample(self, n: int, *, seed: int) -> Array:
+        """Return ``n`` independent draws, of shape (n, k)."""
+        return self.unwhiten(noise.normal(n, self.dim, seed=seed))
+
+    def whiten(self, x: Array) -> Array:
+        """Return z with x = F^-1(Phi(z)) for each parameter's distribution function F."""
+        states = as_states(x, self.shape).astype(np.float64)
+        return np.stack([prior._to_normal(states[:, i]) for i, prior in enumerate(self.priors)], axis=1)
+
+    def unwhiten(self, z: Array) -> Array:
+        """Return F^-1(Phi(z)), accurate in both tails."""
+        whitened = as_states(z, self.shape, "z").astype(np.float64)
+        return np.stack([prior._from_normal(whitened[:, i]) for i, prior in enumerate(self.priors)], axis=1)
+
+    def pull_back(self, z: Array, gradient: Array) -> Array:
+        """Return gradient dx/dz, with dx/dz = phi(z) / p(x)."""
+        x = self.unwhiten(z)
+        rates = np.empty_like(x)
+        for i, prior in enumerate(self.priors):
+            rates[:, i] = np.exp(prior._inside(x[:, i])[0] - 0.5 * z[:, i] ** 2 - _LOG_ROOT_2PI)
+        return np.asarray(gradient * rates)
+
+    def __repr__(self) -> str:
+        return f"Parameters({', '.join(f'{n}={p!r}' for n, p in zip(self.names, self.priors, strict=True))})"
+
+
+class Univariate(Parameters):
+    """A prior of one parameter; states have the shape (1,)."""
+
+    kind: ClassVar[int]
+    numbers: tuple[float, float]
+    bounds: tuple[float, float] = (-math.inf, math.inf)
+    offset: float
+    """The energy is this plus what depends on x."""
+
+    def __init__(self, first: float, second: float) -> None:
+        self.numbers = (float(first), float(second))
+        self._middle = 0.5 * (self.bounds[0] + self.bounds[1]) if math.isfinite(sum(self.bounds)) else 1.0
+        self._set(["x"], [self])
+
+    @abstractmethod
+    def _inside(self, x: Array) -> tuple[Array, Array]:
+        """Return -log p and its derivative inside the bounds."""
+
+    @abstractmethod
+    def _to_normal(self, x: Array) -> Array:
+        """Return z with Phi(z) = F(x)."""
+
+    @abstractmethod
+    def _from_normal(self, z: Array) -> Array:
+        """Return x with F(x) = Phi(z)."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{number:g}' for number in self._given())})"
+
+    def _given(self) -> tuple[float, ...]:
+        return self.numbers
+
+
+def _interval(low: Any, high: Any) -> tuple[float, float]:
+    try:
+        bounds = float(low), float(high)
+    except (TypeError, ValueError):
+        bounds = (math.nan, math.nan)
+    if not (math.isfinite(bounds[0]) and math.isfinite(bounds[1]) and bounds[0] < bounds[1]):
+        raise InputError(f"low is {low!r} and high {high!r}: they must be finite numbers, low below high")
+    return bounds
+
+
+def _spread(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < value < math.inf:
+        raise InputError(f"{name} is {value!r}: it must be a positive number")
+    return float(value)
+
+
+def _fraction_to_normal(below: Array, above: Array) -> Array:
+    """Return z with Phi(z) = below = 1 - above, from whichever is smaller."""
+    return np.asarray(np.where(below < above, ndtri(below), -ndtri(above)))
+
+
+class Uniform(Univariate):
+    """The uniform distribution between ``low`` and ``high``.
+
+    Raises
+    ------
+    InputError
+        If low is not below high.
+    """
+
+    kind = _UNIFORM
+
+    def __init__(self, low: float, high: float) -> None:
+        self.bounds = _interval(low, high)
+        self.offset = math.log(self.bounds[1] - self.bounds[0])
+        super().__init__(*self.bounds)
+
+    def _inside(self, x: Array) -> tuple[Array, Array]:
+        return np.full(x.shape, self.offset), np.zeros(x.shape)
+
+    def _to_normal(self, x: Array) -> Array:
+        low, high = self.bounds
+        return _fraction_to_normal((x - low) / (high - low), (high - x) / (high - low))
+
+    def _from_normal(self, z: Array) -> Array:
+        low, high = self.bounds
+        return np.asarray(np.where(z < 0, low + (high - low) * ndtr(z), high - (high - low) * ndtr(-z)))
+
+
+class LogUniform(Univariate):
+    """The distribution of x whose logarithm is uniform: p(x) proportional to 1/x.
+
+    Raises
+    ------
+    InputError
+        If low is not positive, or not below high.
+    """
+
+    kind = _LOG_UNIFORM
+
+    def __init__(self, low: float, high: float) -> None:
+        self.bounds = _interval(low, high)
+        if self.bounds[0] <= 0:
+            raise InputError(f"low is {low!r}: that of LogUniform must be positive")
+        self._logs = math.log(self.bounds[0]), math.log(self.bounds[1])
+        self.offset = math.log(self._logs[1] - self._logs[0])
+        super().__init__(*self.bounds)
+
+    def _inside(self, x: Array) -> tuple[Array, Array]:
+        return self.offset + np.log(x), 1 / x
+
+    def _to_normal(self, x: Array) -> Array:
+        low, high = self._logs
+        return _fraction_to_normal((np.log(x) - low) / (high - low), (high - np.log(x)) / (high - low))
+
+    def _from_normal(self, z: Array) -> Array:
+        low, high = self._logs
+        logs = np.where(z < 0, low + (high - low) * ndtr(z), high - (high - low) * ndtr(-z))
+        return np.asarray(np.clip(np.exp(logs), *self.bounds))  # rounding must not lead outside
+
+
+class Normal(Univariate):
+    """The normal distribution of ``mean`` and standard deviation ``std``.
+
+    Raises
+    ------
+    InputError
+        If the mean is not finite or std not positive.
+    """
+
+    kind = _NORMAL
+
+    def __init__(self, mean: float, std: float) -> None:
+        if not isinstance(mean, int | float | np.number) or not math.isfinite(mean):
+            raise InputError(f"mean is {mean!r}: it must be a finite number")
+        spread = _spread("std", std)
+        self.offset = math.log(spread) + _LOG_ROOT_2PI
+        super().__init__(mean, spread)
+
+    def _inside(self, x: Array) -> tuple[Array, Array]:
+        mean, std = self.numbers
+        off = (x - mean) / std
+        return self.offset + 0.5 * off**2, off / std
+
+    def _to_normal(self, x: Array) -> Array:
+        return (x - self.numbers[0]) / self.numbers[1]
+
+    def _from_normal(self, z: Array) -> Array:
+        return self.numbers[0] + self.numbers[1] * z
+
+
+class HalfNormal(Univariate):
+    """The distribution of |x| for a normal x of mean 0 and standard deviation ``scale``.
+
+    Raises
+    ------
+    InputError
+        If scale is not positive.
+    """
+
+    kind = _HALF_NORMAL
+    bounds = (0.0, math.inf)
+
+    def __init__(self, scale: float) -> None:
+        spread = _spread("scale", scale)
+        self.offset = math.log(spread) + _LOG_ROOT_2PI - math.log(2)
+        super().__init__(0.0, spread)
+
+    def _given(self) -> tuple[float, ...]:
+        return self.numbers[1:]
+
+    def _inside(self, x: Array) -> tuple[Array, Array]:
+        off = x / self.numbers[1]
+        return self.offset + 0.5 * off**2, off / self.numbers[1]
+
+    def _to_normal(self, x: Array) -> Array:
+        t = x / (self.numbers[1] * math.sqrt(2))
+        return _fraction_to_normal(erf(t), erfc(t))
+
+    def _from_normal(self, z: Array) -> Array:
+        scale = self.numbers[1]
+        near, far = scale * math.sqrt(2) * erfinv(ndtr(z)), -scale * ndtri(0.5 * ndtr(-z))
+        return np.asarray(np.where(z < 0, near, far))
