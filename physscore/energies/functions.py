@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import index
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,7 +54,7 @@ def from_functions(
         raise InputError(
             "score is missing: give score=, a function that returns -grad E, or energy_and_score="
         )
-    sides = _shape(shape)
+    sides = state_shape(shape)
     if energy is None and energy_and_score is None:
         assert score is not None
         return _ScoreFunction(score, sides, name)
@@ -153,7 +154,7 @@ class CompiledEnergy(Energy):
             raise InputError(f"energy_and_gradient is {energy_and_gradient!r}: it must be a function")
         if not hasattr(energy_and_gradient, "py_func"):
             energy_and_gradient = numba.njit(nogil=True, error_model="numpy")(energy_and_gradient)
-        self.shape = _shape(dim)
+        self.shape = state_shape(dim)
         try:
             numbers = np.ascontiguousarray(params, np.float64).reshape(-1)
         except (TypeError, ValueError) as error:
@@ -207,9 +208,10 @@ def _reason(error: Exception) -> str:
     )
 
 
-def _shape(shape: int | Sequence[int]) -> tuple[int, ...]:
+def state_shape(shape: int | Sequence[int]) -> tuple[int, ...]:
+    """Return the shape of one state, checked."""
     try:
-        sides = tuple(int(n) for n in np.atleast_1d(np.asarray(shape)).tolist())
+        sides = tuple(index(n) for n in np.atleast_1d(np.asarray(shape)).tolist())
     except (TypeError, ValueError):
         sides = ()
     if not sides or min(sides) < 1:

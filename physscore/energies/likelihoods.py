@@ -15,6 +15,7 @@ from scipy.special import gammaln
 from physscore.arrays import as_states, compiled, parallel
 from physscore.core import Array, Energy, InputError, Point, Score
 from physscore.elementary import exp, log
+from physscore.energies.functions import state_shape
 from physscore.philox import inline
 from physscore.points import compiled_block, from_block
 
@@ -89,6 +90,7 @@ class _CellByCell(Energy):
     """A likelihood that is a product over the cells."""
 
     kind: ClassVar[int] = _GAUSSIAN
+    one_by_one = True
     _scale = 1.0
     _offset: float
     """The energy without what depends on x."""
@@ -102,7 +104,7 @@ class _CellByCell(Energy):
         return self.kind
 
     @cached_property
-    def _compiled(self) -> Point:
+    def _point(self) -> Point:
         return from_block(
             _cells_block,
             np.concatenate([[self._kind, self._scale, self._offset], self._data, self._weight]),
@@ -111,7 +113,7 @@ class _CellByCell(Energy):
     @property
     def point(self) -> Point:
         """The compiled form."""
-        return self._compiled
+        return self._point
 
     def energy(self, x: Array) -> npt.NDArray[np.float64]:
         """Return -log p(data | x), of shape (n,)."""
@@ -134,16 +136,31 @@ class _CellByCell(Energy):
         return self._offset + sums.sum(axis=1), score.reshape(states.shape)
 
 
-def _cells_of(name: str, value: Any, shape: tuple[int, ...]) -> Array:
-    """Return a number, or one for each cell, as an array of ``shape``."""
+def _numbers(name: str, value: Any) -> Array:
+    given = np.asarray(value)
+    if given.dtype.kind not in "fiub":
+        raise InputError(f"{name} is {value!r}: it must hold real numbers")
+    return given.astype(np.float64)
+
+
+def _cells_of(name: str, value: Any, mask: npt.NDArray[np.bool_]) -> Array:
+    """Return a number, or one for each cell, as an array: positive where there are data, 1 elsewhere."""
+    given = _numbers(name, value)
     try:
-        given = np.asarray(value, np.float64)
-        return np.broadcast_to(given, shape).copy()
-    except (TypeError, ValueError):
-        raise InputError(f"{name} is {value!r}: it must be a number, or an array of shape {shape}") from None
+        cells = np.where(mask, np.broadcast_to(given, mask.shape), 1.0)
+    except ValueError:
+        raise InputError(
+            f"{name} has shape {given.shape}: it must be a number, or an array of shape {mask.shape}"
+        ) from None
+    bad = ~(np.isfinite(cells) & (cells > 0))
+    if bad.any():
+        raise InputError(f"{name} holds {cells[bad][0]:g}: it must be positive wherever there are data")
+    return cells
 
 
 def _mask_of(mask: Any, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    if math.prod(shape) == 0:
+        raise InputError(f"the data have shape {shape}: there must be at least one cell")
     if mask is None:
         return np.ones(shape, bool)
     given = np.asarray(mask)
@@ -176,16 +193,14 @@ class GaussianNoise(_CellByCell):
     """
 
     def __init__(self, data: Any, noise_std: Any, *, mask: Any = None) -> None:
-        given = np.asarray(data, np.float64)
+        given = _numbers("data", data)
         self.mask = _mask_of(mask, given.shape)
-        self.noise_std = _cells_of("noise_std", noise_std, given.shape)
+        self.noise_std = _cells_of("noise_std", noise_std, self.mask)
         used = self.noise_std[self.mask]
-        if not (np.isfinite(used).all() and (used > 0).all()):
-            raise InputError(f"noise_std is {noise_std!r}: it must be positive wherever there are data")
         self.data = np.where(self.mask, given, 0.0)
         if not np.isfinite(self.data).all():
             raise InputError("data hold values that are not finite: leave these cells out by mask=")
-        self._set(self.data, np.where(self.mask, np.where(self.mask, self.noise_std, 1.0) ** -2.0, 0.0))
+        self._set(self.data, np.where(self.mask, self.noise_std**-2.0, 0.0))
         self._offset = float(np.log(used).sum()) + 0.5 * used.size * math.log(2 * math.pi)
 
     def curvature(self, x: Array | None = None) -> float:
@@ -222,16 +237,13 @@ class PoissonCounts(_CellByCell):
     def __init__(
         self, counts: Any, mean_count: Any, *, bias: float = 1.0, link: str = "exp", mask: Any = None
     ) -> None:
-        given = np.asarray(counts, np.float64)
+        given = _numbers("counts", counts)
         self.mask = _mask_of(mask, given.shape)
         used = given[self.mask]
         bad = ~np.isfinite(used) | (used < 0) | (used != np.round(used))
         if bad.any():
             raise InputError(f"counts hold {used[bad][0]}: they must be whole numbers, 0 or more")
-        self.mean_count = _cells_of("mean_count", mean_count, given.shape)
-        means = self.mean_count[self.mask]
-        if not (np.isfinite(means).all() and (means > 0).all()):
-            raise InputError(f"mean_count is {mean_count!r}: it must be positive wherever there are counts")
+        self.mean_count = _cells_of("mean_count", mean_count, self.mask)
         if link not in ("exp", "linear"):
             raise InputError(f'link is {link!r}: it must be "exp" or "linear"')
         if not isinstance(bias, int | float | np.number) or not math.isfinite(bias) or bias == 0:
@@ -242,15 +254,19 @@ class PoissonCounts(_CellByCell):
         self._set(self.counts, np.where(self.mask, self.mean_count, 0.0))
         self._offset = float(gammaln(used + 1).sum())
         if link == "exp":
-            self._offset -= float(used @ np.log(means))
+            self._offset -= float(used @ np.log(self.mean_count[self.mask]))
 
     @property
     def _kind(self) -> int:
         return _EXPONENTIAL if self.link == "exp" else _LINEAR
 
     def curvature(self, x: Array | None = None) -> float:
-        """Return the mean over the cells of the second derivative of the energy, at ``x`` or at 0."""
-        states = np.zeros((1, self._data.size)) if x is None else np.asarray(x).reshape(len(x), -1)
+        """Return the mean over the cells of the second derivative of the energy, at ``x`` or at 0.
+
+        Where the linear mean is below a tenth of mean_count, that tenth stands for it.
+        """
+        given = np.zeros((1, *self.shape)) if x is None else as_states(x, self.shape)
+        states = given.astype(np.float64, copy=False).reshape(len(given), -1)
         if self.link == "exp":
             return float((self.bias**2 * self._weight * np.exp(self.bias * states)).mean())
         mean = np.maximum(1 + self.bias * states, 0.1)
@@ -290,17 +306,22 @@ class Guidance(Energy):
             raise InputError(f"strength is {strength!r}: it must be a finite number")
         self.strength = float(strength)
         self.log_p_class = log_p_class
+        sides = None if shape is None else state_shape(shape)
         if isinstance(log_p_class, Energy):
+            if sides not in (None, log_p_class.shape):
+                raise InputError(
+                    f"shape is {shape!r}: that of log_p_class is {log_p_class.shape}; leave it out"
+                )
             self.shape = log_p_class.shape
         elif isinstance(log_p_class, Score) or not callable(log_p_class):
             raise InputError(
                 f"log_p_class is {log_p_class!r}: it must be an Energy, or a function that returns log p "
                 "and its gradient"
             )
-        elif shape is None:
+        elif sides is None:
             raise InputError("shape is missing: log_p_class is a function, so say the shape of one state")
         else:
-            self.shape = tuple(int(n) for n in np.atleast_1d(np.asarray(shape)))
+            self.shape = sides
 
     def energy(self, x: Array) -> npt.NDArray[np.float64]:
         """Return -strength log p(y|x), of shape (n,)."""
@@ -315,15 +336,15 @@ class Guidance(Energy):
         if isinstance(self.log_p_class, Energy):
             energy, score = self.log_p_class.energy_and_score(x)
             return self.strength * energy, self.strength * score
-        log_p, gradient = (np.asarray(part) for part in self.log_p_class(x))
-        if log_p.shape != (len(x),) or gradient.shape != np.shape(x):
+        states = as_states(x, self.shape)
+        log_p, gradient = (np.asarray(part) for part in self.log_p_class(states))
+        if log_p.shape != (len(states),) or gradient.shape != states.shape:
             raise InputError(
-                f"log_p_class(x) returned {log_p.shape} and {gradient.shape}, expected ({len(x)},) and "
-                f"{np.shape(x)}: log p(y|x) and its gradient, for each state"
+                f"log_p_class(x) returned {log_p.shape} and {gradient.shape}, expected ({len(states)},) and "
+                f"{states.shape}: log p(y|x) and its gradient, for each state"
             )
-        return -self.strength * log_p.astype(np.float64), (self.strength * gradient).astype(
-            x.dtype, copy=False
-        )
+        score = (self.strength * gradient).astype(states.dtype, copy=False)
+        return -self.strength * log_p.astype(np.float64), score
 
     def __repr__(self) -> str:
         return f"Guidance(strength={self.strength:g})"

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import erf, erfc, erfinv, ndtr, ndtri
+from scipy.special import erf, erfinv, log_ndtr, ndtr, ndtri, ndtri_exp
 
 from physscore import noise
 from physscore.arrays import as_states
@@ -85,14 +85,14 @@ class Parameters(Prior):
         self.upper = np.array([prior.bounds[1] for prior in priors])
 
     @cached_property
-    def _compiled(self) -> Point:
+    def _point(self) -> Point:
         rows = [[prior.kind, *prior.numbers, *prior.bounds, prior.offset] for prior in self.priors]
         return from_block(_parameters_block, np.array(rows, np.float64).ravel())
 
     @property
     def point(self) -> Point:
         """The compiled form."""
-        return self._compiled
+        return self._point
 
     def index(self, name: str) -> int:
         """Return the place of a parameter in a state.
@@ -107,8 +107,16 @@ class Parameters(Prior):
         return self.names.index(name)
 
     def as_dict(self, x: Any) -> dict[str, Array]:
-        """Return the columns of states (..., k) by name."""
+        """Return the columns of states (..., k) by name.
+
+        Raises
+        ------
+        InputError
+            If there are more or fewer columns than names.
+        """
         states = np.asarray(x)
+        if states.shape[-1:] != self.shape:
+            raise InputError(f"x has shape {states.shape}: its last side must be {self.dim}, one a name")
         return {name: states[..., i] for i, name in enumerate(self.names)}
 
     def energy(self, x: Array) -> npt.NDArray[np.float64]:
@@ -136,22 +144,26 @@ class Parameters(Prior):
         return self.unwhiten(noise.normal(n, self.dim, seed=seed))
 
     def whiten(self, x: Array) -> Array:
-        """Return z with x = F^-1(Phi(z)) for each parameter's distribution function F."""
+        """Return z with x = F^-1(Phi(z)) for each parameter's distribution function F.
+
+        It is NaN outside the bounds.
+        """
         states = as_states(x, self.shape).astype(np.float64)
-        return np.stack([prior._to_normal(states[:, i]) for i, prior in enumerate(self.priors)], axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.stack([prior._to_normal(states[:, i]) for i, prior in enumerate(self.priors)], axis=1)
 
     def unwhiten(self, z: Array) -> Array:
-        """Return F^-1(Phi(z)), accurate in both tails."""
+        """Return F^-1(Phi(z)), accurate in both tails; in float64, whose rounding stays inside the bounds."""
         whitened = as_states(z, self.shape, "z").astype(np.float64)
         return np.stack([prior._from_normal(whitened[:, i]) for i, prior in enumerate(self.priors)], axis=1)
 
     def pull_back(self, z: Array, gradient: Array) -> Array:
-        """Return gradient dx/dz, with dx/dz = phi(z) / p(x)."""
+        """Return gradient dx/dz, with dx/dz = phi(z) / p(x), in the type of ``z``."""
         x = self.unwhiten(z)
         rates = np.empty_like(x)
         for i, prior in enumerate(self.priors):
             rates[:, i] = np.exp(prior._inside(x[:, i])[0] - 0.5 * z[:, i] ** 2 - _LOG_ROOT_2PI)
-        return np.asarray(gradient * rates)
+        return np.asarray((gradient * rates).astype(z.dtype, copy=False))
 
     def __repr__(self) -> str:
         return f"Parameters({', '.join(f'{n}={p!r}' for n, p in zip(self.names, self.priors, strict=True))})"
@@ -326,10 +338,11 @@ class HalfNormal(Univariate):
         return self.offset + 0.5 * off**2, off / self.numbers[1]
 
     def _to_normal(self, x: Array) -> Array:
-        t = x / (self.numbers[1] * math.sqrt(2))
-        return _fraction_to_normal(erf(t), erfc(t))
+        t = x / self.numbers[1]
+        near, far = ndtri(erf(t / math.sqrt(2))), -ndtri_exp(log_ndtr(-t) + math.log(2))
+        return np.asarray(np.where(t < 0.6, near, far))
 
     def _from_normal(self, z: Array) -> Array:
         scale = self.numbers[1]
-        near, far = scale * math.sqrt(2) * erfinv(ndtr(z)), -scale * ndtri(0.5 * ndtr(-z))
+        near, far = scale * math.sqrt(2) * erfinv(ndtr(z)), -scale * ndtri_exp(log_ndtr(-z) - math.log(2))
         return np.asarray(np.where(z < 0, near, far))
