@@ -7,7 +7,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
+import numpy as np
+
 from physscore.core import Energy, InputError, Score
+from physscore.energies.coordinates import has_field
 from physscore.kernels.loops import Info, Loop, Moves, State
 from physscore.kernels.metric import Fourier, Identity, Metric
 
@@ -52,7 +55,7 @@ class Kernel(ABC):
     def _check_positive(self, name: str, value: Any, *, auto: bool = True) -> None:
         if auto and value == "auto":
             return
-        number = isinstance(value, int | float) and not isinstance(value, bool)
+        number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
         if not number or not 0 < value < math.inf:
             choice = ' or "auto"' if auto else ""
             raise InputError(f"{name} is {value!r}: it must be a positive number{choice}")
@@ -96,7 +99,7 @@ class Kernel(ABC):
             If the target or the start does not do.
         """
         self.check_target(target)
-        if self.whitened or isinstance(self.metric, Fourier):
+        if self.whitened or isinstance(self.metric, Fourier) or has_field(target):
             raise InputError(f"{self!r} works in other coordinates: use sample or iterate")
         return Loop(target, self.step_function).start(x, seed)
 

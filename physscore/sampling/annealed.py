@@ -13,7 +13,7 @@ from physscore.core import Array, InputError, Score
 from physscore.kernels.langevin import ULA
 from physscore.noise import normal
 from physscore.paths import check_levels
-from physscore.sampling.engine import Engine
+from physscore.sampling.engine import Engine, whole
 
 
 def annealed_langevin(
@@ -63,9 +63,10 @@ def annealed_langevin(
         If the noise levels do not fall, or ``score_at`` does not return scores.
     """
     levels = check_levels(sigmas)
-    for name, value in (("chains", chains), ("steps", steps)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise InputError(f"{name} is {value!r}: it must be a whole number of at least 1")
+    chains, steps = whole(chains=chains), whole(steps=steps)
+    last = ULA(step_size)
+    if last.step_size == "auto":
+        raise InputError('step_size is "auto": annealed Langevin takes a number')
     x: Any = None
     for i, sigma in enumerate(levels):
         target = score_at(float(sigma))
@@ -73,7 +74,7 @@ def annealed_langevin(
             raise InputError(f"score_at({sigma:g}) returned a {type(target).__name__}: it must be a Score")
         if x is None:
             x = _first(target, chains, float(sigma), seed, init, floating_dtype(dtype))
-        engine = Engine(target, ULA(step_size * float(sigma / levels[-1]) ** 2))
+        engine = Engine(target, last.tuned(step_size=step_size * float(sigma / levels[-1]) ** 2))
         state = engine.start(x, seed)
         state.step = i * steps  # each level has noise of its own
         engine.advance(state, steps)

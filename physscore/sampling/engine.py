@@ -30,6 +30,8 @@ class Engine:
     """
 
     def __init__(self, target: Score, kernel: Kernel, loop: str | None = None) -> None:
+        if not isinstance(kernel, Kernel):
+            raise InputError(f"kernel is {kernel!r}: it must be one such as MALA()")
         kernel.check_target(target)
         self.target = target
         self.kernel = kernel
@@ -129,6 +131,20 @@ def fourier_metric(modes: FieldModes, x: Array | None = None) -> Metric:
     variances = np.zeros(modes.shape)
     np.divide(1.0, modes.precision + max(curvature, 0.0), out=variances, where=modes.free)
     return Fourier(modes.grid, variances)
+
+
+def whole(least: int = 1, **argument: Any) -> int:
+    """Return an argument that must be a whole number.
+
+    Raises
+    ------
+    InputError
+        If it is not, or is below ``least``.
+    """
+    ((name, value),) = argument.items()
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise InputError(f"{name} is {value!r}: it must be a whole number of at least {least}")
+    return int(value)
 
 
 def first_states(target: Score, chains: int, seed: int, init: Any, dtype: Any) -> Array:

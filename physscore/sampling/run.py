@@ -21,7 +21,7 @@ from physscore.kernels.kernel import Kernel
 from physscore.kernels.langevin import MALA
 from physscore.kernels.loops import Draws, Info, State
 from physscore.kernels.metric import Dense, Diagonal
-from physscore.sampling.engine import Engine, first_states, grid_of
+from physscore.sampling.engine import Engine, first_states, grid_of, whole
 from physscore.sampling.result import Run
 from physscore.sampling.warmup import warm_up
 from physscore.store.runs import RunFile, RunWriter
@@ -96,20 +96,11 @@ def sample(
         If an argument makes no sense.
     """
     kernel = MALA() if kernel is None else kernel
-    if not isinstance(kernel, Kernel):
-        raise InputError(f"kernel is {kernel!r}: it must be one such as MALA()")
-    warmup = max(200, steps // 2) if warmup is None else warmup
-    for name, value, least in (
-        ("chains", chains, 1),
-        ("steps", steps, 1),
-        ("warmup", warmup, 0),
-        ("thin", thin, 1),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise InputError(f"{name} is {value!r}: it must be a whole number of at least {least}")
+    chains, steps, thin = whole(chains=chains), whole(steps=steps), whole(thin=thin)
+    warmup = max(200, steps // 2) if warmup is None else whole(0, warmup=warmup)
     if thin > steps:
         raise InputError(f"thin is {thin} and steps {steps}: nothing would be kept")
-    precision = floating_dtype(dtype)
+    seed, precision = whole(0, seed=seed), floating_dtype(dtype)
     kept = steps // thin
     engine = Engine(target, kernel)
     settings = {
@@ -198,7 +189,7 @@ def _pieces(done: int, kept: int, thin: int, most: int) -> Iterator[tuple[int, i
 
 def drift_to_noise(engine: Engine, state: State) -> float:
     """Return eps |W^T s|^2 / 2d, the mean over the chains that are not lost."""
-    if engine.loop.name == "harmonic" or engine.kernel.step_function not in ("langevin", "hamiltonian"):
+    if engine.kernel.step_function not in ("langevin", "hamiltonian"):
         return math.nan
     moves = engine.kernel.moves()
     if moves.length > 1 or moves.harmonic:
@@ -243,6 +234,7 @@ def iterate(
     InputError
         If an argument makes no sense.
     """
+    chains, warmup = whole(chains=chains), whole(0, warmup=warmup)
     engine = Engine(target, kernel)
     state = engine.start(first_states(target, chains, seed, init, floating_dtype(dtype)), seed)
     warm_up(engine, state, warmup, lambda n: None)

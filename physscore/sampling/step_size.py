@@ -118,9 +118,14 @@ class _ByExponent(StepSize):
 class _ByCurvature(StepSize):
     """Unadjusted kernels: from the largest curvature met, by the bias that is allowed."""
 
-    largest = 0.0
-
     def restart(self) -> None:
+        self.largest = 0.0  # of W^T H W: with another W it says nothing
+        self.finish()
+
+    def adjust(self, info: Info) -> None:
+        """Do nothing: the curvature is measured between the stages."""
+
+    def finish(self) -> None:
         self.largest = max(self.largest, largest_curvature(self.engine, self.state))
         kernel = self.engine.kernel
         # BAOAB's error is (h omega)^2 / 24 or so in the energy: half a radian a step keeps it at 1%.
@@ -129,12 +134,6 @@ class _ByCurvature(StepSize):
             if isinstance(kernel, ULA)
             else 0.5 / math.sqrt(self.largest)
         )
-
-    def adjust(self, info: Info) -> None:
-        """Do nothing: the curvature is measured between the stages."""
-
-    def finish(self) -> None:
-        self.restart()
 
 
 def largest_curvature(engine: Engine, state: State) -> float:

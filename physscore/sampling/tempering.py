@@ -24,7 +24,7 @@ from physscore.kernels.langevin import MALA
 from physscore.kernels.loops import State
 from physscore.noise import normal
 from physscore.paths import Path, equal_barrier
-from physscore.sampling.engine import Engine
+from physscore.sampling.engine import Engine, whole
 from physscore.sampling.result import Run
 from physscore.sampling.warmup import warm_up
 
@@ -104,12 +104,13 @@ def temper(
     from physscore.energies.gaussian import Gaussian
 
     kernel = MALA() if kernel is None else kernel
-    warmup = steps if warmup is None else warmup
-    counts = {"chains": (chains, 1), "steps": (steps, 1), "warmup": (warmup, 10), "thin": (thin, 1),
-              "swap_every": (swap_every, 1), "rungs": (2 if rungs is None else rungs, 2)}  # fmt: skip
-    for name, (value, least) in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise InputError(f"{name} is {value!r}: it must be a whole number of at least {least}")
+    chains, steps, thin, swap_every = (
+        whole(chains=chains), whole(steps=steps), whole(thin=thin), whole(swap_every=swap_every),
+    )  # fmt: skip
+    warmup = whole(10, warmup=max(10, steps) if warmup is None else warmup)
+    rungs = None if rungs is None else whole(2, rungs=rungs)
+    if thin > steps:
+        raise InputError(f"thin is {thin} and steps {steps}: nothing would be kept")
     if not isinstance(target, Energy):
         raise InputError(f"target is {target!r}: replica exchange needs an energy")
     if reference is None:
@@ -118,6 +119,8 @@ def temper(
             if len(target.shape) != 1:
                 raise InputError(f"reference is missing: {target!r} has no prior; give one to start from")
             reference = Gaussian(0.0, 1.0, dim=target.dim)
+    if not isinstance(reference, Prior):
+        raise InputError(f"reference is {reference!r}: it must be a prior, which is sampled exactly")
     if reference.shape != target.shape:
         raise InputError(f"reference has states of shape {reference.shape}, the target {target.shape}")
     ladder = _Ladder(Path(reference, target), reference, kernel, chains, seed, swap_every)
@@ -193,7 +196,7 @@ class _Ladder:
                 x = old[nearest].x
             else:
                 x = self.reference.sample(self.chains, seed=self.seed)
-            state = engine.start(x, self.seed + 1 + i)
+            state = engine.start(x, _derived(self.seed, -1 - i))  # apart from those of the rounds
             state.step = 2 * self.rounds * self.swap_every + 1_000_000 * (len(old) > 0)
             if i:
                 warm_up(engine, state, 60, lambda n: None)
@@ -275,5 +278,5 @@ class _Ladder:
 
 
 def _derived(seed: int, number: int) -> int:
-    """Return a seed for each round's draws from the reference."""
+    """Return a seed for each round's draws from the reference, and for each rung's chains."""
     return (seed * 0x9E3779B97F4A7C15 + number * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) % 2**64

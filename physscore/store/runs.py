@@ -247,7 +247,7 @@ def _write_kernel(file: h5py.File, kernel: Kernel) -> None:
     if isinstance(metric, Fourier):
         group.attrs["grid"] = json.dumps(metric.grid.settings())
     group.attrs["name"] = type(kernel).__name__
-    group.attrs["settings"] = json.dumps(settings)
+    group.attrs["settings"] = json.dumps(settings, default=float)  # of NumPy numbers
 
 
 def _read_kernel(file: h5py.File) -> Kernel:
