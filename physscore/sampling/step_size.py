@@ -8,11 +8,11 @@ from abc import ABC, abstractmethod
 import numpy as np
 
 from physscore.core import InputError
+from physscore.energies.coordinates import FieldModes
 from physscore.energies.gaussian import Gaussian
-from physscore.energies.random_field import GaussianRandomField
 from physscore.kernels.langevin import ULA, AutoMALA, CrankNicolson
 from physscore.kernels.loops import Info, State
-from physscore.kernels.metric import Dense, Diagonal, Identity, Metric
+from physscore.kernels.metric import Dense, Diagonal, Metric
 from physscore.sampling.engine import Engine
 
 
@@ -152,8 +152,8 @@ def largest_curvature(engine: Engine, state: State) -> float:
         covariance = inner.covariance if inner.covariance.ndim == 2 else np.diag(inner.covariance)
         factor = _apply(metric, np.eye(inner.dim)).T
         return float(np.linalg.eigvalsh(factor.T @ np.linalg.inv(covariance) @ factor)[-1])
-    if isinstance(inner, GaussianRandomField) and isinstance(metric, Identity):
-        return float(inner._inverse_eigenvalues.max())
+    if isinstance(inner, FieldModes) and inner.others is None:
+        return float((inner.precision * metric.factor**2).max())
     n = min(len(state.x), 8)
     x = state.x[:n].astype(np.float64)
     direction = np.random.default_rng(0).normal(size=(n, inner.dim))

@@ -1,0 +1,124 @@
+"""What samplers refuse: each with one sentence that names the argument, its value and what would be right."""
+
+import math
+
+import numpy as np
+import pytest
+
+import physscore as ps
+
+TARGET = ps.Gaussian(0.0, 1.0, dim=2)
+
+
+def undefined(x, params, gradient_out):
+    return missing * x[0]  # noqa: F821
+
+
+def mistyped(x, params, gradient_out):
+    gradient_out[0] = math.sin("x")
+    return x[0]
+
+
+REFUSED = {
+    "score of the wrong shape": (
+        lambda: ps.sample(
+            ps.from_functions(energy=TARGET.energy, score=lambda x: -x[:, 0], shape=2), chains=4096
+        ),
+        r"score\(x\) returned \(4096,\), expected \(4096, 2\): one vector a chain; return -grad E",
+    ),
+    "energy of the wrong shape": (
+        lambda: ps.sample(ps.from_functions(energy=lambda x: x, score=TARGET.score, shape=2), chains=8),
+        r"energy\(x\) returned \(8, 2\), expected \(8,\): one number a chain",
+    ),
+    "energy nan at the start": (
+        lambda: ps.sample(ps.from_functions(energy=lambda x: x[:, 0] * np.nan, score=TARGET.score, shape=2)),
+        r"energy is nan at the start of chain 0 \(16 of 16 chains\): give init states",
+    ),
+    "a name that is not there": (
+        lambda: ps.compiled(undefined, dim=2),
+        "undefined does not compile: .*'missing'",
+    ),
+    "does not compile": (
+        lambda: ps.compiled(mistyped, dim=2),
+        r"mistyped does not compile: .*_errors.py\", line \d+: gradient_out.0. = math.sin\(\"x\"\)",
+    ),
+    "no energy": (
+        lambda: ps.sample(ps.from_functions(score=np.negative, shape=2)),
+        "from_functions has a score but no energy, which MALA needs.*ULA",
+    ),
+    "metric not positive": (lambda: ps.Dense([[1.0, 2.0], [2.0, 1.0]]), "metric.*not positive definite"),
+    "variance negative": (
+        lambda: ps.Diagonal([1.0, -1.0]),
+        "metric is not positive definite: variance 1 is -1",
+    ),
+    "metric of another size": (
+        lambda: ps.sample(TARGET, ps.MALA(metric=ps.Diagonal([1.0, 1.0, 1.0]))),
+        "metric has 3 dimensions: the state has 2",
+    ),
+    "metric's name": (lambda: ps.MALA(metric="full"), "metric is 'full': it must be one of identity"),
+    "metric not square": (lambda: ps.Dense([1.0, 2.0]), r"metric has shape \(2,\)"),
+    "fourier of a vector": (
+        lambda: ps.sample(ps.Gaussian(0.0, 1.0, dim=1), ps.MALA(metric="fourier")),
+        r'metric is "fourier", for fields of 1 to 3 dimensions: the state has \(1,\)',
+    ),
+    "negative step": (lambda: ps.MALA(-0.1), "step_size is -0.1: it must be a positive number or"),
+    "step in words": (lambda: ps.HMC("big"), "step_size is 'big'"),
+    "bias": (lambda: ps.ULA(bias=0.0), "bias is 0.0: it must be a positive number"),
+    "friction": (lambda: ps.Underdamped(friction=-1.0), "friction is -1.0"),
+    "leapfrogs": (lambda: ps.HMC(leapfrogs=0.5), "leapfrogs is 0.5: a trajectory has at least 1 step"),
+    "unstable": (lambda: ps.ula_covariance(np.eye(2), 3.0), "step_size is 3.0: ULA is stable.*below 2"),
+    "nothing to tune with": (
+        lambda: ps.sample(TARGET, warmup=0),
+        "warmup is 0, but the kernel is to be tuned",
+    ),
+    "thin": (lambda: ps.sample(TARGET, steps=10, thin=11), "thin is 11 and steps 10: nothing would be kept"),
+    "chains": (lambda: ps.sample(TARGET, chains=0), "chains is 0: it must be a whole number of at least 1"),
+    "steps": (lambda: ps.sample(TARGET, steps=1.5), "steps is 1.5"),
+    "steps in words": (lambda: ps.sample(TARGET, steps="many"), "steps is 'many'"),
+    "seed": (lambda: ps.sample(TARGET, seed=-1), "seed is -1"),
+    "dtype": (lambda: ps.sample(TARGET, dtype="int32"), "dtype is"),
+    "memory": (lambda: ps.sample(TARGET, steps=10**10, chains=1000), "memory"),
+    "init's shape": (
+        lambda: ps.sample(TARGET, chains=3, init=np.zeros((4, 2))),
+        r"init has shape \(4, 2\): it must be \(2,\) or \(3, 2\)",
+    ),
+    "init not finite": (lambda: ps.sample(TARGET, init=[0.0, np.inf]), "init of chain 0 is not finite"),
+    "init in words": (
+        lambda: ps.sample(TARGET, init=["a", "b"]),
+        "init has the type .*: it must hold numbers",
+    ),
+    "no prior": (
+        lambda: ps.sample(ps.Ring(), ps.CrankNicolson()),
+        r"Ring.* has no prior: write it as prior \+ likelihood",
+    ),
+    "kernel": (lambda: ps.sample(TARGET, "mala"), "kernel is 'mala': it must be one such as MALA"),
+    "kernel of iterate": (lambda: next(ps.iterate(TARGET, "mala")), "kernel is 'mala'"),
+    "chains of iterate": (lambda: next(ps.iterate(TARGET, ps.MALA(0.1), chains=0)), "chains is 0"),
+    "target": (lambda: ps.sample(np.sin), "target is a ufunc: it must be an Energy or a Score"),
+    "step by step, not tuned": (
+        lambda: ps.MALA().step(TARGET, ps.MALA().init(TARGET, np.zeros((2, 2)))),
+        'step_size is "auto": give a number',
+    ),
+    "step by step, shape": (
+        lambda: ps.MALA(0.1).init(TARGET, np.zeros(2)),
+        r"init has shape \(2,\): it must be \(chains, 2\)",
+    ),
+    "step by step, whitened": (
+        lambda: ps.CrankNicolson(0.1).init(TARGET, np.zeros((1, 2))),
+        "works in other coordinates: use sample or iterate",
+    ),
+    "flat": (
+        lambda: ps.sample(
+            ps.from_functions(energy=lambda x: 0 * x[:, 0], score=lambda x: 0 * x, shape=2), ps.ULA()
+        ),
+        'step_size is "auto", but the curvature .* give a number',
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_input_is_one_sentence(name):
+    function, message = REFUSED[name]
+    with pytest.raises(ps.InputError, match=message) as caught:
+        function()
+    assert "\n" not in str(caught.value)
