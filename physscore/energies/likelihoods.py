@@ -126,7 +126,7 @@ class _CellByCell(Energy):
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return both, in one pass over the cells."""
         states = as_states(x, self.shape)
-        flat = np.ascontiguousarray(states).reshape(len(states), -1)
+        flat = np.ascontiguousarray(states).reshape(len(states), self.dim)
         sums = np.empty((len(flat), -(-flat.shape[1] // _PIECE)))
         score = np.empty_like(flat)
         parallel(
@@ -266,7 +266,7 @@ class PoissonCounts(_CellByCell):
         Where the linear mean is below a tenth of mean_count, that tenth stands for it.
         """
         given = np.zeros((1, *self.shape)) if x is None else as_states(x, self.shape)
-        states = given.astype(np.float64, copy=False).reshape(len(given), -1)
+        states = given.astype(np.float64, copy=False).reshape(len(given), self.dim)
         if self.link == "exp":
             return float((self.bias**2 * self._weight * np.exp(self.bias * states)).mean())
         mean = np.maximum(1 + self.bias * states, 0.1)
