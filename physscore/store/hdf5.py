@@ -98,6 +98,8 @@ def describe(
 
 def require_same(file: h5py.File, path: Path, seed: int | None, settings: dict[str, Any]) -> None:
     """Refuse to go on with the file of another job."""
+    if file.attrs.get("format") != FORMAT or "settings" not in file.attrs:
+        raise InputError(f"output {path} is not a file of physscore: use --overwrite to replace it")
     found = {
         "seed": int(file.attrs["seed"]) if "seed" in file.attrs else None,
         **json.loads(file.attrs["settings"]),

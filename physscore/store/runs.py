@@ -114,6 +114,7 @@ class RunWriter:
             state = State(**arrays, seed=self.seed, step=int(group["step"][0]))
             engine.kernel = _read_kernel(file)
             engine.metric = engine.kernel.frozen_metric
+            _require_same_target(engine, state, self.part)
             return state, group["tally"][...], int(group["completed"][0])
 
     def write(self, first: int, draws: Draws, state: State, tally: Array) -> None:
@@ -150,6 +151,18 @@ class RunWriter:
         if self._file:
             with writing(self.path):
                 self._file.close()
+
+
+def _require_same_target(engine: Engine, state: State, part: Path) -> None:
+    """Refuse a target whose score at the chains is another one: its name alone may not tell."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        score = engine.loop.evaluate(state.x)[1]
+    size = float(np.abs(np.where(np.isfinite(state.score), state.score, 0.0)).max())
+    if not np.allclose(score, state.score, rtol=1e-3, atol=1e-3 * size, equal_nan=True):
+        raise InputError(
+            f"output {part} belongs to another job (the score at its states is not that of "
+            f"{engine.target!r}): resume it with the same target, or use --overwrite"
+        )
 
 
 class RunFile:

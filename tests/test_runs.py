@@ -1,0 +1,322 @@
+"""Runs in files: the same as in memory, whatever happens on the way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+
+import physscore as ps
+from physscore.kernels.metric import Fourier, Identity
+from physscore.store.runs import RunFile
+
+GRID = ps.Grid((6, 5), 10.0)
+FIELD = ps.GaussianRandomField(GRID, ps.spectra.PowerLaw(index=-1.0, amplitude=1.0))
+TARGET = ps.GaussianMixture([1, 3], [[0.0, 0.0], [3.0, 1.0]], 1.0)
+
+
+def functions(target=TARGET):
+    return ps.from_functions(energy=target.energy, score=target.score, shape=target.shape)
+
+
+KERNELS = {
+    "ula": (TARGET, ps.ULA(bias=0.1)),
+    "mala": (TARGET, ps.MALA(metric="dense")),
+    "automala": (functions(), ps.AutoMALA()),
+    "underdamped": (TARGET, ps.Underdamped(friction=2.0)),
+    "metropolised": (functions(), ps.Underdamped(metropolised=True, metric="identity")),
+    "hmc": (TARGET, ps.HMC()),
+    "fourier": (FIELD + ps.GaussianNoise(np.zeros(GRID.shape), 1.0), ps.MALA(metric="fourier")),
+    "crank-nicolson": (FIELD + ps.GaussianNoise(np.zeros(GRID.shape), 1.0), ps.CrankNicolson()),
+    "score": (ps.from_functions(score=TARGET.score, shape=2), ps.Underdamped()),
+    "names": (ps.Parameters(a=ps.Normal(0.0, 1.0), b=ps.Normal(1.0, 2.0)), ps.MALA()),
+}
+SAME = ("acceptance", "divergent", "mean", "std", "error", "r_hat", "ess", "ess_tail")
+ABOUT = ("target", "seed", "warmup", "thin", "loop", "names", "grid", "complete", "shape")
+
+
+def assert_same(found, expected):
+    np.testing.assert_array_equal(found.draws[...], expected.draws[...])
+    np.testing.assert_array_equal(found.energies, expected.energies)
+    for name in SAME:
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
+    for name in ABOUT:
+        assert getattr(found, name) == getattr(expected, name), name
+    assert repr(found.kernel) == repr(expected.kernel)
+    np.testing.assert_array_equal(found.kernel.frozen_metric.factor, expected.kernel.frozen_metric.factor)
+    np.testing.assert_array_equal(found.drift_to_noise, expected.drift_to_noise)
+    assert found.summary() == expected.summary()
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_file_is_the_run_in_memory(tmp_path, name):
+    target, kernel = KERNELS[name]
+    options = {"chains": 6, "steps": 40, "warmup": 40, "thin": 2, "seed": 2**64 - 1}
+    expected = ps.sample(target, kernel, **options)
+    path = tmp_path / "run.h5"
+    found = ps.sample(target, kernel, output=path, **options)
+    assert isinstance(found.draws, h5py.Dataset)
+    assert_same(found, expected)
+    assert [file.name for file in tmp_path.iterdir()] == ["run.h5"]
+    assert_same(ps.load(path), expected)
+    for run in (expected, found):  # what is in memory, and what is in a file, can be saved
+        ps.save(tmp_path / "copy.h5", run, overwrite=True)
+        copy = ps.load(tmp_path / "copy.h5")
+        assert_same(copy, expected)
+    # The kernel goes on where it was.
+    again = [ps.sample(target, run.kernel, chains=6, steps=3, warmup=0).draws for run in (expected, copy)]
+    np.testing.assert_array_equal(*again)
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [Identity(), ps.Diagonal([1.0, 2.0]), ps.Dense([[2.0, 1.0], [1.0, 2.0]]), Fourier(GRID, np.ones(36))],
+    ids=repr,
+)
+def test_metrics_come_back(tmp_path, metric):
+    run = ps.sample(TARGET, ps.MALA(0.1, metric="identity"), chains=2, steps=4, warmup=0)
+    run.kernel = ps.MALA(np.float32(0.1), metric=metric)
+    ps.save(tmp_path / "run.h5", run)
+    found = ps.load(tmp_path / "run.h5").kernel
+    assert found.step_size == pytest.approx(0.1)
+    assert type(found.metric) is type(metric)
+    np.testing.assert_array_equal(found.metric.factor, metric.factor)
+    assert getattr(found.metric, "grid", None) == getattr(metric, "grid", None)
+
+
+def test_numpy_numbers_are_numbers(tmp_path):
+    kernel = ps.HMC(np.float64(0.2), metric="identity", leapfrogs=np.int64(3))
+    numbers = {"chains": np.int64(2), "steps": np.int32(8), "warmup": np.int64(0), "seed": np.uint64(2**63)}
+    run = ps.sample(TARGET, kernel, output=tmp_path / "run.h5", **numbers)
+    json.dumps(run.summary())
+    assert run.kernel.leapfrogs == 3
+
+
+def test_existing_files_are_kept(tmp_path):
+    path = tmp_path / "run.h5"
+    ps.sample(TARGET, chains=2, steps=5, output=path)
+    before = path.read_bytes()
+    for function in (
+        lambda: ps.sample(TARGET, chains=2, steps=5, output=path),
+        lambda: ps.save(path, ps.sample(TARGET, chains=2, steps=5)),
+    ):
+        with pytest.raises(ps.InputError, match=r"run.h5 exists: use --overwrite"):
+            function()
+    assert path.read_bytes() == before
+    ps.sample(TARGET, chains=3, steps=5, output=path, overwrite=True)
+    assert ps.load(path).draws.shape == (5, 3, 2)
+    with pytest.raises(ps.InputError, match="there is no folder"):
+        ps.sample(TARGET, output=tmp_path / "no" / "run.h5")
+    done = ps.sample(TARGET, chains=3, steps=5, output=path, resume=True)  # there is nothing left to do
+    assert done.draws.shape == (5, 3, 2)
+
+
+def test_unreadable_files(tmp_path):
+    path = tmp_path / "run.h5"
+    ps.sample(TARGET, chains=50, steps=200, output=path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ps.InputError, match=r"run.h5 cannot be read: it is truncated"):
+        ps.load(path)
+    ps.save(tmp_path / "field.h5", ps.Fields(FIELD.sample(1, seed=1)[0], GRID))
+    with pytest.raises(ps.InputError, match="is not a file of a physscore run"):
+        RunFile(tmp_path / "field.h5")
+    with h5py.File(path, "w") as file:
+        file["x"] = 1.0
+    for function in (RunFile, ps.load):
+        with pytest.raises(ps.InputError, match=r"run.h5 is not a file"):
+            function(path)
+    for name in ("run.h5", "field.h5"):  # nor are they gone on with
+        with pytest.raises(ps.InputError, match=rf"{name} "):
+            ps.sample(TARGET, output=tmp_path / name, resume=True)
+
+
+# --- Interrupted ----------------------------------------------------------------------------------
+
+JOB = """
+import sys, time
+import physscore as ps
+target = ps.GaussianMixture([1, 3], [[0.0, 0.0], [3.0, 1.0]], 1.0)
+def slow(x):
+    time.sleep(float(sys.argv[3]))
+    return target.energy_and_score(x)
+slowly = ps.from_functions(energy_and_score=slow, shape=2, name="slowly")
+print("started", flush=True)
+run = ps.sample(slowly, ps.MALA(metric="dense"), chains=3, steps=int(sys.argv[2]), warmup=100, thin=3, seed=4,
+                output=sys.argv[1] if sys.argv[1] != "none" else None, resume=True)
+print(run.complete, run.draws.shape[0], flush=True)
+"""
+STEPS = 1200
+
+
+def start(cwd, path="run.h5", pause=0.0, steps=STEPS, code=JOB):
+    command = [sys.executable, "-c", code, path, str(steps), str(pause)]
+    process = subprocess.Popen(
+        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PHYSSCORE_THREADS": "1"},
+    )  # fmt: skip
+    assert process.stdout.readline() == "started\n"
+    return process
+
+
+def finish(cwd):
+    process = start(cwd)
+    _, error = process.communicate()
+    assert process.returncode == 0, error
+
+
+def datasets(path):
+    found = {}
+    with h5py.File(path) as file:
+        file.visititems(
+            lambda name, item: found.update({name: item[...]}) if hasattr(item, "shape") else None
+        )
+    return found
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    finish(folder)
+    return datasets(folder / "run.h5")
+
+
+def assert_whole(path, expected):
+    found = datasets(path)
+    assert found.keys() == expected.keys()
+    for name in expected:  # the two states take turns, and which one is newer depends on the pieces
+        if not name.startswith(("state", "slot")):
+            np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    last = [group[f"state_{int(group['slot'][0])}/x"] for group in (found, expected)]
+    np.testing.assert_array_equal(*last)
+
+
+def test_killed_at_any_moment_and_resumed(tmp_path, uninterrupted):
+    """About 1 s of work: killed in the warm-up, and then wherever it happens to be."""
+    rng = np.random.default_rng(0)
+    part, done = tmp_path / "run.h5.part", 0
+    for attempt in range(7):
+        process = start(tmp_path, pause=0.001)
+        if attempt == 0:
+            time.sleep(0.05)
+            assert not part.exists()
+        else:
+            while process.poll() is None and not part.exists():
+                time.sleep(0.005)
+            time.sleep(0.4 * rng.random())
+        process.kill()
+        process.communicate()
+        assert attempt == 0 or part.exists()
+        if part.exists():
+            run = ps.load(part)
+            now = run.draws.shape[0]
+            assert done <= now < STEPS // 3
+            assert not run.complete
+            np.testing.assert_array_equal(run.draws[...], uninterrupted["samples/x"][:now])
+            done = now
+            run.file.close()
+        assert not (tmp_path / "run.h5").exists()
+    assert done > 0
+    finish(tmp_path)
+    assert_whole(tmp_path / "run.h5", uninterrupted)
+    assert [file.name for file in tmp_path.iterdir()] == ["run.h5"]
+
+
+def test_interrupt_keeps_the_file(tmp_path, uninterrupted):
+    process = start(tmp_path, pause=0.002)
+    while not (tmp_path / "run.h5.part").exists():
+        time.sleep(0.01)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert error.rstrip().endswith("KeyboardInterrupt")
+    assert not (tmp_path / "run.h5").exists()
+    with pytest.raises(ps.InputError, match=r"holds an unfinished job: use --overwrite.*or --resume"):
+        ps.sample(TARGET, output=tmp_path / "run.h5")
+    finish(tmp_path)
+    assert_whole(tmp_path / "run.h5", uninterrupted)
+
+
+def test_interrupt_in_memory_returns_what_there_is(tmp_path):
+    process = start(tmp_path, path="none", pause=0.002, steps=100_000)
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=30)
+    assert process.returncode == 0
+    complete, kept = out.split()
+    assert complete == "False"
+    assert 0 < int(kept) < 33_333
+    assert f"UserWarning: interrupted: {kept} of 33333 draws a chain are there" in error
+
+
+def interrupted(path):
+    """Leave an unfinished file."""
+    calls = 0
+
+    def energy(x):
+        nonlocal calls
+        calls += 1
+        if calls == 200:
+            raise KeyboardInterrupt
+        return TARGET.energy(x)
+
+    broken = ps.from_functions(energy=energy, score=TARGET.score, shape=2)
+    with pytest.raises(KeyboardInterrupt):
+        ps.sample(broken, ps.MALA(0.1, metric="identity"), chains=3, steps=500, warmup=0, output=path)
+
+
+def test_only_the_same_job_is_gone_on_with(tmp_path):
+    path = tmp_path / "run.h5"
+    interrupted(path)
+    same = {"chains": 3, "steps": 500, "warmup": 0, "output": path, "resume": True}
+    kernel = ps.MALA(0.1, metric="identity")
+    for change, message in (
+        ({"steps": 600}, "steps was 500 and is 600"),
+        ({"chains": 4}, "chains was 3 and is 4"),
+        ({"seed": 1}, "seed was 0 and is 1"),
+        ({"thin": 2}, "thin was 1 and is 2"),
+        ({"dtype": "float32"}, "dtype was float64 and is float32"),
+    ):
+        with pytest.raises(ps.InputError, match=rf"another job \({message}"):
+            ps.sample(functions(), kernel, **same | change)
+    with pytest.raises(ps.InputError, match=r"another job \(kernel was MALA\(step_size=0.1.* and is .*=0.2"):
+        ps.sample(functions(), ps.MALA(0.2, metric="identity"), **same)
+    with pytest.raises(ps.InputError, match=r"another job \(target was from_functions and is Gaussian"):
+        ps.sample(ps.Gaussian(0.0, 1.0, dim=2), kernel, **same)
+    other = functions(ps.Gaussian(0.0, 1.0, dim=2))  # of the same name
+    with pytest.raises(
+        ps.InputError, match=r"another job \(the score at its states is not that of from_functions"
+    ):
+        ps.sample(other, kernel, **same)
+    del same["resume"], same["output"]
+    expected = ps.sample(functions(), kernel, **same)
+    assert_same(ps.sample(functions(), kernel, output=path, resume=True, **same), expected)
+
+
+MEMORY = """
+import resource, sys
+import physscore as ps
+target = ps.Gaussian(0.0, 1.0, dim=10)
+print("started", flush=True)
+run = ps.sample(target, ps.MALA(0.1, metric="identity"), chains=1000, steps=int(sys.argv[2]), warmup=0,
+                output=sys.argv[1])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def test_memory_does_not_grow_with_the_steps(tmp_path):
+    """Draws of 80 and of 320 MB; 32 MB of them are gathered at a time."""
+    peaks = []
+    for steps in (1000, 4000):
+        process = start(tmp_path, path=f"{steps}.h5", steps=steps, code=MEMORY)
+        out, error = process.communicate(timeout=120)
+        assert process.returncode == 0, error
+        peaks.append(float(out))
+        (tmp_path / f"{steps}.h5").unlink()
+    assert peaks[1] < peaks[0] + 60
