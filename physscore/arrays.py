@@ -202,6 +202,17 @@ def cholesky(matrix: Array, name: str) -> Array:
         raise InputError(f"{name} is not positive definite: its lowest eigenvalue is {lowest:.3g}") from None
 
 
+@cache
+def keep_freed_memory() -> None:
+    """Let loops that allocate the same arrays again and again find them where they were.
+
+    The C library of Linux returns large blocks to the system as soon as they are freed, and fetching them
+    anew costs as much as an FFT; but it keeps blocks up to the size of the largest one it saw freed, if
+    that is not above 32 MiB.
+    """
+    np.empty(31 << 20, np.uint8)
+
+
 def available_memory() -> int | None:
     """Return the bytes of memory that can still be used, or None where the system does not say."""
     try:

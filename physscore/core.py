@@ -42,6 +42,9 @@ class Score(ABC):
     shape: tuple[int, ...]
     """Shape of one state."""
 
+    one_by_one: bool = False
+    """Whether states may be moved one by one, each in a thread of its own."""
+
     @abstractmethod
     def score(self, x: Array) -> Array:
         """Return grad log p at states ``x``, both of shape (n, *shape)."""
@@ -160,6 +163,7 @@ class EnergySum(Energy):
     def __init__(self, terms: Sequence[tuple[float, Energy]]) -> None:
         self.terms = tuple(terms)
         self.shape = terms[0][1].shape
+        self.one_by_one = all(term.one_by_one for _, term in terms)
         priors = [i for i, (factor, term) in enumerate(terms) if factor == 1 and isinstance(term, Prior)]
         self.prior: Prior | None = None
         self.likelihood: Energy | None = None

@@ -120,15 +120,15 @@ def _as_real_cube(modes: Array, wavenumbers: WavenumberTable) -> Array:
 
 
 @compiled
-def _pack(modes, cube, start, stop):
+def _pack(modes, cube, factor, start, stop):
     nx, ny, nz = cube
-    width, root = modes.shape[2] // 2, np.sqrt(modes.dtype.type(2))
-    zero = modes.dtype.type(0)
+    width, root = modes.shape[2] // 2, modes.dtype.type(np.sqrt(2.0))
+    zero, twice = modes.dtype.type(0), modes.dtype.type(np.sqrt(2.0) * factor)
     for x in range(start, stop):
         for y in range(ny):
             row = modes[x, y]
             for i in range(2 * width):
-                row[i] *= root
+                row[i] *= twice
             px, py = (nx - x) % nx, (ny - y) % ny
             for z in range(0, width, max(1, nz // 2)):
                 if z == 0 or 2 * z == nz:
@@ -139,15 +139,16 @@ def _pack(modes, cube, start, stop):
 
 
 @compiled
-def _unpack(modes, cube, start, stop):
+def _unpack(modes, cube, factor, start, stop):
     nx, ny, nz = cube
-    width, root = modes.shape[2] // 2, np.sqrt(modes.dtype.type(0.5))
+    width, root = modes.shape[2] // 2, modes.dtype.type(np.sqrt(0.5))
+    half = modes.dtype.type(np.sqrt(0.5) * factor)
     for x in range(start, stop):
         for y in range(ny):
             row = modes[x, y]
             px, py = (nx - x) % nx, (ny - y) % ny
             for i in range(2 * width):
-                row[i] *= root
+                row[i] *= half
             for z in range(0, width, max(1, nz // 2)):
                 if (z == 0 or 2 * z == nz) and px == x and py == y:
                     row[2 * z], row[2 * z + 1] = row[2 * z] / root, 0.0
@@ -168,11 +169,12 @@ def _mirror(modes, cube, start, stop):
                         modes[x, y, 2 * z + 1] = -modes[px, py, 2 * z + 1]
 
 
-def to_coordinates(modes: Array, cube: tuple[int, int, int]) -> Array:
-    """Turn the unitary half spectrum of a real field, in place, into orthonormal coordinates.
+def to_coordinates(modes: Array, cube: tuple[int, int, int], factor: float = 1.0) -> Array:
+    """Turn the half spectrum of a real field, in place, into coordinates; multiply them by ``factor``.
 
-    Of two modes that a real field ties together, both on a plane z = 0 or Nyquist, one is kept and the
-    other's place is zero; the rest count twice. So the sum of squares is that of the field.
+    Those of a unitary spectrum are orthonormal. Of two modes that a real field ties together, both on a
+    plane z = 0 or Nyquist, one is kept and the other's place is zero; the rest count twice. So the sum
+    of squares is that of the field.
 
     Returns
     -------
@@ -180,17 +182,17 @@ def to_coordinates(modes: Array, cube: tuple[int, int, int]) -> Array:
         Real, of shape (nx, ny, 2 * nz_half), in the memory of ``modes``.
     """
     real = modes.view(modes.real.dtype).reshape(cube[0], cube[1], -1)
-    parallel(_pack, cube[0], real, cube)
+    parallel(_pack, cube[0], real, cube, factor)
     return real
 
 
-def from_coordinates(coordinates: Array, cube: tuple[int, int, int]) -> Array:
-    """Turn coordinates, in place, into the unitary half spectrum: the inverse of :func:`to_coordinates`.
+def from_coordinates(coordinates: Array, cube: tuple[int, int, int], factor: float = 1.0) -> Array:
+    """Turn coordinates, in place, into ``factor`` times the half spectrum: undo :func:`to_coordinates`.
 
     What stands in the places that are not used plays no part.
     """
     real = coordinates.reshape(cube[0], cube[1], -1)
-    parallel(_unpack, cube[0], real, cube)
+    parallel(_unpack, cube[0], real, cube, factor)
     parallel(_mirror, cube[0], real, cube)
     return real.view(np.complex64 if real.dtype == np.float32 else np.complex128)
 

@@ -135,7 +135,7 @@ def field_modes(
 
 
 @compiled
-def _fill_rows(out, step, c3, k0, k1, start, stop):
+def _fill_rows(out, first, step, c3, k0, k1, start, stop):
     n = out.shape[1]
     double = out.itemsize == 8
     n_blocks = (n + 3) // 4
@@ -143,9 +143,10 @@ def _fill_rows(out, step, c3, k0, k1, start, stop):
     deviates = np.empty(4 * n_blocks, out.dtype)
     ones = np.ones(2 * n_blocks, out.dtype)
     for chain in range(start, stop):
-        words_along_first(words, 0, n_blocks, _u64(chain), step, c3, k0, k1)
+        place = _u64(first + chain)
+        words_along_first(words, 0, n_blocks, place, step, c3, k0, k1)
         if double:
-            words_along_first(lower, 0, n_blocks, _u64(chain), step, c3 + LOWER_BITS, k0, k1)
+            words_along_first(lower, 0, n_blocks, place, step, c3 + LOWER_BITS, k0, k1)
         normals(words, lower, ones, False, deviates)
         out[chain] = deviates[:n]
 
@@ -187,16 +188,18 @@ def normal(
     seed: int,
     step: int = 0,
     draw: int = 0,
+    first: int = 0,
     dtype: npt.DTypeLike = np.float64,
 ) -> Array:
     """Return standard normal deviates (chains, components), counted by (component, chain, step, draw).
 
     A deviate depends on its place only: the first rows and columns of a larger array are the same.
+    Chains are counted from ``first``.
     """
     k0, k1 = seed_key(seed)
     c3 = _u64(CHAIN + checked_draw(draw, "draw"))
     out = np.empty((chains, components), floating_dtype(dtype))
-    parallel(_fill_rows, chains, out, _u64(step), c3, k0, k1)
+    parallel(_fill_rows, chains, out, first, _u64(step), c3, k0, k1)
     return out
 
 

@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.fft
+from numba import njit
 
-from physscore.arrays import forward_fft, inverse_fft, n_threads
+from physscore.arrays import compiled, forward_fft, inverse_fft, parallel
 from physscore.core import Array, Energy, EnergySum, InputError, Prior
 from physscore.energies.random_field import GaussianRandomField
 from physscore.grid import Grid
 from physscore.modes import coordinates_in_use, from_coordinates, to_coordinates
 
-_AT_ONCE = 1 << 20  # cells of a field up to which many are transformed in one call
+_PIECE = 4096  # coordinates in a piece: its sum does not depend on threads
 
 
 class Whitened(Energy):
@@ -44,6 +44,7 @@ class Whitened(Energy):
             )
         self.target, self.prior, self.likelihood = posterior, prior, likelihood
         self.shape = posterior.shape
+        self.one_by_one = posterior.one_by_one
         self._offset = 0.5 * self.dim * math.log(2 * math.pi)
 
     def to_state(self, z: Array) -> Array:
@@ -68,11 +69,38 @@ class Whitened(Energy):
         if self.likelihood is None:
             return energy, -x
         more, score = self.likelihood.energy_and_score(self.prior.unwhiten(x))
-        return energy + more, self.prior.pull_back(x, score) - x
+        slope = self.prior.pull_back(x, score) - x
+        return energy + more, slope.astype(x.dtype, copy=False)
+
+
+@compiled
+def _diagonal(x, precision, slopes, scale, score, sums, start, stop):
+    """Fill the score, slopes * scale - precision * x, and sum precision * x^2 / 2 by pieces."""
+    for piece in range(start, stop):
+        low, high = piece * _PIECE, min((piece + 1) * _PIECE, len(x))
+        part, rows, out = x[low:high], precision[low:high], score[low:high]
+        if len(slopes) == 0:
+            for i in range(len(part)):
+                out[i] = -rows[i] * part[i]
+        else:
+            bent, factors = slopes[low:high], scale[low:high]
+            for i in range(len(part)):
+                out[i] = bent[i] * factors[i] - rows[i] * part[i]
+        sums[piece] = 0.5 * _weighted_squares(rows, part)
+
+
+@njit(nogil=True, error_model="numpy", fastmath={"reassoc"}, forceinline=True)
+def _weighted_squares(weights, x):
+    total = 0.0
+    for i in range(len(x)):
+        total += np.float64(weights[i]) * np.float64(x[i]) * np.float64(x[i])
+    return total
 
 
 class FieldModes(Energy):
     """A target over the orthonormal Fourier modes of a field; see ``modes.to_coordinates``.
+
+    The modes that the target's random fields fix, k = 0 among them, stay zero.
 
     Parameters
     ----------
@@ -81,7 +109,15 @@ class FieldModes(Energy):
     grid
         The box.
     whitened
-        Divide the modes by the root of the prior's eigenvalues: the prior is a standard normal then.
+        Divide the modes by the root of the prior's eigenvalues: the prior is a standard normal then,
+        in the coordinates that play no part as well.
+
+    Attributes
+    ----------
+    free : array of bool
+        Which coordinates are modes that may move.
+    precision : array
+        1 / variance of each coordinate by the random fields alone.
 
     Raises
     ------
@@ -90,32 +126,33 @@ class FieldModes(Energy):
     """
 
     def __init__(self, target: Energy, grid: Grid, *, whitened: bool = False) -> None:
-        self.target, self.grid = target, grid
+        self.target, self.grid, self.whitened = target, grid, whitened
         self.cube = grid.cube
         self.shape = (2 * math.prod(grid.half_shape),)
         self.in_use = coordinates_in_use(self.cube).reshape(-1)
         terms = target.terms if isinstance(target, EnergySum) else ((1.0, target),)
         fields = [(f, t) for f, t in terms if isinstance(t, GaussianRandomField)]
-        others = [(f, t) for f, t in terms if not isinstance(t, GaussianRandomField)]
-        self.others = EnergySum(others) if others else None
-        self.precision = np.zeros(self.shape)
-        self._offset = 0.0
-        free = self.in_use.copy()
-        for factor, field in fields:
-            eigenvalues = self._spread(field, field._eigenvalues)
-            free &= eigenvalues > 0
-            inverse = np.zeros(self.shape)
-            np.divide(factor, eigenvalues, out=inverse, where=free)
-            self.precision += inverse
-            self._offset += factor * field._log_normalisation
-        self.precision[~free] = 0.0
-        self.free = free
-        self.scale: Array | None = None
+        self.free = self.in_use.copy()
+        for _, field in fields:
+            self.free &= self._spread(field, field._eigenvalues) > 0
         if whitened:
-            prior = prior_and_likelihood(target)[0]
+            prior, others = prior_and_likelihood(target)
             if not isinstance(prior, GaussianRandomField):
                 raise InputError(f"target {target!r} has no prior that is a GaussianRandomField")
-            self.scale = np.where(free, np.sqrt(self._spread(prior, prior._eigenvalues)), 0.0)
+            self.others = others
+            self.precision = np.ones(self.shape)
+            self._offset = 0.5 * self.dim * math.log(2 * math.pi)
+            self._scale = np.where(self.free, np.sqrt(self._spread(prior, prior._eigenvalues)), 0.0)
+        else:
+            rest = [(f, t) for f, t in terms if not isinstance(t, GaussianRandomField)]
+            self.others = EnergySum(rest) if rest else None
+            self.precision = np.zeros(self.shape)
+            for factor, field in fields:
+                self.precision[self.free] += factor / self._spread(field, field._eigenvalues)[self.free]
+            self._offset = sum(factor * field._log_normalisation for factor, field in fields)
+            self._scale = self.free.astype(np.float64)
+        self.one_by_one = self.others is None or self.others.one_by_one
+        self._single = {np.dtype(np.float64): (self._scale, self.precision)}
 
     def _spread(self, field: GaussianRandomField, table: Array) -> Array:
         """Return an entry of a table over |k| for each coordinate."""
@@ -123,37 +160,29 @@ class FieldModes(Energy):
         index = x[:, np.newaxis, np.newaxis] + y[:, np.newaxis] + np.repeat(z, 2)
         return np.asarray(table[index].reshape(-1) * self.in_use)
 
+    def _tables(self, dtype: Any) -> tuple[Array, Array]:
+        """Return scale and precision as ``dtype``."""
+        if dtype not in self._single:
+            self._single[dtype] = (self._scale.astype(dtype), self.precision.astype(dtype))
+        return self._single[dtype]
+
+    def _field(self, z: Array) -> Array:
+        modes = from_coordinates(z * self._tables(z.dtype)[0], self.cube, 1 / math.sqrt(self.grid.n_cells))
+        return inverse_fft(modes.reshape(self.grid.half_shape), self.grid.shape)
+
+    def _coordinates(self, x: Array) -> Array:
+        return to_coordinates(forward_fft(x), self.cube, 1 / math.sqrt(self.grid.n_cells)).reshape(-1)
+
     def to_state(self, z: Array) -> Array:
         """Return the fields with coordinates ``z``."""
-        scaled = np.array(z) if self.scale is None else z * self.scale.astype(z.dtype)
-        modes = [from_coordinates(one, self.cube) for one in scaled]
-        norm = 1 / math.sqrt(self.grid.n_cells)
-        if self.grid.n_cells > _AT_ONCE:
-            found = np.array([inverse_fft(m.reshape(self.grid.half_shape), self.grid.shape) for m in modes])
-            found *= found.dtype.type(norm)
-            return found
-        half = np.array(modes).reshape(len(z), *self.grid.half_shape)
-        axes = range(1, self.grid.dim + 1)
-        return np.asarray(scipy.fft.irfftn(half, self.grid.shape, axes, "ortho", workers=n_threads()))
+        return np.stack([self._field(one) for one in z])
 
     def from_state(self, x: Array) -> Array:
         """Return the coordinates of fields."""
-        found = self._coordinates(x)
-        if self.scale is not None:
-            inverse = np.zeros_like(self.scale)
-            np.divide(1.0, self.scale, out=inverse, where=self.free)
-            found *= inverse.astype(found.dtype)
-        return found
-
-    def _coordinates(self, x: Array) -> Array:
-        if self.grid.n_cells > _AT_ONCE:
-            modes = np.array([forward_fft(field) for field in x]) / x.dtype.type(math.sqrt(self.grid.n_cells))
-        else:
-            axes = range(1, self.grid.dim + 1)
-            modes = scipy.fft.rfftn(x, axes=axes, norm="ortho", workers=n_threads())
-        for one in modes:
-            to_coordinates(one, self.cube)
-        return np.asarray(modes.view(x.dtype).reshape(len(x), -1))
+        inverse = np.zeros_like(self._scale)
+        np.divide(1.0, self._scale, out=inverse, where=self.free)
+        modes = np.stack([self._coordinates(field) for field in x])
+        return np.asarray(modes * inverse.astype(x.dtype))
 
     def energy(self, x: Array) -> npt.NDArray[np.float64]:
         """Return the energies at coordinates ``x``."""
@@ -164,22 +193,17 @@ class FieldModes(Energy):
         return self.energy_and_score(x)[1]
 
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
-        """Return both; two FFTs where there is more than Gaussian random fields."""
-        if self.scale is None:
-            score = x * -self.precision.astype(x.dtype)
-            offset = self._offset
-        else:  # what is not free is a standard normal of its own, which changes nothing
-            score = -x
-            offset = 0.5 * self.dim * math.log(2 * math.pi)
-        energy = offset - 0.5 * np.einsum("ni,ni->n", x, score, dtype=np.float64)
-        if self.others is not None:
-            terms = self.others if self.scale is None else self.target
-            likelihood = terms if self.scale is None else prior_and_likelihood(self.target)[1]
-            assert likelihood is not None
-            more, slopes = likelihood.energy_and_score(self.to_state(x))
-            energy = energy + more
-            weight = self.free.astype(x.dtype) if self.scale is None else self.scale.astype(x.dtype)
-            score += self._coordinates(np.ascontiguousarray(slopes)) * weight
+        """Return both; two FFTs a field where there is more than Gaussian random fields."""
+        scale, precision = self._tables(x.dtype)
+        energy, score = np.full(len(x), self._offset), np.empty_like(x)
+        slopes, sums = np.empty(0, x.dtype), np.empty(-(-self.dim // _PIECE))
+        for i, one in enumerate(x):
+            if self.others is not None:
+                more, slope = self.others.energy_and_score(self._field(one)[np.newaxis])
+                energy[i] += more[0]
+                slopes = self._coordinates(np.asarray(slope[0], x.dtype))
+            parallel(_diagonal, len(sums), one, precision, slopes, scale, score[i], sums)
+            energy[i] += sums.sum()
         return energy, score
 
 
@@ -190,3 +214,9 @@ def prior_and_likelihood(target: Any) -> tuple[Prior | None, Energy | None]:
     if isinstance(target, EnergySum):
         return target.prior, target.likelihood
     return None, None
+
+
+def has_field(target: Any) -> bool:
+    """Return whether random fields fix some modes of an energy, which then moves in its modes."""
+    terms = [term for _, term in target.terms] if isinstance(target, EnergySum) else [target]
+    return any(isinstance(term, GaussianRandomField) for term in terms)

@@ -107,7 +107,7 @@ def _checked_energy(energy: Any, x: Array) -> npt.NDArray[np.float64]:
 
 
 def _checked_score(score: Any, x: Array) -> Array:
-    found = np.asarray(score)
+    found = np.array(score)  # its own: the function may use its array again, or not let it be changed
     if found.shape != x.shape:
         raise InputError(
             f"score(x) returned {found.shape}, expected {x.shape}: one vector a chain; return -grad E"

@@ -34,6 +34,7 @@ class Lattice(Energy):
         Number of sites.
     """
 
+    one_by_one = True
     _block: ClassVar[Any]
     _numbers: tuple[float, ...]
     _settings: ClassVar[tuple[str, ...]]

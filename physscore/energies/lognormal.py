@@ -59,6 +59,8 @@ class LognormalField(Prior):
         If the spectrum cannot be used, or asks for a correlation of -1 or less.
     """
 
+    one_by_one = True
+
     def __init__(self, grid: Grid, spectrum: SpectrumLike) -> None:
         self.grid = grid
         self.shape = grid.shape

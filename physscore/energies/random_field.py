@@ -55,6 +55,7 @@ class GaussianRandomField(Prior):
     """
 
     spectrum: SpectrumLike | None
+    one_by_one = True
 
     def __init__(self, grid: Grid, spectrum: SpectrumLike) -> None:
         require_memory_for(grid, 1, np.dtype(np.float32))

@@ -51,8 +51,22 @@ def _move(x, s, p, w, kick, drift, harmonic, y):
             y[i] = moves.drifted(x[i], drift, w[i], p[i])
 
 
+@inline
+def _kick(x, s, p, w, kick, harmonic):
+    one = p.dtype.type(1)
+    if harmonic:
+        for i in range(len(p)):
+            p[i] = moves.kicked(p[i], kick, one, s[i] + x[i])
+    elif len(w) == 1:
+        for i in range(len(p)):
+            p[i] = moves.kicked(p[i], kick, one, s[i])
+    else:
+        for i in range(len(p)):
+            p[i] = moves.kicked(p[i], kick, w[i], s[i])
+
+
 @compiled
-def _renew(p, keep, key, number, draw, kinetic, start, stop):
+def _renew(p, keep, key, number, first, kinetic, start, stop):
     """Refresh the momenta of pieces start to stop, and add up their squares."""
     n_pieces, size = kinetic.shape[1], p.shape[1]
     words, lower = np.empty(_PIECE, np.uint32), np.empty(_PIECE, np.uint32)
@@ -63,8 +77,8 @@ def _renew(p, keep, key, number, draw, kinetic, start, stop):
         low, high = piece * _PIECE, min((piece + 1) * _PIECE, size)
         n_blocks = (high - low + 3) // 4
         new = xi[: 4 * n_blocks]
-        fill_row(new, words, lower, ones, piece * (_PIECE // 4), n_blocks, np.uint64(chain), number, draw,
-                 key[0], key[1])  # fmt: skip
+        fill_row(new, words, lower, ones, piece * (_PIECE // 4), n_blocks, np.uint64(first + chain), number,
+                 0, key[0], key[1])  # fmt: skip
         part = p[chain, low:high]
         for i in range(len(part)):
             part[i] = moves.refreshed(part[i], kept, change, new[i])
@@ -73,58 +87,74 @@ def _renew(p, keep, key, number, draw, kinetic, start, stop):
 
 @compiled
 def _push(x, s, p, w, kick, drift, harmonic, y, kinetic, start, stop):
-    """Kick and drift pieces start to stop, and add up the squares of their momenta."""
+    """Kick and, if there is a y, drift pieces start to stop; add up the squares of their momenta."""
     n_pieces, size = kinetic.shape[1], p.shape[1]
     for task in range(start, stop):
         chain, piece = task // n_pieces, task % n_pieces
         low, high = piece * _PIECE, min((piece + 1) * _PIECE, size)
-        part = p[chain, low:high]
-        _move(x[chain, low:high], s[chain, low:high], part, w[low:high] if len(w) > 1 else w,
-              kick[chain], drift[chain], harmonic, y[chain, low:high])  # fmt: skip
+        part, rows = p[chain, low:high], w[low:high] if len(w) > 1 else w
+        if len(y):
+            _move(x[chain, low:high], s[chain, low:high], part, rows, kick[chain], drift[chain], harmonic,
+                  y[chain, low:high])  # fmt: skip
+        else:
+            _kick(x[chain, low:high], s[chain, low:high], part, rows, kick[chain], harmonic)
         kinetic[chain, piece] = 0.5 * _sum_of_squares(part)
 
 
 class Batch:
-    """What a step does to a batch of large states, arrays (n, d)."""
+    """What a step does to a batch of large states, arrays (n, d); the first is chain ``first``."""
 
-    def __init__(self, evaluate: Callable[[Array], tuple[Array, Array]], metric: Any, seed: int) -> None:
+    def __init__(
+        self, evaluate: Callable[[Array], tuple[Array, Array]], metric: Any, seed: int, first: int = 0
+    ) -> None:
         self.evaluate = evaluate
         self.metric = metric
         self.key = seed_key(seed)
-        self.seed = seed
+        self.seed, self.first = seed, first
+        self._factors: dict[Any, Array] = {}
 
-    def renew(self, p: Array, keep: float, number: int, draw: int = 0) -> Array:
+    def renew(self, p: Array, keep: float, number: int) -> Array:
         """Refresh momenta in place; return their kinetic energies, of shape (n,)."""
         kinetic = _pieces(p)
-        parallel(_renew, kinetic.size, p, keep, self.key, np.uint64(number), draw, kinetic)
+        parallel(_renew, kinetic.size, p, keep, self.key, np.uint64(number), self.first, kinetic)
         return np.asarray(kinetic.sum(axis=1))
 
     def push(
         self, x: Array, s: Array, p: Array, kick: Array | float, drift: Array | float, harmonic: bool = False
     ) -> tuple[Array, Array]:
         """Kick momenta in place and drift; return the new positions and the kinetic energies."""
-        n, dtype = len(x), x.dtype
-        kicks = np.broadcast_to(np.asarray(kick, dtype), n).copy()
-        drifts = np.broadcast_to(np.asarray(drift, np.float64 if harmonic else dtype), n).copy()
-        kinetic, y = _pieces(p), np.empty_like(x)
-        w = np.ones(1, dtype)
-        dense = not harmonic and self.metric.kind == moves.DENSE
-        if not harmonic and self.metric.kind == moves.DIAGONAL:
-            w = self.metric.factor[0].astype(dtype)
-        if dense:
-            s = s @ self.metric.factor.astype(dtype)
-        parallel(_push, kinetic.size, x, s, p, w, kicks, drifts, harmonic, y, kinetic)
-        if dense:
-            y = x + drifts[:, np.newaxis] * (p @ self.metric.factor.T.astype(dtype))
-        return y, np.asarray(kinetic.sum(axis=1))
+        y = np.empty_like(x)
+        drifts = np.broadcast_to(np.asarray(drift, np.float64 if harmonic else x.dtype), len(x)).copy()
+        kinetic = self._kick(x, s, p, kick, drifts, harmonic, y)
+        if not harmonic and self.metric.kind == moves.DENSE:
+            y = x + drifts[:, np.newaxis] * (p @ self._factor(x.dtype).T)
+        return y, kinetic
 
     def finish(self, x: Array, s: Array, p: Array, kick: Array | float, harmonic: bool = False) -> Array:
         """Kick momenta in place without a drift; return the kinetic energies."""
-        return self.push(x, s, p, kick, 0.0, harmonic)[1]
+        return self._kick(x, s, p, kick, np.zeros(len(x), x.dtype), harmonic, x[:0])
+
+    def _kick(
+        self, x: Array, s: Array, p: Array, kick: Array | float, drifts: Array, harmonic: bool, y: Array
+    ) -> Array:
+        kicks = np.broadcast_to(np.asarray(kick, x.dtype), len(x)).copy()
+        w = np.ones(1, x.dtype)
+        if not harmonic and self.metric.kind == moves.DIAGONAL:
+            w = self._factor(x.dtype)[0]
+        if not harmonic and self.metric.kind == moves.DENSE:
+            s = s @ self._factor(x.dtype)
+        kinetic = _pieces(p)
+        parallel(_push, kinetic.size, x, s, p, w, kicks, drifts, harmonic, y, kinetic)
+        return np.asarray(kinetic.sum(axis=1))
+
+    def _factor(self, dtype: Any) -> Array:
+        if dtype not in self._factors:
+            self._factors[dtype] = self.metric.factor.astype(dtype, copy=False)
+        return self._factors[dtype]
 
     def log_uniforms(self, n: int, number: int, which: int = 0) -> Array:
         """Return a logarithm of a uniform for each chain."""
-        pair = normal(n, 6, seed=self.seed, step=number, draw=1)[:, 2 * which : 2 * which + 2]
+        pair = normal(n, 6, seed=self.seed, step=number, draw=1, first=self.first)[:, 2 * which :][:, :2]
         return np.asarray(-0.5 * (pair[:, 0] * pair[:, 0] + pair[:, 1] * pair[:, 1]))
 
 
@@ -173,10 +203,14 @@ def hamiltonian_step(batch: Batch, kernel: Any, state: Any, number: int, tally: 
 
 
 def _take(state: Any, taken: Array, y: Array, e: Array, s: Array) -> None:
-    if taken.all():
-        state.x, state.e, state.s = y, e, s
-    elif taken.any():
-        state.x[taken], state.e[taken], state.s[taken] = y[taken], e[taken], s[taken]
+    """Put the new in the place of the old where it is taken, copying the fewer rows."""
+    kept, other, rows = (state.x, state.e, state.s), (y, e, s), taken
+    if 2 * taken.sum() > len(taken):
+        kept, other, rows = other, kept, ~taken
+    if rows.any():
+        for array, source in zip(kept, other, strict=True):
+            array[rows] = source[rows]
+    state.x, state.e, state.s = kept
 
 
 def adaptive_step(batch: Batch, kernel: Any, state: Any, number: int, tally: Array) -> None:

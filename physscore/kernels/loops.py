@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from physscore.arrays import parallel
+from physscore.arrays import keep_freed_memory, parallel, threads
 from physscore.core import Array, Energy, InputError, Score
 from physscore.kernels import batched
 from physscore.kernels.metric import Metric
@@ -15,6 +15,7 @@ from physscore.noise import normal, seed_key
 from physscore.points import address_of, evaluate
 
 FUSED_UP_TO = 1024  # dimensions: beyond, a block of chains does not fit into the cache
+_ONE_BY_ONE_UP_TO = 1 << 20  # beyond, one state keeps all threads busy
 
 
 class Moves(NamedTuple):
@@ -214,23 +215,45 @@ class Loop:
     def _batched(
         self, state: State, kernel: Moves, metric: Metric, n_steps: int, thin: int, draws: Draws, tally: Array
     ) -> None:
-        shape = state.x.shape
+        def move(start: int, stop: int) -> None:
+            self._move(state, kernel, metric, n_steps, thin, draws, tally, slice(start, stop))
+
+        def one_by_one(start: int, stop: int) -> None:
+            with threads(1):
+                for chain in range(start, stop):  # all of a chain stays in the cache
+                    move(chain, chain + 1)
+
+        keep_freed_memory()
+        n = len(state.x)
+        if self.target.one_by_one and n > 1 and self.target.dim <= _ONE_BY_ONE_UP_TO:
+            parallel(one_by_one, n)
+        else:
+            move(0, n)
+
+    def _move(
+        self, state: State, kernel: Moves, metric: Metric, n_steps: int, thin: int, draws: Draws,
+        tally: Array, some: slice,
+    ) -> None:  # fmt: skip
+        """Move some of the chains."""
+        shape = state.x[some].shape
 
         def evaluate(x: Array) -> tuple[Array, Array]:
-            energy, score = self.evaluate(x.reshape(-1, *shape[1:]))
+            with np.errstate(over="ignore", invalid="ignore"):  # where a chain runs away, which is counted
+                energy, score = self.evaluate(x.reshape(-1, *shape[1:]))
             return energy, np.ascontiguousarray(score).reshape(len(x), -1)
 
-        batch = batched.Batch(evaluate, metric, state.seed)
+        batch = batched.Batch(evaluate, metric, state.seed, some.start)
         step = getattr(batched, f"{self._step}_step")
-        n = len(state.x)
-        chains = _Chains(state.x.reshape(n, -1), state.energy, state.score.reshape(n, -1), state.momentum)
+        n = shape[0]
+        x, score = state.x[some].reshape(n, -1), state.score[some].reshape(n, -1)
+        chains = _Chains(x, state.energy[some], score, state.momentum[some])
         for t in range(n_steps):
-            step(batch, kernel, chains, state.step + t, tally)
+            step(batch, kernel, chains, state.step + t, tally[:, some])
             if thin and (t + 1) % thin == 0:
-                draws.x[(t + 1) // thin - 1] = chains.x.reshape(shape)
-                draws.energy[(t + 1) // thin - 1] = chains.e
-        state.x, state.energy, state.score = chains.x.reshape(shape), chains.e, chains.s.reshape(shape)
-        state.momentum = chains.p
+                draws.x[(t + 1) // thin - 1, some] = chains.x.reshape(shape)
+                draws.energy[(t + 1) // thin - 1, some] = chains.e
+        state.x[some], state.energy[some] = chains.x.reshape(shape), chains.e
+        state.score[some], state.momentum[some] = chains.s.reshape(shape), chains.p
 
 
 @dataclass

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from physscore.core import Array, Energy, EnergySum, InputError, Score
-from physscore.energies.coordinates import FieldModes, Whitened, prior_and_likelihood
+from physscore.energies.coordinates import FieldModes, Whitened, has_field, prior_and_likelihood
+from physscore.energies.lognormal import LognormalField
 from physscore.energies.random_field import GaussianRandomField
 from physscore.grid import Grid
 from physscore.kernels.kernel import Kernel
@@ -37,18 +38,19 @@ class Engine:
         self.kernel = kernel
         self.inner: Score = target
         self.metric: Metric = kernel.frozen_metric
-        if kernel.metric == "fourier" or isinstance(kernel.metric, Fourier):
-            modes = FieldModes(_energy(target, "the metric fourier"), grid_of(target))
-            self.inner = modes
-            if kernel.metric == "fourier":
-                self.metric = fourier_metric(modes)
-        elif kernel.whitened:
+        prior = prior_and_likelihood(target)[0]
+        if kernel.whitened:
             energy = _energy(target, type(kernel).__name__)
-            prior = prior_and_likelihood(energy)[0]
             if isinstance(prior, GaussianRandomField):
                 self.inner = FieldModes(energy, prior.grid, whitened=True)
             else:
                 self.inner = Whitened(energy)
+        elif kernel.metric == "fourier" or isinstance(kernel.metric, Fourier) or has_field(target):
+            modes = FieldModes(_energy(target, "the metric fourier"), grid_of(target))
+            self.inner = modes
+            self.metric = _metric_of_modes(kernel, modes)
+        elif isinstance(prior, LognormalField):
+            self.inner = Whitened(_energy(target, "a lognormal field"))
         self.loop = Loop(self.inner, kernel.step_function, loop)
         self.plain = self.inner is target
 
@@ -80,10 +82,24 @@ class Engine:
 
     def energies(self, state: State, x: Array) -> Array:
         """Return the energies of the target at the chains' states ``x``."""
-        if self.plain or (isinstance(self.inner, FieldModes) and self.inner.scale is None):
+        if self.plain or (isinstance(self.inner, FieldModes) and not self.inner.whitened):
             return state.energy
         assert isinstance(self.target, Energy)
         return self.target.energy(x)
+
+
+def _metric_of_modes(kernel: Kernel, modes: FieldModes) -> Metric:
+    """Return the metric to begin with; the diagonal one of a field is that of its modes."""
+    if kernel.metric in ("fourier", "diagonal"):
+        return fourier_metric(modes)
+    if isinstance(kernel.metric, Fourier):
+        return kernel.metric
+    if kernel.metric == "identity" or type(kernel.metric) is Identity:
+        return Fourier(modes.grid, modes.free.astype(np.float64))
+    raise InputError(
+        f"metric is {kernel.metric!r}: random fields move in their Fourier modes, so it must be "
+        '"fourier" or "identity"'
+    )
 
 
 def _energy(target: Score, what: str) -> Energy:
@@ -123,9 +139,9 @@ def fourier_metric(modes: FieldModes, x: Array | None = None) -> Metric:
         States at which the curvature is taken. [default: the mean of the prior]
     """
     if not modes.precision.any():
-        return Identity()
+        return Fourier(modes.grid, modes.free.astype(np.float64))
     curvature = 0.0
-    for factor, term in modes.others.terms if modes.others is not None else ():
+    for factor, term in modes.others.terms if isinstance(modes.others, EnergySum) else ():
         mean = getattr(term, "curvature", lambda x: None)(x)
         curvature += factor * mean if mean is not None else 0.0
     variances = np.zeros(modes.shape)

@@ -29,10 +29,10 @@ def warm_up(engine: Engine, state: State, steps: int, progress: Callable[[int], 
     """
     kernel = engine.kernel
     learner: _Moments | _Power | None = None
-    if kernel.metric in ("diagonal", "dense"):
+    if isinstance(engine.metric, Fourier):
+        learner = _Power() if kernel.metric in ("fourier", "diagonal") else None
+    elif kernel.metric in ("diagonal", "dense"):
         learner = _Moments(engine.inner.dim, dense=kernel.metric == "dense")
-    elif kernel.metric == "fourier":
-        learner = _Power()
     chooses = isinstance(kernel, HMC) and kernel.leapfrogs == "auto"
     tunes = kernel.step_size == "auto"
     if steps == 0 and (tunes or chooses):

@@ -59,7 +59,7 @@ def build():
         "whitened field modes": FieldModes(field, field.prior.grid, whitened=True),
         "whitened": Whitened(field),
         "whitened parameters": Whitened(
-            ps.Parameters(a=ps.Normal(0.0, 1.0), b=ps.Uniform(-1.0, 3.0)) + ps.Gaussian(0.5, 1.0, dim=2)
+            ps.Parameters(a=ps.Normal(0.0, 1.0), b=ps.Uniform(-1.0, 3.0)) + ps.GaussianNoise([0.5, 0.2], 1.0)
         ),
         "compiled": ps.compiled(oscillator, dim=3, params=(0.7, 1.5)),
         "sum": ps.Gaussian(0.0, 1.0, dim=3)
@@ -78,5 +78,4 @@ def states(energy, n=5, seed=3):
     prior = getattr(energy, "prior", None)
     if prior is not None and not isinstance(energy, FieldModes | Whitened):
         return prior.sample(n, seed=seed)
-    x = np.random.default_rng(seed).normal(size=(n, *energy.shape))
-    return x * energy.free if isinstance(energy, FieldModes) and energy.scale is None else x
+    return np.random.default_rng(seed).normal(size=(n, *energy.shape))
