@@ -136,17 +136,18 @@ def load_model(name: str, parameters: dict[str, Any]) -> Score:
 
 
 def _module(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"model_{path.stem}"  # a user's json.py takes no other module's place
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     sys.path.insert(0, str(path.parent.resolve()))  # it may import what stands beside it
     try:
         spec.loader.exec_module(module)
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(
             f"{path} cannot be loaded: {_where(error, path)}{type(error).__name__}: {error}"
         ) from error
@@ -155,11 +156,11 @@ def _module(path: Path) -> Any:
     return module
 
 
-def _where(error: Exception, path: Path) -> str:
+def _where(error: BaseException, path: Path) -> str:
     """Return the line of the user's file that an error comes from."""
     trace, line = error.__traceback__, None
     while trace is not None:
-        if Path(trace.tb_frame.f_code.co_filename) == path:
+        if Path(trace.tb_frame.f_code.co_filename).resolve() == path.resolve():
             line = trace.tb_lineno
         trace = trace.tb_next
     return "" if line is None else f"line {line}: "
@@ -176,9 +177,10 @@ def _call(function: Callable[..., Any], name: str, parameters: dict[str, Any]) -
     except InputError:
         raise
     except Exception as error:
-        file = Path(inspect.getsourcefile(function) or "")
+        where = "" if name in BUILT_IN else _where(error, Path(inspect.getsourcefile(function) or ""))
+        given = " ".join(f"-p {key}={value}" for key, value in parameters.items())
         raise InputError(
-            f"model {name!r} failed: {_where(error, file)}{type(error).__name__}: {error}"
+            f"model {name!r} failed{' with ' * bool(given)}{given}: {where}{type(error).__name__}: {error}"
         ) from error
     if not isinstance(found, Score):
         raise InputError(f"model {name!r} returned a {type(found).__name__}: it must return an Energy")
