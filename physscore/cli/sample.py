@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,8 @@ def command(
     kernel = getattr(kernels, _KERNELS[kernel_name])(**given)
     run = sample(
         target, kernel, chains=chains, steps=steps, warmup=warmup, thin=thin, seed=seed, dtype=dtype,
-        progress=not as_json, output=output, resume=resume, overwrite=overwrite, on_interrupt=say_stopping,
+        progress=not as_json and sys.stderr.isatty(), output=output, resume=resume, overwrite=overwrite,
+        on_interrupt=say_stopping,
     )  # fmt: skip
     picture = picture_of(output or Path(f"{Path(model.replace(':', '-')).name}.h5"))
     if plot:
