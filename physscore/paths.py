@@ -35,7 +35,15 @@ class Path:
         self.difference = cast(Energy, combine([(1.0, target), (-1.0, reference)]))
 
     def at(self, beta: float) -> Energy:
-        """Return the energy at ``beta``, from 0 (the reference) to 1 (the target)."""
+        """Return the energy at ``beta``, from 0 (the reference) to 1 (the target).
+
+        Raises
+        ------
+        InputError
+            If ``beta`` is not between them.
+        """
+        if not 0 <= beta <= 1:
+            raise InputError(f"beta is {beta}: it must be from 0 to 1")
         if beta == 0:
             return self.reference
         if beta == 1:
@@ -64,8 +72,12 @@ def check_levels(sigmas: Any) -> npt.NDArray[np.float64]:
     InputError
         If they are not positive and falling.
     """
-    levels = np.atleast_1d(np.asarray(sigmas, np.float64))
-    if levels.ndim != 1 or not (levels > 0).all() or not (np.diff(levels) < 0).all():
+    try:
+        levels = np.atleast_1d(np.asarray(sigmas, np.float64))
+    except (TypeError, ValueError):
+        levels = np.zeros(0)
+    good = levels.ndim == 1 and levels.size and np.isfinite(levels).all() and (levels > 0).all()
+    if not good or not (np.diff(levels) < 0).all():
         raise InputError(f"sigmas is {sigmas!r}: noise levels must be positive and fall")
     return levels
 

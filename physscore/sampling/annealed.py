@@ -62,6 +62,8 @@ def annealed_langevin(
     InputError
         If the noise levels do not fall, or ``score_at`` does not return scores.
     """
+    if not callable(score_at):
+        raise InputError(f"score_at is {score_at!r}: it must be a function of sigma")
     levels = check_levels(sigmas)
     chains, steps = whole(chains=chains), whole(steps=steps)
     last = ULA(step_size)

@@ -55,10 +55,15 @@ def score_flow(target: Score, x: Any, time: float, *, tolerance: float = 1e-6, n
 
     if not math.isfinite(time) or n_times < 2:
         raise InputError(f"time is {time} and n_times {n_times}: they must be finite, and at least 2")
-    start = as_states(x, target.shape).astype(np.float64)
+    start = _states(target, x)
+    if time == 0:  # which the solver cannot
+        return np.repeat(start[np.newaxis], n_times, axis=0)
 
-    def velocity(_: float, flat: Array) -> Array:
-        return np.asarray(target.score(flat.reshape(start.shape)), np.float64).ravel()
+    def velocity(now: float, flat: Array) -> Array:
+        found = np.asarray(target.score(flat.reshape(start.shape)), np.float64).ravel()
+        if not np.isfinite(found).all():  # the solver would go on for ever
+            raise InputError(f"the flow did not reach time {time}: at {now:.4g} the score is not finite")
+        return found
 
     with np.errstate(over="ignore", invalid="ignore"):
         found = solve_ivp(
@@ -102,7 +107,7 @@ def stagnation_points(
     """
     from scipy import optimize
 
-    x = as_states(starts, target.shape).astype(np.float64)
+    x = _states(target, starts)
     scale = float(np.sqrt(np.mean(target.score(x) ** 2))) or 1.0
     spread = max(float(np.ptp(x)), 1.0)
 
@@ -124,6 +129,15 @@ def stagnation_points(
             found.append(_classified(target, root, spread))
     order = {"mode": 0, "saddle": 1, "minimum": 2, "degenerate": 3}
     return sorted(found, key=lambda point: order[point.kind])
+
+
+def _states(target: Score, x: Any) -> Array:
+    if not isinstance(target, Score):
+        raise InputError(f"target is a {type(target).__name__}: it must be an Energy or a Score")
+    states = as_states(x, target.shape).astype(np.float64)
+    if not np.isfinite(states).all():
+        raise InputError("x is not finite everywhere: start where the score is")
+    return states
 
 
 def _classified(target: Score, root: Array, spread: float) -> StagnationPoint:
