@@ -8,6 +8,7 @@ import numpy as np
 
 from physscore.arrays import cholesky
 from physscore.core import Array, InputError
+from physscore.diagnostics.chains import effective_sample_size
 from physscore.energies.coordinates import FieldModes
 from physscore.kernels.hamiltonian import HMC
 from physscore.kernels.loops import Info, State
@@ -17,6 +18,8 @@ from physscore.sampling.step_size import tuned_by
 
 _ROUNDS = 100  # the step size is adjusted this often
 _STAGES = (0.3, 0.5, 0.8, 1.0)  # find the place; measure the metric twice; tune for the last metric
+_LOOKED_AT = 2000  # chains times components
+_STAGES_HMC = (0.2, 0.3, 0.5, 1.0)  # of the last one half is for the trajectory
 
 
 def warm_up(engine: Engine, state: State, steps: int, progress: Callable[[int], None]) -> None:
@@ -49,9 +52,9 @@ def warm_up(engine: Engine, state: State, steps: int, progress: Callable[[int], 
         progress(n)
         return info
 
-    for stage in range(len(_STAGES)):
-        end = round(_STAGES[stage] * steps)
-        last = stage == len(_STAGES) - 1
+    stages = _STAGES_HMC if chooses else _STAGES
+    for stage, share in enumerate(stages):
+        end, last = round(share * steps), share == 1.0
         if last and chooses:
             choose_trajectory(engine, state, (end - done) // 2, run)
         if tuner and stage > 0 and (learner or (last and chooses)):
@@ -145,37 +148,33 @@ class _Power:
 
 
 def choose_trajectory(engine: Engine, state: State, steps: int, run: Callable[[int], Info]) -> None:
-    """Choose the leapfrog steps of a trajectory that move the chains farthest for their cost.
+    """Choose the leapfrog steps of a trajectory that make most of a gradient, in ``steps`` trajectories.
 
-    The criterion is that of ChEES (Hoffman, Radul & Sountsov 2021): the change of the squared distance
-    from the centre, squared, for each gradient.
+    Trajectories twice as long each time are tried for the effective samples that they give of each
+    component and of its square. The lowest counts, but for the 5% which may be so by chance. Where it
+    is below 3 a chain nothing is known but that trajectories are too short.
     """
-    n = len(state.x)
-    repeats = max(3, -(-500 // n))
-    best, chosen, leapfrogs, worse, taken = -1.0, 1, 1, 0, 0
+    repeats = max(8, steps // 7)
+    chains = np.linspace(0, len(state.x) - 1, min(len(state.x), _LOOKED_AT // 10)).astype(int)
+    dim = state.x[0].size
+    columns = np.linspace(0, dim - 1, min(dim, max(10, _LOOKED_AT // len(chains)))).astype(int)
+    best, chosen, leapfrogs, worse, taken = 0.0, 1, 1, 0, 0
     while leapfrogs <= 1024 and worse < 2 and (taken + repeats <= steps or leapfrogs == 1):
         engine.kernel = engine.kernel.tuned(leapfrogs=leapfrogs)
-        gained = 0.0
-        for _ in range(repeats):
-            before = _whitened(engine.metric, state)
+        seen = np.empty((repeats, len(chains), len(columns)))
+        for i in range(repeats):
             run(1)
-            after = _whitened(engine.metric, state)
-            centre = 0.5 * (before.mean(axis=0) + after.mean(axis=0))
-            change = ((after - centre) ** 2).sum(axis=1) - ((before - centre) ** 2).sum(axis=1)
-            gained += float((change**2).mean()) / leapfrogs
+            seen[i] = state.x.reshape(len(state.x), dim)[chains][:, columns]
         taken += repeats
+        both = np.concatenate([seen, (seen - seen.mean(axis=(0, 1))) ** 2], axis=2)
+        moving = np.ptp(both, axis=(0, 1)) > 0
+        size = effective_sample_size(both[..., moving], "mean")
+        lowest = float(np.nanquantile(size, 0.05, method="lower")) if np.isfinite(size).any() else 0.0
+        gained = lowest / (leapfrogs + 1)  # one for what a trajectory costs besides its gradients
+        if lowest < 3 * len(chains):
+            gained = 0.0
         worse = worse + 1 if gained < best else 0
-        if gained > best:
+        if gained >= best:
             best, chosen = gained, leapfrogs
         leapfrogs *= 2
     engine.kernel = engine.kernel.tuned(leapfrogs=chosen)
-
-
-def _whitened(metric: Metric, state: State) -> Array:
-    x = state.x.reshape(len(state.x), -1)
-    if isinstance(metric, Dense):
-        return np.asarray(np.linalg.solve(metric.factor, x.T).T)
-    if isinstance(metric, Diagonal):
-        free = metric.factor[0] > 0
-        return np.asarray(x[:, free] / metric.factor[0, free])
-    return x.copy()
