@@ -310,7 +310,7 @@ def field_step(repeats: int, n: int = 256, chains: int = 16) -> None:
     mean = 5.0 * np.exp(-truth.var() / 2)
     counts = np.random.default_rng(0).poisson(mean * np.exp(truth))
     target = prior + ps.PoissonCounts(counts, mean)
-    for dtype in ("float64", "float32"):
+    for dtype in ("float32", "float64"):
         start = prior.sample(chains, seed=2, dtype=dtype)
         warm = ps.sample(target, ps.MALA(metric="fourier"), chains=chains, steps=1, warmup=100, init=start,
                          dtype=dtype)  # fmt: skip

@@ -122,11 +122,12 @@ def _as_real_cube(modes: Array, wavenumbers: WavenumberTable) -> Array:
 @compiled
 def _pack(modes, cube, factor, start, stop):
     nx, ny, nz = cube
-    width, root = modes.shape[2] // 2, modes.dtype.type(np.sqrt(2.0))
+    width, root = modes.shape[3] // 2, modes.dtype.type(np.sqrt(2.0))
     zero, twice = modes.dtype.type(0), modes.dtype.type(np.sqrt(2.0) * factor)
-    for x in range(start, stop):
+    for plane in range(start, stop):
+        field, x = plane // nx, plane % nx
         for y in range(ny):
-            row = modes[x, y]
+            row = modes[field, x, y]
             for i in range(2 * width):
                 row[i] *= twice
             px, py = (nx - x) % nx, (ny - y) % ny
@@ -141,11 +142,12 @@ def _pack(modes, cube, factor, start, stop):
 @compiled
 def _unpack(modes, cube, factor, start, stop):
     nx, ny, nz = cube
-    width, root = modes.shape[2] // 2, modes.dtype.type(np.sqrt(0.5))
+    width, root = modes.shape[3] // 2, modes.dtype.type(np.sqrt(0.5))
     half = modes.dtype.type(np.sqrt(0.5) * factor)
-    for x in range(start, stop):
+    for plane in range(start, stop):
+        field, x = plane // nx, plane % nx
         for y in range(ny):
-            row = modes[x, y]
+            row = modes[field, x, y]
             px, py = (nx - x) % nx, (ny - y) % ny
             for i in range(2 * width):
                 row[i] *= half
@@ -157,20 +159,21 @@ def _unpack(modes, cube, factor, start, stop):
 @compiled
 def _mirror(modes, cube, start, stop):
     nx, ny, nz = cube
-    width = modes.shape[2] // 2
-    for x in range(start, stop):
-        px = (nx - x) % nx
+    width = modes.shape[3] // 2
+    for plane in range(start, stop):
+        x = plane % nx
+        field, px = modes[plane // nx], (nx - x) % nx
         for y in range(ny):
             py = (ny - y) % ny
             if x > px or (x == px and y > py):
                 for z in range(0, width, max(1, nz // 2)):
                     if z == 0 or 2 * z == nz:
-                        modes[x, y, 2 * z] = modes[px, py, 2 * z]
-                        modes[x, y, 2 * z + 1] = -modes[px, py, 2 * z + 1]
+                        field[x, y, 2 * z] = field[px, py, 2 * z]
+                        field[x, y, 2 * z + 1] = -field[px, py, 2 * z + 1]
 
 
 def to_coordinates(modes: Array, cube: tuple[int, int, int], factor: float = 1.0) -> Array:
-    """Turn the half spectrum of a real field, in place, into coordinates; multiply them by ``factor``.
+    """Turn half spectra of real fields, in place, into coordinates; multiply them by ``factor``.
 
     Those of a unitary spectrum are orthonormal. Of two modes that a real field ties together, both on a
     plane z = 0 or Nyquist, one is kept and the other's place is zero; the rest count twice. So the sum
@@ -179,25 +182,35 @@ def to_coordinates(modes: Array, cube: tuple[int, int, int], factor: float = 1.0
     Returns
     -------
     array
-        Real, of shape (nx, ny, 2 * nz_half), in the memory of ``modes``.
+        Real, of shape (n, 2 * nx * ny * nz_half) for n fields, in the memory of ``modes``.
     """
-    real = modes.view(modes.real.dtype).reshape(cube[0], cube[1], -1)
-    parallel(_pack, cube[0], real, cube, factor)
-    return real
+    real = modes.view(modes.real.dtype).reshape(-1, cube[0], cube[1], 2 * (cube[2] // 2 + 1))
+    parallel(_pack, len(real) * cube[0], real, cube, factor, at_least=_planes(real))
+    return np.asarray(real.reshape(len(real), -1))
 
 
 def from_coordinates(coordinates: Array, cube: tuple[int, int, int], factor: float = 1.0) -> Array:
-    """Turn coordinates, in place, into ``factor`` times the half spectrum: undo :func:`to_coordinates`.
+    """Turn coordinates, in place, into ``factor`` times the half spectra: undo :func:`to_coordinates`.
 
     What stands in the places that are not used plays no part.
+
+    Returns
+    -------
+    array
+        Complex, of shape (n, nx, ny, nz_half).
     """
-    real = coordinates.reshape(cube[0], cube[1], -1)
-    parallel(_unpack, cube[0], real, cube, factor)
-    parallel(_mirror, cube[0], real, cube)
+    real = coordinates.reshape(-1, cube[0], cube[1], 2 * (cube[2] // 2 + 1))
+    parallel(_unpack, len(real) * cube[0], real, cube, factor, at_least=_planes(real))
+    parallel(_mirror, len(real) * cube[0], real, cube, at_least=_planes(real))
     return real.view(np.complex64 if real.dtype == np.float32 else np.complex128)
 
 
+def _planes(real: Array) -> int:
+    """Return the planes that are worth a thread."""
+    return max(1, 20_000 // int(real.shape[2] * real.shape[3]))
+
+
 def coordinates_in_use(cube: tuple[int, int, int]) -> npt.NDArray[np.bool_]:
-    """Return which coordinates are used, of shape (nx, ny, 2 * nz_half): as many as there are cells."""
+    """Return which coordinates are used, flat: as many as there are cells."""
     ones = np.ones((cube[0], cube[1], cube[2] // 2 + 1), np.complex128) * (1 + 1j)
-    return np.asarray(to_coordinates(ones, cube) != 0)
+    return np.asarray(to_coordinates(ones, cube)[0] != 0)

@@ -301,7 +301,6 @@ def test_lost_chains_are_counted_and_kept(compiled):
     assert "3 of 8 chains diverged: use a smaller step" in str(run)
 
 
-@pytest.mark.xfail(reason="a proposal outside the bounds counts as a divergence", strict=True)
 def test_bounds_are_no_divergence():
     run = ps.sample(ps.Parameters(a=ps.Uniform(-1.0, 3.0)), chains=50, steps=400)
     assert run.n_divergent == 0

@@ -7,10 +7,12 @@ preconditioner of its own P(k) is a number for each coordinate. A likelihood cos
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy.fft
 from numba import njit
 
 from physscore.arrays import compiled, forward_fft, inverse_fft, parallel
@@ -20,6 +22,7 @@ from physscore.grid import Grid
 from physscore.modes import coordinates_in_use, from_coordinates, to_coordinates
 
 _PIECE = 4096  # coordinates in a piece: its sum does not depend on threads
+_AT_ONCE = 1 << 15  # coordinates of the fields that are transformed together
 
 
 class Whitened(Energy):
@@ -76,17 +79,19 @@ class Whitened(Energy):
 @compiled
 def _diagonal(x, precision, slopes, scale, score, sums, start, stop):
     """Fill the score, slopes * scale - precision * x, and sum precision * x^2 / 2 by pieces."""
-    for piece in range(start, stop):
-        low, high = piece * _PIECE, min((piece + 1) * _PIECE, len(x))
-        part, rows, out = x[low:high], precision[low:high], score[low:high]
-        if len(slopes) == 0:
+    n_pieces, size = sums.shape[1], x.shape[1]
+    for task in range(start, stop):
+        field, piece = task // n_pieces, task % n_pieces
+        low, high = piece * _PIECE, min((piece + 1) * _PIECE, size)
+        part, rows, out = x[field, low:high], precision[low:high], score[field, low:high]
+        if slopes.shape[1] == 0:
             for i in range(len(part)):
                 out[i] = -rows[i] * part[i]
         else:
-            bent, factors = slopes[low:high], scale[low:high]
+            bent, factors = slopes[field, low:high], scale[low:high]
             for i in range(len(part)):
                 out[i] = bent[i] * factors[i] - rows[i] * part[i]
-        sums[piece] = 0.5 * _weighted_squares(rows, part)
+        sums[field, piece] = 0.5 * _weighted_squares(rows, part)
 
 
 @njit(nogil=True, error_model="numpy", fastmath={"reassoc"}, forceinline=True)
@@ -128,8 +133,9 @@ class FieldModes(Energy):
     def __init__(self, target: Energy, grid: Grid, *, whitened: bool = False) -> None:
         self.target, self.grid, self.whitened = target, grid, whitened
         self.cube = grid.cube
+        self._axes = range(1, grid.dim + 1)
         self.shape = (2 * math.prod(grid.half_shape),)
-        self.in_use = coordinates_in_use(self.cube).reshape(-1)
+        self.in_use = coordinates_in_use(self.cube)
         terms = target.terms if isinstance(target, EnergySum) else ((1.0, target),)
         fields = [(f, t) for f, t in terms if isinstance(t, GaussianRandomField)]
         self.free = self.in_use.copy()
@@ -166,22 +172,34 @@ class FieldModes(Energy):
             self._single[dtype] = (self._scale.astype(dtype), self.precision.astype(dtype))
         return self._single[dtype]
 
-    def _field(self, z: Array) -> Array:
-        modes = from_coordinates(z * self._tables(z.dtype)[0], self.cube, 1 / math.sqrt(self.grid.n_cells))
-        return inverse_fft(modes.reshape(self.grid.half_shape), self.grid.shape)
+    def _fields(self, z: Array) -> Array:
+        """Return the fields of coordinates ``z`` already scaled, which are used up."""
+        modes = from_coordinates(z, self.cube, 1 / math.sqrt(self.grid.n_cells))
+        modes = modes.reshape(len(z), *self.grid.half_shape)
+        if len(z) == 1:
+            return inverse_fft(modes[0], self.grid.shape)[np.newaxis]
+        return np.asarray(scipy.fft.irfftn(modes, self.grid.shape, self._axes, norm="forward", workers=1))
 
     def _coordinates(self, x: Array) -> Array:
-        return to_coordinates(forward_fft(x), self.cube, 1 / math.sqrt(self.grid.n_cells)).reshape(-1)
+        modes = forward_fft(x[0]) if len(x) == 1 else scipy.fft.rfftn(x, axes=self._axes, workers=1)
+        return to_coordinates(modes, self.cube, 1 / math.sqrt(self.grid.n_cells))
+
+    def _groups(self, n: int) -> Iterator[slice]:
+        """Yield as many fields at once as stay in the cache."""
+        size = max(1, _AT_ONCE // self.dim)
+        for start in range(0, n, size):
+            yield slice(start, min(start + size, n))
 
     def to_state(self, z: Array) -> Array:
         """Return the fields with coordinates ``z``."""
-        return np.stack([self._field(one) for one in z])
+        scale = self._tables(z.dtype)[0]
+        return np.concatenate([self._fields(z[group] * scale) for group in self._groups(len(z))])
 
     def from_state(self, x: Array) -> Array:
         """Return the coordinates of fields."""
         inverse = np.zeros_like(self._scale)
         np.divide(1.0, self._scale, out=inverse, where=self.free)
-        modes = np.stack([self._coordinates(field) for field in x])
+        modes = np.concatenate([self._coordinates(x[group]) for group in self._groups(len(x))])
         return np.asarray(modes * inverse.astype(x.dtype))
 
     def energy(self, x: Array) -> npt.NDArray[np.float64]:
@@ -195,16 +213,19 @@ class FieldModes(Energy):
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return both; two FFTs a field where there is more than Gaussian random fields."""
         scale, precision = self._tables(x.dtype)
-        energy, score = np.full(len(x), self._offset), np.empty_like(x)
-        slopes, sums = np.empty(0, x.dtype), np.empty(-(-self.dim // _PIECE))
-        for i, one in enumerate(x):
+        energy, score = np.full(len(x), self._offset, np.float64), np.empty_like(x)
+        slopes = np.empty((len(x), 0), x.dtype)
+        sums = np.empty((len(x), -(-self.dim // _PIECE)))
+        for group in self._groups(len(x)):
+            bent = slopes[group]
             if self.others is not None:
-                more, slope = self.others.energy_and_score(self._field(one)[np.newaxis])
-                energy[i] += more[0]
-                slopes = self._coordinates(np.asarray(slope[0], x.dtype))
-            parallel(_diagonal, len(sums), one, precision, slopes, scale, score[i], sums)
-            energy[i] += sums.sum()
-        return energy, score
+                more, slope = self.others.energy_and_score(self._fields(x[group] * scale))
+                energy[group] += more
+                bent = self._coordinates(np.ascontiguousarray(slope, x.dtype))
+            part = sums[group]
+            parallel(_diagonal, part.size, x[group], precision, bent, scale, score[group], part,
+                     at_least=8)  # fmt: skip
+        return energy + sums.sum(axis=1), score
 
 
 def prior_and_likelihood(target: Any) -> tuple[Prior | None, Energy | None]:

@@ -196,7 +196,7 @@ def hamiltonian_step(batch: Batch, kernel: Any, state: Any, number: int, tally: 
     with np.errstate(invalid="ignore", over="ignore"):
         probability = np.exp(np.minimum(log_ratio, 0.0))
     tally[0] += np.where(np.isfinite(probability), probability, 0.0)
-    tally[1] += ~(log_ratio > -moves.DIVERGED)
+    tally[1] += ~((log_ratio > -moves.DIVERGED) | (log_ratio == -np.inf))
     if old_p is not None:
         state.p[~taken] = -old_p[~taken]
     _take(state, taken, y, e, s)
@@ -226,7 +226,7 @@ def adaptive_step(batch: Batch, kernel: Any, state: Any, number: int, tally: Arr
     with np.errstate(invalid="ignore", over="ignore"):
         probability = np.exp(np.minimum(log_ratio, 0.0))
     tally[0] += np.where(same & np.isfinite(probability), probability, 0.0)
-    tally[1] += ~(log_ratio > -moves.DIVERGED)
+    tally[1] += ~((log_ratio > -moves.DIVERGED) | (log_ratio == -np.inf))
     tally[2] += chosen
     _take(state, same & (log_u < log_ratio), y, e, s)
 

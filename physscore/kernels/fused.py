@@ -144,7 +144,7 @@ def hamiltonian_step(block, params, kernel, metric, chains, work, first, number)
     for j in range(width):
         work.taken[j] = work.log_u[j] < work.log_ratio[j]
         work.accepted[j] += moves.probability(work.log_ratio[j])
-        work.divergent[j] += 0 if work.log_ratio[j] > -moves.DIVERGED else 1
+        work.divergent[j] += 1 if moves.diverged(work.log_ratio[j]) else 0
     moves.choose(work.taken, work.y, x)
     moves.choose(work.taken, work.sy, s)
     for j in range(width):
@@ -185,7 +185,7 @@ def adaptive_step(block, params, kernel, metric, chains, work, first, number):
         ratio = work.accepted_ratio[j]
         work.taken[j] = same and work.log_u[j] < ratio
         work.accepted[j] += moves.probability(ratio) if same else 0.0
-        work.divergent[j] += 0 if ratio > -moves.DIVERGED else 1
+        work.divergent[j] += 1 if moves.diverged(ratio) else 0
         work.exponents[j] += work.chosen[j]
     moves.choose(work.taken, work.old_x, x)
     moves.choose(work.taken, work.old_s, s)

@@ -15,6 +15,7 @@ from physscore.noise import normal, seed_key
 from physscore.points import address_of, evaluate
 
 FUSED_UP_TO = 1024  # dimensions: beyond, a block of chains does not fit into the cache
+_BYTES_AT_ONCE = 1 << 20  # of the states that are moved together by one thread
 _ONE_BY_ONE_UP_TO = 1 << 20  # beyond, one state keeps all threads busy
 
 
@@ -218,15 +219,17 @@ class Loop:
         def move(start: int, stop: int) -> None:
             self._move(state, kernel, metric, n_steps, thin, draws, tally, slice(start, stop))
 
-        def one_by_one(start: int, stop: int) -> None:
-            with threads(1):
-                for chain in range(start, stop):  # all of a chain stays in the cache
-                    move(chain, chain + 1)
-
         keep_freed_memory()
         n = len(state.x)
-        if self.target.one_by_one and n > 1 and self.target.dim <= _ONE_BY_ONE_UP_TO:
-            parallel(one_by_one, n)
+        size = max(1, round(_BYTES_AT_ONCE / state.x[0].nbytes))
+
+        def one_by_one(start: int, stop: int) -> None:
+            with threads(1):
+                for group in range(start, stop):  # all of a group stays in the cache
+                    move(group * size, min((group + 1) * size, n))
+
+        if self.target.one_by_one and self.target.dim <= _ONE_BY_ONE_UP_TO:
+            parallel(one_by_one, -(-n // size))
         else:
             move(0, n)
 

@@ -57,6 +57,12 @@ def probability(log_ratio):
 
 
 @inline
+def diverged(log_ratio):
+    """Return whether a trajectory ran away. An infinite energy is a place outside a prior's bounds."""
+    return not (log_ratio > -DIVERGED or log_ratio == -np.inf)
+
+
+@inline
 def n_leaps(length, number):
     """Return the leapfrog steps of trajectory ``number``: from 1 to 2 length - 1, length on average."""
     if length <= 1.0:
