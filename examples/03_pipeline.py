@@ -38,28 +38,20 @@ def main(cells: int = 64) -> None:
 
 
 def wiener_filter(prior, data, noise_std, mask):
-    """Solve (C^-1 + N^-1) x = N^-1 d by conjugate gradients; the prior's score is -C^-1 x."""
+    """Solve (1 + C^1/2 N^-1 C^1/2) z = C^1/2 N^-1 d by conjugate gradients; the field is C^1/2 z."""
     from scipy.sparse.linalg import LinearOperator, cg
 
     weight = mask / noise_std**2
 
-    def times(x):
-        field = x.reshape(1, *data.shape)
-        return (weight * field - prior.score(field)).ravel()
+    def field(z):
+        return prior.unwhiten(z.reshape(1, *data.shape))  # C^1/2 is its own transpose
 
-    def precondition(x):
-        return prior.unwhiten(prior.unwhiten(x.reshape(1, *data.shape))).ravel()
-
-    n = data.size
-    solution, failed = cg(
-        LinearOperator((n, n), matvec=times),
-        (weight * data).ravel(),
-        M=LinearOperator((n, n), matvec=precondition),
-        rtol=1e-10,
-        maxiter=5000,
+    matrix = LinearOperator(
+        (data.size, data.size), matvec=lambda z: z + field(weight * field(z)).ravel(), dtype=float
     )
+    z, failed = cg(matrix, field(weight * data).ravel(), rtol=1e-8, maxiter=5000)
     assert not failed
-    return (solution - solution.mean()).reshape(data.shape)  # the mean of the field is fixed at zero
+    return field(z)[0]
 
 
 if __name__ == "__main__":

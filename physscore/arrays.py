@@ -140,10 +140,13 @@ def inverse_fft(modes: Array, shape: Sequence[int]) -> Array:
     planes = max(1, workers * _SLAB_BYTES // modes[0].nbytes)
     for start in range(0, len(modes), planes):
         slab = slice(start, start + planes)
-        part = scipy.fft.ifftn(
-            modes[slab], axes=range(1, len(shape) - 1), norm="forward", overwrite_x=True, workers=workers
-        )
-        packed[slab] = scipy.fft.irfft(part, n=shape[-1], axis=-1, norm="forward", workers=workers)
+        part = modes[slab]
+        if len(shape) == 3:
+            part = scipy.fft.ifft(part, axis=1, norm="forward", overwrite_x=True, workers=workers)
+        real = scipy.fft.irfft(part, n=shape[-1], axis=-1, norm="forward", workers=workers)
+        if len(real) == len(modes):
+            return np.asarray(real)  # all in the cache: nothing to pack
+        packed[slab] = real
     return packed
 
 

@@ -140,17 +140,17 @@ def _pack(modes, cube, factor, start, stop):
 
 
 @compiled
-def _unpack(modes, cube, factor, start, stop):
+def _unpack(coordinates, scale, modes, cube, factor, start, stop):
     nx, ny, nz = cube
     width, root = modes.shape[3] // 2, modes.dtype.type(np.sqrt(0.5))
     half = modes.dtype.type(np.sqrt(0.5) * factor)
     for plane in range(start, stop):
         field, x = plane // nx, plane % nx
         for y in range(ny):
-            row = modes[field, x, y]
+            source, factors, row = coordinates[field, x, y], scale[x, y], modes[field, x, y]
             px, py = (nx - x) % nx, (ny - y) % ny
             for i in range(2 * width):
-                row[i] *= half
+                row[i] = half * (factors[i] * source[i])
             for z in range(0, width, max(1, nz // 2)):
                 if (z == 0 or 2 * z == nz) and px == x and py == y:
                     row[2 * z], row[2 * z + 1] = row[2 * z] / root, 0.0
@@ -189,8 +189,10 @@ def to_coordinates(modes: Array, cube: tuple[int, int, int], factor: float = 1.0
     return np.asarray(real.reshape(len(real), -1))
 
 
-def from_coordinates(coordinates: Array, cube: tuple[int, int, int], factor: float = 1.0) -> Array:
-    """Turn coordinates, in place, into ``factor`` times the half spectra: undo :func:`to_coordinates`.
+def from_coordinates(
+    coordinates: Array, scale: Array, cube: tuple[int, int, int], factor: float = 1.0
+) -> Array:
+    """Return ``factor`` times the half spectra of ``scale`` times coordinates: undo :func:`to_coordinates`.
 
     What stands in the places that are not used plays no part.
 
@@ -199,8 +201,12 @@ def from_coordinates(coordinates: Array, cube: tuple[int, int, int], factor: flo
     array
         Complex, of shape (n, nx, ny, nz_half).
     """
-    real = coordinates.reshape(-1, cube[0], cube[1], 2 * (cube[2] // 2 + 1))
-    parallel(_unpack, len(real) * cube[0], real, cube, factor, at_least=_planes(real))
+    half = (cube[0], cube[1], 2 * (cube[2] // 2 + 1))
+    source = coordinates.reshape(-1, *half)
+    real = np.empty_like(source)
+    parallel(
+        _unpack, len(real) * cube[0], source, scale.reshape(half), real, cube, factor, at_least=_planes(real)
+    )
     parallel(_mirror, len(real) * cube[0], real, cube, at_least=_planes(real))
     return real.view(np.complex64 if real.dtype == np.float32 else np.complex128)
 

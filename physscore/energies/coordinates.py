@@ -173,8 +173,8 @@ class FieldModes(Energy):
         return self._single[dtype]
 
     def _fields(self, z: Array) -> Array:
-        """Return the fields of coordinates ``z`` already scaled, which are used up."""
-        modes = from_coordinates(z, self.cube, 1 / math.sqrt(self.grid.n_cells))
+        scale = self._tables(z.dtype)[0]
+        modes = from_coordinates(z, scale, self.cube, 1 / math.sqrt(self.grid.n_cells))
         modes = modes.reshape(len(z), *self.grid.half_shape)
         if len(z) == 1:
             return inverse_fft(modes[0], self.grid.shape)[np.newaxis]
@@ -192,8 +192,7 @@ class FieldModes(Energy):
 
     def to_state(self, z: Array) -> Array:
         """Return the fields with coordinates ``z``."""
-        scale = self._tables(z.dtype)[0]
-        return np.concatenate([self._fields(z[group] * scale) for group in self._groups(len(z))])
+        return np.concatenate([self._fields(z[group]) for group in self._groups(len(z))])
 
     def from_state(self, x: Array) -> Array:
         """Return the coordinates of fields."""
@@ -219,7 +218,7 @@ class FieldModes(Energy):
         for group in self._groups(len(x)):
             bent = slopes[group]
             if self.others is not None:
-                more, slope = self.others.energy_and_score(self._fields(x[group] * scale))
+                more, slope = self.others.energy_and_score(self._fields(x[group]))
                 energy[group] += more
                 bent = self._coordinates(np.ascontiguousarray(slope, x.dtype))
             part = sums[group]

@@ -65,6 +65,15 @@ def _kick(x, s, p, w, kick, harmonic):
             p[i] = moves.kicked(p[i], kick, w[i], s[i])
 
 
+@inline
+def _fresh(p, chain, low, key, number, words, lower, xi, ones):
+    """Return new momenta for one piece of one chain."""
+    n_blocks = (len(p) + 3) // 4
+    new = xi[: 4 * n_blocks]
+    fill_row(new, words, lower, ones, low // 4, n_blocks, np.uint64(chain), number, 0, key[0], key[1])
+    return new[: len(p)]
+
+
 @compiled
 def _renew(p, keep, key, number, first, kinetic, start, stop):
     """Refresh the momenta of pieces start to stop, and add up their squares."""
@@ -75,30 +84,37 @@ def _renew(p, keep, key, number, first, kinetic, start, stop):
     for task in range(start, stop):
         chain, piece = task // n_pieces, task % n_pieces
         low, high = piece * _PIECE, min((piece + 1) * _PIECE, size)
-        n_blocks = (high - low + 3) // 4
-        new = xi[: 4 * n_blocks]
-        fill_row(new, words, lower, ones, piece * (_PIECE // 4), n_blocks, np.uint64(first + chain), number,
-                 0, key[0], key[1])  # fmt: skip
         part = p[chain, low:high]
+        new = _fresh(part, first + chain, low, key, number, words, lower, xi, ones)
         for i in range(len(part)):
             part[i] = moves.refreshed(part[i], kept, change, new[i])
         kinetic[chain, piece] = 0.5 * _sum_of_squares(part)
 
 
 @compiled
-def _push(x, s, p, w, kick, drift, harmonic, y, kinetic, start, stop):
-    """Kick and, if there is a y, drift pieces start to stop; add up the squares of their momenta."""
+def _push(x, s, p, w, kick, drift, harmonic, y, anew, key, number, first, kinetic, start, stop):
+    """Kick and, if there is a y, drift pieces start to stop; add up the squares of their momenta after
+    the kick. ``anew``: draw the momenta first, and add up the squares before the kick."""
     n_pieces, size = kinetic.shape[1], p.shape[1]
+    room = _PIECE if anew else 0
+    words, lower = np.empty(room, np.uint32), np.empty(room, np.uint32)
+    xi, ones = np.empty(room, p.dtype), np.ones(room // 2, p.dtype)
     for task in range(start, stop):
         chain, piece = task // n_pieces, task % n_pieces
         low, high = piece * _PIECE, min((piece + 1) * _PIECE, size)
         part, rows = p[chain, low:high], w[low:high] if len(w) > 1 else w
+        if anew:
+            new = _fresh(part, first + chain, low, key, number, words, lower, xi, ones)
+            for i in range(len(part)):
+                part[i] = new[i]
+            kinetic[chain, piece] = 0.5 * _sum_of_squares(part)
         if len(y):
             _move(x[chain, low:high], s[chain, low:high], part, rows, kick[chain], drift[chain], harmonic,
                   y[chain, low:high])  # fmt: skip
         else:
             _kick(x[chain, low:high], s[chain, low:high], part, rows, kick[chain], harmonic)
-        kinetic[chain, piece] = 0.5 * _sum_of_squares(part)
+        if not anew:
+            kinetic[chain, piece] = 0.5 * _sum_of_squares(part)
 
 
 class Batch:
@@ -120,23 +136,29 @@ class Batch:
         return np.asarray(kinetic.sum(axis=1))
 
     def push(
-        self, x: Array, s: Array, p: Array, kick: Array | float, drift: Array | float, harmonic: bool = False
-    ) -> tuple[Array, Array]:
-        """Kick momenta in place and drift; return the new positions and the kinetic energies."""
+        self, x: Array, s: Array, p: Array, kick: Array | float, drift: Array | float,
+        harmonic: bool = False, anew: int | None = None,
+    ) -> tuple[Array, Array]:  # fmt: skip
+        """Kick momenta in place and drift; return the new positions and the kinetic energies.
+
+        With ``anew``, the number of a step, momenta are drawn first, and their energies are returned as
+        they were before the kick.
+        """
         y = np.empty_like(x)
         drifts = np.broadcast_to(np.asarray(drift, np.float64 if harmonic else x.dtype), len(x)).copy()
-        kinetic = self._kick(x, s, p, kick, drifts, harmonic, y)
+        kinetic = self._kick(x, s, p, kick, drifts, harmonic, y, anew)
         if not harmonic and self.metric.kind == moves.DENSE:
             y = x + drifts[:, np.newaxis] * (p @ self._factor(x.dtype).T)
         return y, kinetic
 
     def finish(self, x: Array, s: Array, p: Array, kick: Array | float, harmonic: bool = False) -> Array:
         """Kick momenta in place without a drift; return the kinetic energies."""
-        return self._kick(x, s, p, kick, np.zeros(len(x), x.dtype), harmonic, x[:0])
+        return self._kick(x, s, p, kick, np.zeros(len(x), x.dtype), harmonic, x[:0], None)
 
     def _kick(
-        self, x: Array, s: Array, p: Array, kick: Array | float, drifts: Array, harmonic: bool, y: Array
-    ) -> Array:
+        self, x: Array, s: Array, p: Array, kick: Array | float, drifts: Array, harmonic: bool, y: Array,
+        anew: int | None,
+    ) -> Array:  # fmt: skip
         kicks = np.broadcast_to(np.asarray(kick, x.dtype), len(x)).copy()
         w = np.ones(1, x.dtype)
         if not harmonic and self.metric.kind == moves.DIAGONAL:
@@ -144,7 +166,10 @@ class Batch:
         if not harmonic and self.metric.kind == moves.DENSE:
             s = s @ self._factor(x.dtype)
         kinetic = _pieces(p)
-        parallel(_push, kinetic.size, x, s, p, w, kicks, drifts, harmonic, y, kinetic)
+        parallel(
+            _push, kinetic.size, x, s, p, w, kicks, drifts, harmonic, y, anew is not None, self.key,
+            np.uint64(anew or 0), self.first, kinetic,
+        )  # fmt: skip
         return np.asarray(kinetic.sum(axis=1))
 
     def _factor(self, dtype: Any) -> Array:
@@ -164,8 +189,7 @@ def _pieces(p: Array) -> Array:
 
 def langevin_step(batch: Batch, kernel: Any, state: Any, number: int, tally: Array) -> None:
     """Unadjusted Langevin."""
-    batch.renew(state.p, 0.0, number)
-    state.x, _ = batch.push(state.x, state.s, state.p, kernel.step / 2, kernel.step)
+    state.x, _ = batch.push(state.x, state.s, state.p, kernel.step / 2, kernel.step, anew=number)
     state.e, state.s = batch.evaluate(state.x)
 
 
@@ -181,17 +205,20 @@ def splitting_step(batch: Batch, kernel: Any, state: Any, number: int, tally: Ar
 
 def hamiltonian_step(batch: Batch, kernel: Any, state: Any, number: int, tally: Array) -> None:
     """Refresh the momentum, follow a trajectory, accept or turn back."""
-    kinetic = batch.renew(state.p, kernel.keep, number)
-    old_p = state.p.copy() if kernel.keep else None
-    log_ratio = state.e + kinetic
     step = float(moves.step_of.py_func(kernel.step, kernel.relieved, number))
     kick = math.tan(step / 2) if kernel.harmonic else step / 2
-    y, e, s, p = state.x, state.e, state.s, state.p
-    leaps = int(moves.n_leaps.py_func(kernel.length, number))
-    for leap in range(leaps):
-        y, _ = batch.push(y, s, p, kick if leap == 0 else 2 * kick, step, kernel.harmonic)
+    p, old_p = state.p, None
+    if kernel.keep:
+        kinetic = batch.renew(p, kernel.keep, number)
+        old_p = p.copy()
+        y, _ = batch.push(state.x, state.s, p, kick, step, kernel.harmonic)
+    else:
+        y, kinetic = batch.push(state.x, state.s, p, kick, step, kernel.harmonic, anew=number)
+    e, s = batch.evaluate(y)
+    for _ in range(1, int(moves.n_leaps.py_func(kernel.length, number))):
+        y, _ = batch.push(y, s, p, 2 * kick, step, kernel.harmonic)
         e, s = batch.evaluate(y)
-    log_ratio -= e + batch.finish(y, s, p, kick, kernel.harmonic)
+    log_ratio = state.e + kinetic - e - batch.finish(y, s, p, kick, kernel.harmonic)
     taken = batch.log_uniforms(len(y), number) < log_ratio
     with np.errstate(invalid="ignore", over="ignore"):
         probability = np.exp(np.minimum(log_ratio, 0.0))

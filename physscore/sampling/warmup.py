@@ -150,31 +150,41 @@ class _Power:
 def choose_trajectory(engine: Engine, state: State, steps: int, run: Callable[[int], Info]) -> None:
     """Choose the leapfrog steps of a trajectory that make most of a gradient, in ``steps`` trajectories.
 
-    Trajectories twice as long each time are tried for the effective samples that they give of each
-    component and of its square. The lowest counts, but for the 5% which may be so by chance. Where it
-    is below 3 a chain nothing is known but that trajectories are too short.
+    Trajectories four times as long each time, and then those between, are tried for the effective samples
+    that they give of each component of the target's states and of its square. The lowest counts, but for
+    the 2% which may be so by chance. Where it is not twice what chains that stand still would be given,
+    all that is known is that trajectories are too short.
     """
-    repeats = max(8, steps // 7)
+    repeats = max(12, steps // 6)
     chains = np.linspace(0, len(state.x) - 1, min(len(state.x), _LOOKED_AT // 10)).astype(int)
-    dim = state.x[0].size
+    dim = engine.target.dim
     columns = np.linspace(0, dim - 1, min(dim, max(10, _LOOKED_AT // len(chains)))).astype(int)
-    best, chosen, leapfrogs, worse, taken = 0.0, 1, 1, 0, 0
-    while leapfrogs <= 1024 and worse < 2 and (taken + repeats <= steps or leapfrogs == 1):
+    gained: dict[int, float] = {}  # effective samples for each gradient
+    still = np.random.default_rng(0).normal(size=(1, len(chains), 1))
+    drift = 1e-6 * np.arange(repeats)[:, np.newaxis, np.newaxis]
+    least = 2 * float(effective_sample_size(still + drift, "mean")[0])
+
+    def attempt(leapfrogs: int) -> None:
         engine.kernel = engine.kernel.tuned(leapfrogs=leapfrogs)
         seen = np.empty((repeats, len(chains), len(columns)))
         for i in range(repeats):
             run(1)
-            seen[i] = state.x.reshape(len(state.x), dim)[chains][:, columns]
-        taken += repeats
+            seen[i] = engine.positions(state.x[chains]).reshape(len(chains), dim)[:, columns]
         both = np.concatenate([seen, (seen - seen.mean(axis=(0, 1))) ** 2], axis=2)
-        moving = np.ptp(both, axis=(0, 1)) > 0
-        size = effective_sample_size(both[..., moving], "mean")
-        lowest = float(np.nanquantile(size, 0.05, method="lower")) if np.isfinite(size).any() else 0.0
-        gained = lowest / (leapfrogs + 1)  # one for what a trajectory costs besides its gradients
-        if lowest < 3 * len(chains):
-            gained = 0.0
-        worse = worse + 1 if gained < best else 0
-        if gained >= best:
-            best, chosen = gained, leapfrogs
-        leapfrogs *= 2
-    engine.kernel = engine.kernel.tuned(leapfrogs=chosen)
+        size = effective_sample_size(both[..., np.ptp(both, axis=(0, 1)) > 0], "mean")
+        lowest = float(np.nanquantile(size, 0.02, method="lower")) if np.isfinite(size).any() else 0.0
+        # One more for what a trajectory costs besides its gradients.
+        gained[leapfrogs] = lowest / (leapfrogs + 1) if lowest > least else 0.0
+
+    def best() -> int:
+        return max(gained, key=lambda leapfrogs: (gained[leapfrogs], leapfrogs), default=1)
+
+    for leapfrogs in (1, 4, 16, 64):
+        worse = gained.get(leapfrogs // 4, 0.0) < gained.get(best(), 0.0)
+        if worse or (len(gained) + 1) * repeats > steps:
+            break
+        attempt(leapfrogs)
+    for leapfrogs in (2 * best(), best() // 2):
+        if gained.get(best(), 0.0) > 0 and leapfrogs and (len(gained) + 1) * repeats <= steps:
+            attempt(leapfrogs)
+    engine.kernel = engine.kernel.tuned(leapfrogs=best())
