@@ -26,10 +26,10 @@ def pendulum(x, params, gradient_out):
 
 def main(steps: int = 2000) -> None:
     """Check the score, sample three ways, and plot the last run."""
-    compiled = ps.compiled(pendulum, dim=2, params=(0.2, 4.0))
+    compiled = ps.compiled(pendulum, dim=2, params=(0.5, 2.0))
     vectorised = ps.from_functions(
-        energy=lambda x: 0.1 * (x**2).sum(1) - 4.0 * np.cos(x[:, 0] - x[:, 1]),
-        score=lambda x: -0.2 * x - 4.0 * np.sin(x[:, :1] - x[:, 1:]) * [1.0, -1.0],
+        energy=lambda x: 0.25 * (x**2).sum(1) - 2.0 * np.cos(x[:, 0] - x[:, 1]),
+        score=lambda x: -0.5 * x - 2.0 * np.sin(x[:, :1] - x[:, 1:]) * [1.0, -1.0],
         shape=2,
         name="pendulum",
     )

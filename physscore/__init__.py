@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from physscore.energies.functions import from_functions as from_functions
     from physscore.energies.gaussian import Gaussian as Gaussian
     from physscore.energies.gaussian import GaussianMixture as GaussianMixture
-    from physscore.energies.lattice import Ising as Ising
+    from physscore.energies.ising import Ising as Ising
     from physscore.energies.lattice import Phi4 as Phi4
     from physscore.energies.likelihoods import GaussianNoise as GaussianNoise
     from physscore.energies.likelihoods import Guidance as Guidance
@@ -52,11 +52,19 @@ if TYPE_CHECKING:
     from physscore.kernels.langevin import ula_covariance as ula_covariance
     from physscore.kernels.metric import Dense as Dense
     from physscore.kernels.metric import Diagonal as Diagonal
+    from physscore.kernels.metric import Fourier as Fourier
     from physscore.kernels.metric import Identity as Identity
     from physscore.kernels.metric import Metric as Metric
+    from physscore.paths import Path as Path
+    from physscore.paths import noise_levels as noise_levels
+    from physscore.sampling.annealed import annealed_langevin as annealed_langevin
+    from physscore.sampling.flow import score_flow as score_flow
+    from physscore.sampling.flow import stagnation_points as stagnation_points
     from physscore.sampling.result import Run as Run
     from physscore.sampling.run import iterate as iterate
     from physscore.sampling.run import sample as sample
+    from physscore.sampling.tempering import TemperedRun as TemperedRun
+    from physscore.sampling.tempering import temper as temper
     from physscore.store import Fields as Fields
     from physscore.store import load as load
     from physscore.store import save as save
@@ -71,6 +79,7 @@ _HOMES = {
     "DoubleWell": "energies.analytic",
     "Energy": "core",
     "Fields": "store",
+    "Fourier": "kernels.metric",
     "Funnel": "energies.analytic",
     "Gaussian": "energies.gaussian",
     "GaussianMixture": "energies.gaussian",
@@ -82,13 +91,14 @@ _HOMES = {
     "HalfNormal": "energies.priors",
     "Identity": "kernels.metric",
     "InputError": "core",
-    "Ising": "energies.lattice",
+    "Ising": "energies.ising",
     "LogUniform": "energies.priors",
     "LognormalField": "energies.lognormal",
     "MALA": "kernels.langevin",
     "Metric": "kernels.metric",
     "Normal": "energies.priors",
     "Parameters": "energies.priors",
+    "Path": "paths",
     "Phi4": "energies.lattice",
     "PoissonCounts": "energies.likelihoods",
     "PowerSpectrum": "diagnostics.power",
@@ -98,18 +108,24 @@ _HOMES = {
     "Score": "core",
     "Shells": "energies.shells",
     "Student": "energies.analytic",
+    "TemperedRun": "sampling.tempering",
     "ULA": "kernels.langevin",
     "Underdamped": "kernels.langevin",
     "Uniform": "energies.priors",
+    "annealed_langevin": "sampling.annealed",
     "check_field": "diagnostics.comparison",
     "check_score": "energies.functions",
     "compiled": "energies.functions",
     "from_functions": "energies.functions",
     "iterate": "sampling.run",
     "load": "store",
+    "noise_levels": "paths",
     "power_spectrum": "diagnostics.power",
     "sample": "sampling.run",
     "save": "store",
+    "score_flow": "sampling.flow",
+    "stagnation_points": "sampling.flow",
+    "temper": "sampling.tempering",
     "threads": "arrays",
     "ula_covariance": "kernels.langevin",
 }

@@ -71,7 +71,7 @@ def _student(degrees_of_freedom: float = 3.0, scale: float = 1.0, dim: int = 2) 
 
 def _ising(size: Any = 16, dim: int = 2, coupling: float = 0.4406867935097715) -> Energy:
     """The Ising model, as its exact continuous dual; critical by default."""
-    from physscore.energies.lattice import Ising
+    from physscore.energies.ising import Ising
 
     return Ising(_sides(size, dim), coupling=coupling)
 

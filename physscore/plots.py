@@ -278,7 +278,9 @@ def _plot_fields(path: str | os.PathLike[str], run: Run, title: str) -> None:
     for column in np.unique(np.linspace(0, len(k) - 1, 6).astype(int)):
         axes[1, 1].plot(steps, running[:, column], lw=1, label=f"k = {k[column]:.3g}")
     axes[1, 1].set(yscale="log", xlabel="step", ylabel="P(k), mean of the chains", title="running P(k)")
-    axes[1, 1].legend(frameon=False, fontsize=8)
+    low, high = axes[1, 1].get_ylim()
+    axes[1, 1].set_ylim(low, high * (high / low) ** 0.25)  # room for the legend
+    axes[1, 1].legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
     axes[1, 2].plot(steps, np.asarray(run.energies[...])[:, :_MOST_CHAINS], lw=0.7, alpha=0.8)
     axes[1, 2].set(xlabel="step", title="energy")
     figure.suptitle(title, fontsize=11)

@@ -205,7 +205,7 @@ def splitting_step(batch: Batch, kernel: Any, state: Any, number: int, tally: Ar
 
 def hamiltonian_step(batch: Batch, kernel: Any, state: Any, number: int, tally: Array) -> None:
     """Refresh the momentum, follow a trajectory, accept or turn back."""
-    step = float(moves.step_of.py_func(kernel.step, kernel.relieved, number))
+    step = float(moves.step_of.py_func(kernel.step, kernel.relief, number))
     kick = math.tan(step / 2) if kernel.harmonic else step / 2
     p, old_p = state.p, None
     if kernel.keep:

@@ -53,6 +53,7 @@ class Work(NamedTuple):
     exponents: Array
     half: Array
     full: Array
+    back_full: Array
 
 
 @njit(nogil=True, error_model="numpy")
@@ -112,30 +113,41 @@ def splitting_step(block, params, kernel, metric, chains, work, first, number):
 
 @njit(nogil=True, error_model="numpy")
 def hamiltonian_step(block, params, kernel, metric, chains, work, first, number):
-    """Refresh the momentum, follow a trajectory, accept or turn back."""
+    """Refresh the momentum, follow a trajectory, accept or turn back.
+
+    On the trajectory sy is the gradient of the energy, not the score: that saves a pass over it.
+    """
     x, s, e, p = chains
     d, width = x.shape
-    step = moves.step_of(kernel.step, kernel.relieved, number)
+    step = moves.step_of(kernel.step, kernel.relief, number)
     half, full = _steps(work, step)
-    fill_block(work.xi, work.words, work.lower, first, number, 0, work.key[0], work.key[1])
-    moves.refresh(p, work.xi, kernel.keep)
+    if kernel.keep != 0.0:
+        fill_block(work.xi, work.words, work.lower, first, number, 0, work.key[0], work.key[1])
+        moves.refresh(p, work.xi, kernel.keep)
+        moves.copy(p, work.old)
+    else:
+        fill_block(p, work.words, work.lower, first, number, 0, work.key[0], work.key[1])
     for j in range(width):
         work.log_ratio[j] = e[j]
     moves.add_kinetic(p, d, 1.0, work.log_ratio)
-    moves.copy(p, work.old)
+    leaps = moves.n_leaps(kernel.length, number)
     moves.copy(x, work.y)
-    moves.copy(s, work.sy)
-    for _ in range(moves.n_leaps(kernel.length, number)):
-        if kernel.harmonic:
-            moves.kick_beyond_normal(p, work.sy, work.y, math.tan(step / 2))
+    if kernel.harmonic:
+        kick = math.tan(step / 2)
+        moves.kick_beyond_normal(p, s, 1.0, work.y, kick)
+        for leap in range(leaps):
             moves.rotate(work.y, p, step)
-            _evaluate(block, params, work.y, work.sy, work.ey)
-            moves.kick_beyond_normal(p, work.sy, work.y, math.tan(step / 2))
-        else:
-            moves.kick(p, work.sy, half, metric)
-            moves.drift(work.y, p, full, metric)
-            _evaluate(block, params, work.y, work.sy, work.ey)
-            moves.kick(p, work.sy, half, metric)
+            call_block(block, work.y, params, work.sy, work.ey)
+            moves.kick_beyond_normal(p, work.sy, -1.0, work.y, 2 * kick if leap + 1 < leaps else kick)
+    else:
+        moves.kick_and_drift(p, s, half, work.y, full, metric)
+        call_block(block, work.y, params, work.sy, work.ey)
+        for j in range(width):
+            half[j], work.back_full[j] = -half[j], -full[j]
+        for _ in range(1, leaps):
+            moves.kick_and_drift(p, work.sy, work.back_full, work.y, full, metric)
+            call_block(block, work.y, params, work.sy, work.ey)
+        moves.kick(p, work.sy, half, metric)
     for j in range(width):
         work.log_ratio[j] -= work.ey[j]
     moves.add_kinetic(p, d, -1.0, work.log_ratio)
@@ -145,8 +157,8 @@ def hamiltonian_step(block, params, kernel, metric, chains, work, first, number)
         work.taken[j] = work.log_u[j] < work.log_ratio[j]
         work.accepted[j] += moves.probability(work.log_ratio[j])
         work.divergent[j] += 1 if moves.diverged(work.log_ratio[j]) else 0
-    moves.choose(work.taken, work.y, x)
-    moves.choose(work.taken, work.sy, s)
+    moves.choose(work.taken, work.y, 1.0, x)
+    moves.choose(work.taken, work.sy, -1.0, s)
     for j in range(width):
         e[j] = work.ey[j] if work.taken[j] else e[j]
     if kernel.keep != 0.0:
@@ -187,8 +199,8 @@ def adaptive_step(block, params, kernel, metric, chains, work, first, number):
         work.accepted[j] += moves.probability(ratio) if same else 0.0
         work.divergent[j] += 1 if moves.diverged(ratio) else 0
         work.exponents[j] += work.chosen[j]
-    moves.choose(work.taken, work.old_x, x)
-    moves.choose(work.taken, work.old_s, s)
+    moves.choose(work.taken, work.old_x, 1.0, x)
+    moves.choose(work.taken, work.old_s, 1.0, s)
     for j in range(width):
         e[j] = work.old_e[j] if work.taken[j] else e[j]
 
@@ -268,7 +280,7 @@ def _sweep(which, target, kernel, metric, key, state, draws, tally, steps, start
         np.empty(line), np.empty(line), np.empty(line), np.empty(line, np.bool_), np.empty(line, np.int64),
         np.empty(line, np.int64), np.empty(line, np.int64), np.empty((4, width), np.uint32),
         np.empty((4, width), np.uint32), np.empty(line), np.empty(line), np.empty(line), np.empty(line),
-        np.empty(line),
+        np.empty(line), np.empty(line),
     )  # fmt: skip
     for first in range(start, stop, width):
         n = min(width, stop - first)

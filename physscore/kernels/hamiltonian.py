@@ -17,14 +17,14 @@ class HMC(Kernel):
     Parameters
     ----------
     step_size
-        Time of one leapfrog step; "auto": tuned to an acceptance of 0.8. One trajectory in eight has
+        Time of one leapfrog step; "auto": tuned to an acceptance of 0.8. One trajectory in 32 has
         steps a quarter as long, which frees chains that sit where they are too long.
     metric
         M, the inverse mass matrix.
     leapfrogs
-        Steps of a trajectory on average: each has from 1 to 2 leapfrogs - 1 of them, spread evenly, so
-        that no period of the target is met in step. "auto": as many as move the chains farthest for
-        their cost (the criterion of Hoffman, Radul & Sountsov 2021).
+        Steps of a trajectory on average: each has from half to three halves of them, spread evenly, so
+        that no period of the target is met in step. "auto": the warm-up tries several and keeps what gives
+        the most effective samples for its cost.
     """
 
     leapfrogs: float | str = "auto"
@@ -40,4 +40,4 @@ class HMC(Kernel):
     def moves(self) -> Moves:
         """Return the settings as the loops read them."""
         leapfrogs = 10 if self.leapfrogs == "auto" else self.leapfrogs
-        return Moves(float(self.step_size), length=float(leapfrogs), relieved=True)
+        return Moves(float(self.step_size), length=float(leapfrogs), relief=1 / 32)

@@ -84,7 +84,7 @@ def ula_covariance(precision: Any, step_size: float, metric: Any = None) -> Arra
 class MALA(Kernel):
     """Metropolis-adjusted Langevin: ULA's proposal, accepted or rejected (Roberts & Tweedie 1996).
 
-    The step size is tuned to an acceptance of 0.574 (Roberts & Rosenthal 1998). One step in eight is made
+    The step size is tuned to an acceptance of 0.574 (Roberts & Rosenthal 1998). One step in 16 is made
     with a sixteenth of it: that frees chains that sit where it is too long to be accepted.
     """
 
@@ -93,7 +93,7 @@ class MALA(Kernel):
 
     def moves(self) -> Moves:
         """Return the settings as the loops read them."""
-        return Moves(math.sqrt(2 * float(self.step_size)), relieved=True)
+        return Moves(math.sqrt(2 * float(self.step_size)), relief=1 / 16)
 
 
 @dataclass(frozen=True)

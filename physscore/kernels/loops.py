@@ -30,8 +30,8 @@ class Moves(NamedTuple):
     """How much of the momentum is kept from step to step."""
     harmonic: bool = False
     """Whether a standard normal's flow is followed exactly."""
-    relieved: bool = False
-    """Whether one step in eight is a quarter as long."""
+    relief: float = 0.0
+    """Share of the steps that are a quarter as long."""
 
 
 @dataclass

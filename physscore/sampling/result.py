@@ -155,7 +155,7 @@ class Run:
             pieces = [piece.reshape(len(piece), chains, dim)[..., chosen] for piece in self._pieces()]
             columns, names = np.concatenate(pieces), [names[i] for i in chosen]
         parts = [[f(columns).ravel()] for f in (r_hat, _bulk, _tail)]
-        if np.isfinite(energies).all():
+        if np.isfinite(energies).all() and np.ptp(energies) > 0:  # it is the same everywhere if uniform
             names = [*names, "the energy"]
             parts = [[*part, f(energies)] for part, f in zip(parts, (r_hat, _bulk, _tail), strict=True)]
         return mixing_verdict(

@@ -61,7 +61,8 @@ class _ByAcceptance(StepSize):
         """The mean acceptance, when the short steps are all accepted."""
         kernel = self.engine.kernel
         assert kernel.goal is not None
-        return 0.875 * kernel.goal + 0.125 if kernel.moves().relieved else kernel.goal
+        relief = kernel.moves().relief
+        return (1 - relief) * kernel.goal + relief
 
     def restart(self) -> None:
         kernel = self.engine.kernel

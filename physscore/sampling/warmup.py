@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -151,40 +152,45 @@ def choose_trajectory(engine: Engine, state: State, steps: int, run: Callable[[i
     """Choose the leapfrog steps of a trajectory that make most of a gradient, in ``steps`` trajectories.
 
     Trajectories four times as long each time, and then those between, are tried for the effective samples
-    that they give of each component of the target's states and of its square. The lowest counts, but for
-    the 2% which may be so by chance. Where it is not twice what chains that stand still would be given,
-    all that is known is that trajectories are too short.
+    that they give of the components of the target's states and of their squares. The lowest of either
+    counts, but for the 2% which may be so by chance. Where one is not twice what chains that stand still
+    would be given, all that is known is that trajectories are too short.
     """
-    repeats = max(12, steps // 6)
+    repeats = max(12, steps // 8)
     chains = np.linspace(0, len(state.x) - 1, min(len(state.x), _LOOKED_AT // 10)).astype(int)
     dim = engine.target.dim
     columns = np.linspace(0, dim - 1, min(dim, max(10, _LOOKED_AT // len(chains)))).astype(int)
-    gained: dict[int, float] = {}  # effective samples for each gradient
     still = np.random.default_rng(0).normal(size=(1, len(chains), 1))
-    drift = 1e-6 * np.arange(repeats)[:, np.newaxis, np.newaxis]
-    least = 2 * float(effective_sample_size(still + drift, "mean")[0])
+    still = still + 1e-6 * np.arange(repeats)[:, np.newaxis, np.newaxis]
+    least = 2 * _lowest_size(still)
+    gained: dict[int, float] = {}  # effective samples for each gradient
 
     def attempt(leapfrogs: int) -> None:
+        if leapfrogs in (0, *gained) or (len(gained) + 1) * repeats > steps:
+            return
         engine.kernel = engine.kernel.tuned(leapfrogs=leapfrogs)
         seen = np.empty((repeats, len(chains), len(columns)))
         for i in range(repeats):
             run(1)
             seen[i] = engine.positions(state.x[chains]).reshape(len(chains), dim)[:, columns]
-        both = np.concatenate([seen, (seen - seen.mean(axis=(0, 1))) ** 2], axis=2)
-        size = effective_sample_size(both[..., np.ptp(both, axis=(0, 1)) > 0], "mean")
-        lowest = float(np.nanquantile(size, 0.02, method="lower")) if np.isfinite(size).any() else 0.0
-        # One more for what a trajectory costs besides its gradients.
-        gained[leapfrogs] = lowest / (leapfrogs + 1) if lowest > least else 0.0
+        sizes = _lowest_size(seen), _lowest_size((seen - seen.mean(axis=(0, 1))) ** 2)
+        # Two more for what a trajectory costs besides its gradients.
+        gained[leapfrogs] = math.sqrt(sizes[0] * sizes[1]) / (leapfrogs + 2) if min(sizes) > least else 0.0
 
     def best() -> int:
         return max(gained, key=lambda leapfrogs: (gained[leapfrogs], leapfrogs), default=1)
 
     for leapfrogs in (1, 4, 16, 64):
-        worse = gained.get(leapfrogs // 4, 0.0) < gained.get(best(), 0.0)
-        if worse or (len(gained) + 1) * repeats > steps:
+        if gained.get(leapfrogs // 4, 0.0) < gained.get(best(), 0.0):
             break
         attempt(leapfrogs)
-    for leapfrogs in (2 * best(), best() // 2):
-        if gained.get(best(), 0.0) > 0 and leapfrogs and (len(gained) + 1) * repeats <= steps:
-            attempt(leapfrogs)
+    if gained.get(best(), 0.0) > 0:
+        for factor in (2.0, 0.5, 1.5, 0.75):
+            attempt(int(factor * best()))
     engine.kernel = engine.kernel.tuned(leapfrogs=best())
+
+
+def _lowest_size(draws: Array) -> float:
+    """Return the lowest effective sample size of the components that move, but for 2% of them."""
+    size = effective_sample_size(draws[..., np.ptp(draws, axis=(0, 1)) > 0], "mean")
+    return float(np.nanquantile(size, 0.02, method="lower")) if np.isfinite(size).any() else 0.0

@@ -143,11 +143,11 @@ def test_baoab_positions_are_exact_on_normal_targets():
 def planted(monkeypatch, fault):
     push = batched.Batch.push
 
-    def missing_root(self, x, s, p, kick, drift, harmonic=False):
-        return push(self, x, s, p, kick, np.asarray(drift) / np.sqrt(2), harmonic)
+    def missing_root(self, x, s, p, kick, drift, **more):
+        return push(self, x, s, p, kick, np.asarray(drift) / np.sqrt(2), **more)
 
-    def twice(self, x, s, p, kick, drift, harmonic=False):
-        y, kinetic = push(self, x, s, p, kick, drift, harmonic)
+    def twice(self, x, s, p, kick, drift, **more):
+        y, kinetic = push(self, x, s, p, kick, drift, **more)
         return x + (y - x) * self.metric.factor[0], kinetic
 
     monkeypatch.setattr(batched.Batch, "push", {"missing root": missing_root, "metric twice": twice}[fault])
@@ -265,8 +265,10 @@ def test_chains_do_not_depend_on_their_number():
 
 def test_trajectories_are_jittered_evenly():
     lengths = [moves.n_leaps.py_func(6.0, i) for i in range(1100)]
-    assert set(lengths) == set(range(1, 12))
-    assert np.abs(np.bincount(lengths)[1:] - 100).max() <= 2
+    assert set(lengths) == set(range(3, 10))
+    assert np.abs(np.bincount(lengths)[3:] - 1100 / 7).max() <= 2
+    for length in (1, 2, 3, 5, 7.5):
+        assert abs(np.mean([moves.n_leaps.py_func(length, i) for i in range(1000)]) - length) < 0.02
 
 
 def test_large_states_use_pieces_of_cells():
