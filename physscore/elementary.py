@@ -50,15 +50,9 @@ def log(x):
 
 
 @inline
-def log_cosh(x):
-    """Return log cosh x without overflow."""
+def log_cosh_and_tanh(x):
+    """Return log cosh x, without overflow, and tanh x, its absolute error below 1e-15."""
     a = abs(x)
-    return a + log(1.0 + exp(-2.0 * a)) - math.log(2.0)
-
-
-@inline
-def tanh(x):
-    """Return tanh x, its absolute error below 1e-15."""
-    e = exp(-2.0 * abs(x))
+    e = exp(-2.0 * a)
     t = (1.0 - e) / (1.0 + e)
-    return select(x < 0.0, -t, t)
+    return a + log(1.0 + e) - math.log(2.0), select(x < 0.0, -t, t)

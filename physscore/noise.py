@@ -199,7 +199,8 @@ def normal(
     k0, k1 = seed_key(seed)
     c3 = _u64(CHAIN + checked_draw(draw, "draw"))
     out = np.empty((chains, components), floating_dtype(dtype))
-    parallel(_fill_rows, chains, out, first, _u64(step), c3, k0, k1)
+    at_least = max(1, 10_000 // max(1, components))
+    parallel(_fill_rows, chains, out, first, _u64(step), c3, k0, k1, at_least=at_least)
     return out
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable, Sequence
 from operator import index
 from typing import Any, NamedTuple
@@ -165,7 +167,8 @@ class CompiledEnergy(Energy):
         try:
             energy_and_gradient.compile((vector, vector, vector))
         except numba.core.errors.NumbaError as error:
-            raise InputError(f"energy_and_gradient {self._name} does not compile: {_reason(error)}") from None
+            reason = _reason(error, energy_and_gradient)
+            raise InputError(f"energy_and_gradient {self._name} does not compile: {reason}") from None
         returned = energy_and_gradient.overloads[(vector, vector, vector)].signature.return_type
         if not isinstance(returned, numba.types.Float | numba.types.Integer):
             raise InputError(
@@ -196,16 +199,30 @@ class CompiledEnergy(Energy):
         return self._name
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, function: Any) -> str:
     """Return what Numba says, without its own tracebacks: the sentence, and the user's line."""
     lines = [line.rstrip() for line in str(error).splitlines() if line.strip()]
     said = next((line.strip() for line in lines if not line.startswith("Failed in")), str(error))
+    if said.endswith(":"):  # the signature stands on a line of its own
+        said += next((f" {line.strip(' >')}" for line in lines if line.strip().startswith(">>>")), "")
     marked = [line.strip() for line in lines if line.lstrip().startswith(("File ", "<source elided>"))]
     code = [lines[i - 1].strip() for i, line in enumerate(lines) if line.strip() == "^" and i]
     place = next((line for line in marked if line.startswith("File ")), "")
-    return " ".join(
-        part for part in (said, f"({place}" if place else "", f"{code[0]})" if code else "") if part
-    )
+    if place and code:
+        return f"{said} ({place} {code[0]})"
+    return said + _line_with(re.findall(r"'(\w+)'", said), function)
+
+
+def _line_with(names: list[str], function: Any) -> str:
+    """Return where a name stands in a function: Numba does not say so of a name that is not defined."""
+    try:
+        source, first = inspect.getsourcelines(function.py_func)
+    except (OSError, TypeError):
+        return ""
+    for number, line in enumerate(source, first):
+        if any(re.search(rf"\b{name}\b", line) for name in names):
+            return f' (File "{inspect.getsourcefile(function.py_func)}", line {number}: {line.strip()})'
+    return ""
 
 
 def state_shape(shape: int | Sequence[int]) -> tuple[int, ...]:

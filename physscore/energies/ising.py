@@ -12,7 +12,7 @@ from scipy.special import log_ndtr, logsumexp
 from physscore import noise
 from physscore.arrays import as_states
 from physscore.core import Array, InputError
-from physscore.elementary import log_cosh, tanh
+from physscore.elementary import log_cosh_and_tanh
 from physscore.energies.lattice import (
     Lattice,
     checked_number,
@@ -39,9 +39,9 @@ def _ising_block(x, params, gradient_out, energy_out):
         row_of_neighbours(x, params, i, place, around)
         for j in range(n):
             local = shift * x[i, j] + coupling * around[j]
-            total = local + field
-            energy_out[j] += 0.5 * x[i, j] * local - log_cosh(total)
-            surplus[i, j] = x[i, j] - tanh(total)
+            log_cosh, tanh = log_cosh_and_tanh(local + field)
+            energy_out[j] += 0.5 * x[i, j] * local - log_cosh
+            surplus[i, j] = x[i, j] - tanh
     for i in range(d):
         row_of_neighbours(surplus, params, i, place, around)
         for j in range(n):

@@ -19,7 +19,7 @@ from physscore.noise import fill_block
 from physscore.points import call_block
 
 WIDTH = 128  # chains in a block, at most
-_CELLS = 4096  # numbers in a block, about: its dozen arrays stay in the second-level cache
+_CELLS = 8192  # numbers in a block, about: its dozen arrays stay in the second-level cache
 MAX_DOUBLINGS = 60
 _LANGEVIN, _SPLITTING, _HAMILTONIAN, _ADAPTIVE = 0, 1, 2, 3
 
@@ -269,7 +269,7 @@ def _sweep(which, target, kernel, metric, key, state, draws, tally, steps, start
     xs, es, ss, ps = state
     d = xs.shape[1]
     even = d + d % 2
-    width = min(WIDTH, max(16, _CELLS // d))
+    width = min(WIDTH, max(32, _CELLS // d))
     n_blocks = (stop - start + width - 1) // width
     width = ((stop - start + n_blocks - 1) // n_blocks + 7) // 8 * 8  # blocks of one size, in whole vectors
     x, s, p, e = np.empty((d, width)), np.empty((d, width)), np.zeros((even, width)), np.empty(width)

@@ -142,7 +142,10 @@ class Loop:
                 f"score is not finite at the start of chain {_first_bad(score)}: give other init states"
             )
         flat = positions.reshape(len(positions), -1)
-        momentum = normal(*flat.shape, seed=seed, draw=2, dtype=flat.dtype)
+        if self._step in ("langevin", "adaptive"):  # they draw it anew
+            momentum = np.zeros_like(flat)
+        else:
+            momentum = normal(*flat.shape, seed=seed, draw=2, dtype=flat.dtype)
         return State(positions, energy, np.ascontiguousarray(score), momentum, seed)
 
     def evaluate(self, x: Array) -> tuple[Array, Array]:

@@ -85,12 +85,13 @@ class Run:
         """Number of chains that were lost, or too many of whose steps ran away and were rejected.
 
         Too many are 1% of the trajectories, or 5% of single steps: these are tuned to be longer, and into
-        light tails some run away without harm.
+        light tails some run away without harm. Three standard deviations are left to chance.
         """
         if self.kernel.step_function not in ("hamiltonian", "adaptive"):
             return int((self.divergent > 0).sum())
         share = 0.01 if self.kernel.moves().length > 1 else 0.05
-        return int((self.divergent > share * self.draws.shape[0] * self.thin).sum())
+        many = share * self.draws.shape[0] * self.thin
+        return int((self.divergent > many + 3 * math.sqrt(many)).sum())
 
     @cached_property
     def r_hat(self) -> Array:

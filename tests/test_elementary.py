@@ -1,0 +1,43 @@
+"""The arithmetic forms of exp, log and their kin against the library's."""
+
+import math
+
+import numba
+import numpy as np
+
+from physscore import elementary
+
+
+@numba.njit
+def all_of(x):
+    out = np.empty((4, len(x)))
+    for i in range(len(x)):
+        out[0, i] = elementary.exp(x[i])
+        out[1, i] = elementary.log(abs(x[i]) + 1e-300)
+        out[2, i], out[3, i] = elementary.log_cosh_and_tanh(x[i])
+    return out
+
+
+def points():
+    rng = np.random.default_rng(0)
+    return np.concatenate([rng.normal(size=20_000) * 10.0 ** rng.uniform(-8, 2, 20_000), [0.0, 1.0, -1.0]])
+
+
+def test_they_are_the_library_s():
+    x = points()
+    found = all_of(x)
+    np.testing.assert_allclose(found[0], np.exp(x), rtol=2e-15)
+    np.testing.assert_allclose(found[1], np.log(np.abs(x) + 1e-300), rtol=1e-15, atol=1e-15)
+    expected = np.logaddexp(x, -x) - math.log(2)
+    np.testing.assert_allclose(found[2], expected, rtol=1e-15, atol=4e-16)
+    np.testing.assert_allclose(found[3], np.tanh(x), rtol=0, atol=1e-15)
+
+
+def test_ends_of_the_range():
+    found = all_of(np.array([-800.0, 800.0, np.nan, 0.0]))
+    assert found[0, 0] == 0.0
+    assert found[0, 1] >= math.exp(709)
+    assert np.isnan(found[0, 2])
+    assert found[0, 3] == 1.0
+    np.testing.assert_array_equal(found[3, :2], [-1.0, 1.0])
+    np.testing.assert_allclose(found[2, :2], 800 - math.log(2), rtol=1e-15)
