@@ -36,10 +36,20 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def compare(ours: Callable[[], Any], other: Callable[[], Any], repeats: int) -> tuple[float, float, float]:
-    """Return the median seconds of both and the median of their ratios, other / ours."""
+def compare(
+    ours: Callable[[], Any], other: Callable[[], Any], repeats: int, pause: float = 0.0
+) -> tuple[float, float, float]:
+    """Return the median seconds of both and the median of their ratios, other / ours.
+
+    A peer's threads may spin on after its work: a ``pause`` before each keeps them out of the next.
+    """
+
+    def alone(work: Callable[[], Any]) -> float:
+        time.sleep(pause)
+        return seconds(work)
+
     ours(), other()
-    pairs = np.array([(seconds(ours), seconds(other)) for _ in range(repeats)])
+    pairs = np.array([(alone(ours), alone(other)) for _ in range(repeats)])
     return (*np.median(pairs, axis=0).tolist(), float(np.median(pairs[:, 1] / pairs[:, 0])))
 
 
@@ -183,7 +193,7 @@ def ula(repeats: int) -> None:
             found = peers[peer]()
             error = np.sqrt((found**2).var(0) / CHAINS + (ours() ** 2).var(0) / CHAINS)
             assert (np.abs((found**2).mean(0) - expected) < 5 * error).all(), f"{peer} samples something else"
-            mine, theirs, ratio = compare(ours, peers[peer], repeats)
+            mine, theirs, ratio = compare(ours, peers[peer], repeats, 0.25)
             scale = 1e9 / (CHAINS * STEPS)
             row(f"ULA, {name}", peer, mine * scale, theirs * scale, ratio, reach, "ns/chain-step")
 
@@ -229,7 +239,7 @@ def effective(draws: np.ndarray) -> float:
 def race(work: str, ours: Any, theirs: Any, peer: str, reach: str, repeats: int) -> None:
     """Compare effective samples of the slowest component a second."""
     mine_ess, their_ess = effective(ours()), effective(theirs()[0])
-    mine, other, _ = compare(ours, theirs, repeats)
+    mine, other, _ = compare(ours, theirs, repeats, 0.25)
     a, b = mine_ess / mine, their_ess / other
     row(work, peer, a, b, a / b, reach, "ESS/s")
     print(f"#   ESS {mine_ess:.0f} in {mine:.3f} s against {their_ess:.0f} in {other:.3f} s")

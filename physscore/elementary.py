@@ -34,6 +34,23 @@ def exp(x):
 
 
 @inline
+def exp_single(x):
+    """Return e^x of a float32, to its precision; 0 below -87, and what e^88 is above 88."""
+    one = np.float32(1.0)
+    y = select(x < np.float32(-87.0), np.float32(-87.0), select(x > np.float32(88.0), np.float32(88.0), x))
+    shift = np.float32(12582912.0)
+    shifted = fma(y, np.float32(1 / math.log(2.0)), shift)
+    n = shifted - shift
+    r = fma(n, np.float32(-0.693359375), y)
+    r = fma(n, np.float32(2.12194440e-4), r)
+    p = fma(r, fma(r, np.float32(1 / 5040), np.float32(1 / 720)), np.float32(1 / 120))
+    p = fma(r, fma(r, fma(r, p, np.float32(1 / 24)), np.float32(1 / 6)), np.float32(0.5))
+    p = fma(r, fma(r, p, one), one)
+    scale = np.int32((np.float32(shifted).view(np.int32) + np.int32(127)) << np.int32(23)).view(np.float32)
+    return select(x < np.float32(-87.0), np.float32(0.0), p * scale)
+
+
+@inline
 def log(x):
     """Return the natural logarithm of a positive, normal number."""
     bits = _f64(x).view(_i64)

@@ -18,6 +18,14 @@ def all_of(x):
     return out
 
 
+@numba.njit
+def singles(x):
+    out = np.empty_like(x)
+    for i in range(len(x)):
+        out[i] = elementary.exp_single(x[i])
+    return out
+
+
 def points():
     rng = np.random.default_rng(0)
     return np.concatenate([rng.normal(size=20_000) * 10.0 ** rng.uniform(-8, 2, 20_000), [0.0, 1.0, -1.0]])
@@ -31,6 +39,17 @@ def test_they_are_the_library_s():
     expected = np.logaddexp(x, -x) - math.log(2)
     np.testing.assert_allclose(found[2], expected, rtol=1e-15, atol=4e-16)
     np.testing.assert_allclose(found[3], np.tanh(x), rtol=0, atol=1e-15)
+
+
+def test_single_precision():
+    x = points().astype(np.float32)
+    x = x[np.abs(x) < 87]
+    np.testing.assert_allclose(singles(x), np.exp(x.astype(np.float64)), rtol=2e-7)
+    ends = singles(np.array([-90.0, 100.0, np.nan, 0.0], np.float32))
+    assert ends[0] == 0
+    assert ends[1] > 1e38
+    assert np.isnan(ends[2])
+    assert ends[3] == 1
 
 
 def test_ends_of_the_range():

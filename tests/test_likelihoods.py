@@ -73,8 +73,9 @@ def test_float32_is_summed_in_float64(kind):
     x = three_of((50, 41), np.float32)
     energy, score = likelihood.energy_and_score(x)
     assert (energy.dtype, score.dtype) == (np.float64, np.float32)
-    np.testing.assert_allclose(energy, -log_p(x.astype(float)), rtol=1e-12)
-    np.testing.assert_allclose(score, likelihood.score(x.astype(float)), rtol=1e-6)
+    # Where the mean is an exponential, cells are float32 too: rounding of 1e-7 each, not of the sum.
+    np.testing.assert_allclose(energy, -log_p(x.astype(float)), rtol=3e-8 if kind == "exp" else 1e-12)
+    np.testing.assert_allclose(score, likelihood.score(x.astype(float)), rtol=1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,7 +14,7 @@ from scipy.special import gammaln
 
 from physscore.arrays import as_states, compiled, parallel
 from physscore.core import Array, Energy, InputError, Point, Score
-from physscore.elementary import exp, log
+from physscore.elementary import exp, exp_single, log
 from physscore.energies.functions import state_shape
 from physscore.philox import inline
 from physscore.points import compiled_block, from_block
@@ -44,7 +44,7 @@ def _cell(kind, x, a, b, scale):
 def _sum(values):
     total = 0.0
     for i in range(len(values)):
-        total += values[i]
+        total += np.float64(values[i])
     return total
 
 
@@ -70,6 +70,24 @@ def _cells(kind, x, data, weight, scale, energy, score, start, stop):
             for i in range(n):
                 energies[i], slope = _cell(_LINEAR, np.float64(states[i]), a[i], b[i], scale)
                 slopes[i] = -slope
+        energy[chain, piece] = _sum(energies[:n])
+
+
+@compiled
+def _exponential_single(kind, x, data, weight, scale, energy, score, start, stop):
+    """What _cells does, for counts and float32 states, in their precision; sums are float64."""
+    n_pieces, size = energy.shape[1], x.shape[1]
+    energies, factor = np.empty(_PIECE, np.float32), np.float32(scale)
+    for task in range(start, stop):
+        chain, piece = task // n_pieces, task % n_pieces
+        low, high = piece * _PIECE, min((piece + 1) * _PIECE, size)
+        n = high - low
+        states, slopes = x[chain, low:high], score[chain, low:high]
+        a, b = data[low:high], weight[low:high]
+        for i in range(n):
+            mean = b[i] * exp_single(factor * states[i])
+            energies[i] = mean - a[i] * (factor * states[i])
+            slopes[i] = factor * (a[i] - mean)
         energy[chain, piece] = _sum(energies[:n])
 
 
@@ -104,6 +122,10 @@ class _CellByCell(Energy):
         return self.kind
 
     @cached_property
+    def _single(self) -> tuple[Array, Array]:
+        return self._data.astype(np.float32), self._weight.astype(np.float32)
+
+    @cached_property
     def _point(self) -> Point:
         return from_block(
             _cells_block,
@@ -129,8 +151,11 @@ class _CellByCell(Energy):
         flat = np.ascontiguousarray(states).reshape(len(states), self.dim)
         sums = np.empty((len(flat), -(-flat.shape[1] // _PIECE)))
         score = np.empty_like(flat)
+        data, weight, loop = self._data, self._weight, _cells
+        if flat.dtype == np.float32 and self._kind == _EXPONENTIAL:
+            loop, (data, weight) = _exponential_single, self._single
         parallel(
-            _cells, sums.size, self._kind, flat, self._data, self._weight, self._scale, sums, score,
+            loop, sums.size, self._kind, flat, data, weight, self._scale, sums, score,
             at_least=max(1, 8192 // min(flat.shape[1], _PIECE)),
         )  # fmt: skip
         return self._offset + sums.sum(axis=1), score.reshape(states.shape)
