@@ -28,13 +28,13 @@ class Analytic(Energy):
         self.shape, self._params = (dim,), params
 
     @cached_property
-    def _compiled(self) -> Point:
+    def _point(self) -> Point:
         return from_block(self._block, self._params)
 
     @property
     def point(self) -> Point:
         """The compiled form."""
-        return self._compiled
+        return self._point
 
     @abstractmethod
     def _formula(self, x: Array) -> tuple[Array, Array]:

@@ -185,7 +185,7 @@ class Run:
         return power_spectrum(self.samples, self.grid, **bins)
 
     def to_arviz(self) -> Any:
-        """Return an ArviZ ``InferenceData``: the draws as ``posterior``, energies as ``lp`` = -E.
+        """Return ArviZ's ``InferenceData``, or ``DataTree`` from its version 1 on: the draws as ``posterior``, energies as ``lp`` = -E.
 
         Raises
         ------
@@ -201,7 +201,7 @@ class Run:
         if self.names is not None:
             posterior = {name: draws[..., i] for i, name in enumerate(self.names)}
         stats = {"lp": -np.asarray(self.energies[...]).T}
-        if hasattr(arviz, "InferenceData"):
+        if int(arviz.__version__.partition(".")[0]) < 1:
             return arviz.from_dict(posterior=posterior, sample_stats=stats)
         return arviz.from_dict({"posterior": posterior, "sample_stats": stats})
 
