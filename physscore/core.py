@@ -239,12 +239,18 @@ def combine(terms: Sequence[tuple[float, Any]]) -> Score:
 def _merged(terms: Sequence[tuple[float, Score]]) -> list[tuple[float, Score]]:
     """Add up the factors of terms that are one object: on the way from a prior to its posterior the
     prior keeps its factor 1."""
-    merged: dict[int, tuple[float, Score]] = {}
+    merged: dict[int, tuple[list[float], Score]] = {}
     for factor, term in terms:
-        total = merged.get(id(term), (0.0, term))[0] + factor
-        merged[id(term)] = (round(total) if abs(total - round(total)) < 1e-14 else total, term)
-    kept = [(float(factor), term) for factor, term in merged.values() if factor != 0]
-    return kept or [(0.0, terms[0][1])]
+        merged.setdefault(id(term), ([], term))[0].append(factor)
+    kept = [(_total(factors), term) for factors, term in merged.values()]
+    return [(factor, term) for factor, term in kept if factor != 0] or [(0.0, terms[0][1])]
+
+
+def _total(factors: list[float]) -> float:
+    """Return the sum, and a whole number where it is one but for rounding."""
+    total = math.fsum(factors)
+    rounding = 1e-14 * max(map(abs, factors))
+    return float(round(total)) if len(factors) > 1 and abs(total - round(total)) < rounding else total
 
 
 def _sum_as_text(terms: Sequence[tuple[float, Score]]) -> str:

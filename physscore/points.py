@@ -135,7 +135,7 @@ def weighted_sum(terms: Sequence[tuple[float, Point]]) -> Point:
 @compiled
 def _evaluate(address, params, x, energy, gradient, start, stop):
     d = x.shape[1]
-    width = min(32, stop - start)
+    width = max(1, min(32, stop - start))
     columns, slopes, energies = np.empty((d, width)), np.empty((d, width)), np.empty(width)
     for first in range(start, stop, width):
         n = min(width, stop - first)

@@ -122,6 +122,11 @@ class _CellByCell(Energy):
         return self.kind
 
     @cached_property
+    def _few(self) -> bool:
+        """Whether rounding to float32 of the energy of each cell does not matter to their sum."""
+        return bool(max(self._data.max(), self._weight.max()) <= 100)
+
+    @cached_property
     def _single(self) -> tuple[Array, Array]:
         return self._data.astype(np.float32), self._weight.astype(np.float32)
 
@@ -152,7 +157,7 @@ class _CellByCell(Energy):
         sums = np.empty((len(flat), -(-flat.shape[1] // _PIECE)))
         score = np.empty_like(flat)
         data, weight, loop = self._data, self._weight, _cells
-        if flat.dtype == np.float32 and self._kind == _EXPONENTIAL:
+        if flat.dtype == np.float32 and self._kind == _EXPONENTIAL and self._few:
             loop, (data, weight) = _exponential_single, self._single
         parallel(
             loop, sums.size, self._kind, flat, data, weight, self._scale, sums, score,

@@ -41,7 +41,7 @@ def _move(x, s, p, w, kick, drift, harmonic, y):
         for i in range(len(p)):
             pushed = moves.kicked(p[i], kick, one, s[i] + x[i])
             y[i], p[i] = moves.rotated(x[i], pushed, cos, sin)
-    elif len(w) == 1:
+    elif len(w) == 0:
         for i in range(len(p)):
             p[i] = moves.kicked(p[i], kick, one, s[i])
             y[i] = moves.drifted(x[i], drift, one, p[i])
@@ -57,7 +57,7 @@ def _kick(x, s, p, w, kick, harmonic):
     if harmonic:
         for i in range(len(p)):
             p[i] = moves.kicked(p[i], kick, one, s[i] + x[i])
-    elif len(w) == 1:
+    elif len(w) == 0:
         for i in range(len(p)):
             p[i] = moves.kicked(p[i], kick, one, s[i])
     else:
@@ -102,7 +102,7 @@ def _push(x, s, p, w, kick, drift, harmonic, y, anew, key, number, first, kineti
     for task in range(start, stop):
         chain, piece = task // n_pieces, task % n_pieces
         low, high = piece * _PIECE, min((piece + 1) * _PIECE, size)
-        part, rows = p[chain, low:high], w[low:high] if len(w) > 1 else w
+        part, rows = p[chain, low:high], w[low:high]
         if anew:
             new = _fresh(part, first + chain, low, key, number, words, lower, xi, ones)
             for i in range(len(part)):
@@ -160,7 +160,7 @@ class Batch:
         anew: int | None,
     ) -> Array:  # fmt: skip
         kicks = np.broadcast_to(np.asarray(kick, x.dtype), len(x)).copy()
-        w = np.ones(1, x.dtype)
+        w = np.empty(0, x.dtype)  # none
         if not harmonic and self.metric.kind == moves.DIAGONAL:
             w = self._factor(x.dtype)[0]
         if not harmonic and self.metric.kind == moves.DENSE:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from physscore.core import Energy, InputError, Score
-from physscore.energies.coordinates import has_field
+from physscore.energies.coordinates import has_field, prior_and_likelihood
 from physscore.kernels.loops import Info, Loop, Moves, State
 from physscore.kernels.metric import Fourier, Identity, Metric
 
@@ -87,6 +87,13 @@ class Kernel(ABC):
             raise InputError(
                 f"target {target!r} has a score but no energy, which {type(self).__name__} needs to accept "
                 "or reject: use ULA or Underdamped"
+            )
+        prior = prior_and_likelihood(target)[0]
+        bounds = [*getattr(prior, "lower", ()), *getattr(prior, "upper", ())]
+        if not self.needs_energy and any(math.isfinite(bound) for bound in bounds):
+            raise InputError(
+                f"target {target!r} has bounds, which {type(self).__name__} steps over, as it does not "
+                "reject: use MALA or HMC"
             )
         self.frozen_metric.check(target.dim)
 

@@ -197,7 +197,7 @@ class Loop:
         if self._step in ("langevin", "splitting"):
             tally[0] += n_steps
             # A chain that is lost stays so, and counts once.
-            tally[1] = ~np.isfinite(state.score.reshape(n, -1)).all(axis=1)
+            tally[1] = ~np.isfinite(state.score.reshape(n, -1)).all(axis=1) | (state.energy == np.inf)
         steps, change = max(n_steps, 1), tally - before
         return Info(change[0] / steps, change[1].astype(np.int64), change[2] / steps, self.name)
 

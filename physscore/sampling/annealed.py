@@ -80,7 +80,7 @@ def annealed_langevin(
         state = engine.start(x, seed)
         state.step = i * steps  # each level has noise of its own
         engine.advance(state, steps)
-        x = state.x
+        x = engine.positions(state.x)
     if denoise:
         x = x + float(levels[-1]) ** 2 * target.score(x)
     return np.asarray(x)

@@ -184,6 +184,8 @@ def first_states(target: Score, chains: int, seed: int, init: Any, dtype: Any) -
         return given.astype(dtype)
     prior, likelihood = prior_and_likelihood(target)
     # A prior alone is sampled as if it were any energy, unless a standard normal may be outside of it.
-    if prior is not None and (likelihood is not None or hasattr(prior, "lower")):
+    if prior is not None and (
+        likelihood is not None or hasattr(prior, "lower") or isinstance(prior, LognormalField)
+    ):
         return np.asarray(prior.sample(chains, seed=seed), dtype)
     return normal(chains, target.dim, seed=seed, draw=3, dtype=dtype).reshape(chains, *target.shape)

@@ -185,7 +185,9 @@ class Run:
         return power_spectrum(self.samples, self.grid, **bins)
 
     def to_arviz(self) -> Any:
-        """Return ArviZ's ``InferenceData``, or ``DataTree`` from its version 1 on: the draws as ``posterior``, energies as ``lp`` = -E.
+        """Return the draws as ArviZ's ``posterior``, and energies as ``lp`` = -E in its ``sample_stats``.
+
+        An ``InferenceData``; from ArviZ 1 on a ``DataTree``.
 
         Raises
         ------

@@ -24,7 +24,7 @@ from physscore.kernels.metric import Dense, Diagonal
 from physscore.sampling.engine import Engine, first_states, grid_of, whole
 from physscore.sampling.result import Run
 from physscore.sampling.warmup import warm_up
-from physscore.store.runs import RunFile, RunWriter
+from physscore.store.runs import RunFile, RunWriter, check_storable
 
 _BLOCK_BYTES = 1 << 25  # draws that are gathered before they go to a file
 _PIECE_SECONDS = 0.2  # between two looks at the progress bar and Ctrl-C
@@ -73,7 +73,7 @@ def sample(
         Where the chains start: an array (chains, *shape), or one state for all.
         [default: draws from the prior, or standard normals where there is none]
     dtype
-        float64, or float32 for large states.
+        float64, or float32 for large states; the compiled loop over small ones is float64 always.
     progress
         Show a progress bar.
     output
@@ -103,6 +103,8 @@ def sample(
     seed, precision = whole(0, seed=seed), floating_dtype(dtype)
     kept = steps // thin
     engine = Engine(target, kernel)
+    if engine.loop.name == "fused":
+        precision = np.dtype(np.float64)
     settings = {
         "target": repr(target), "kernel": repr(kernel), "chains": chains, "steps": steps,
         "warmup": warmup, "thin": thin, "dtype": str(precision),
@@ -113,9 +115,12 @@ def sample(
     }  # fmt: skip
     writer = None
     if output is not None:
+        check_storable(kernel)
         writer = RunWriter(output, seed, settings, overwrite=overwrite, resume=resume)
         if writer.finished:
-            return RunFile(writer.path).run()
+            finished = RunFile(writer.path).run()
+            writer.require_same_target(target, finished)
+            return finished
     else:
         require_memory(
             kept * chains * target.dim * precision.itemsize, f"keeping {kept} draws of {chains} chains"

@@ -163,7 +163,7 @@ def temper(
     names = getattr(reference, "names", None)
     cold = ladder.engines[-1]
     return TemperedRun(
-        draws[:finished], energies[:finished], ladder.acceptance, np.zeros(chains, int), cold.kernel,
+        draws[:finished], energies[:finished], ladder.acceptance, ladder.tally[1].astype(int), cold.kernel,
         cold.loop.name, math.nan, repr(target), seed, warmup, thin,
         names=None if names is None else list(names), complete=finished == kept, betas=ladder.betas,
         rejection=ladder.rejection, barrier=float(ladder.rejection.sum()), round_trips=ladder.round_trips,
@@ -185,24 +185,28 @@ class _Ladder:
 
     def tune(self, betas: Any) -> None:
         """Set the ladder, put the states nearest to each rung on it, and tune the kernels."""
-        old_betas, old = self.betas, self.states
+        old_betas, old = self.betas, self.positions() if self.states else []
         self.betas = np.asarray(betas, np.float64)
         self.engines, self.states = [], []
-        for i, beta in enumerate(self.betas):
-            # One at the reference is drawn, not moved: its engine only holds the state.
-            engine = Engine(self.path.at(float(beta)), self.kernel if i else MALA(1.0, metric="identity"))
+        self.hot = self.reference.sample(self.chains, seed=self.seed)
+        for i, beta in enumerate(self.betas[1:], 1):
+            engine = Engine(self.path.at(float(beta)), self.kernel)
+            x = self.hot.copy()
             if old:
-                nearest = int(np.abs(old_betas - beta).argmin())
-                x = old[nearest].x
-            else:
-                x = self.reference.sample(self.chains, seed=self.seed)
+                nearest = old[int(np.abs(old_betas - beta).argmin())]
+                kept = np.isfinite(nearest.reshape(self.chains, -1)).all(axis=1)  # lost ones begin anew
+                x[kept] = nearest[kept]
             state = engine.start(x, _derived(self.seed, -1 - i))  # apart from those of the rounds
             state.step = 2 * self.rounds * self.swap_every + 1_000_000 * (len(old) > 0)
-            if i:
-                warm_up(engine, state, 60, lambda n: None)
+            warm_up(engine, state, 60, lambda n: None)
             self.engines.append(engine)
             self.states.append(state)
         self.clear()
+
+    def positions(self) -> list[Array]:
+        """Return the target's states at each temperature, the reference first."""
+        pairs = zip(self.engines, self.states, strict=True)
+        return [self.hot, *(engine.positions(state.x) for engine, state in pairs)]
 
     def clear(self) -> None:
         """Forget what was measured."""
@@ -227,11 +231,10 @@ class _Ladder:
     def round(self) -> None:
         """Move every state, then swap neighbours."""
         self.rounds += 1
-        fresh = self.reference.sample(self.chains, seed=_derived(self.seed, self.rounds))
-        self.states[0].x[...] = fresh
-        for i in range(1, len(self.betas)):
-            last = i == len(self.betas) - 1
-            self.engines[i].advance(self.states[i], self.swap_every, tally=self.tally if last else None)
+        self.hot = self.reference.sample(self.chains, seed=_derived(self.seed, self.rounds))
+        for engine, state in zip(self.engines, self.states, strict=True):
+            last = engine is self.engines[-1]
+            engine.advance(state, self.swap_every, tally=self.tally if last else None)
         self.moves += self.swap_every
         self._swap()
         self.origin[0] = 1
@@ -240,7 +243,7 @@ class _Ladder:
 
     def _swap(self) -> None:
         n = len(self.betas)
-        x = [engine.positions(state.x) for engine, state in zip(self.engines, self.states, strict=True)]
+        x = [part.copy() for part in self.positions()]
         work = self.path.difference.energy(np.concatenate(x)).reshape(n, self.chains)
         log_u = -0.5 * (
             normal(self.chains, 2 * n, seed=self.seed, step=self.rounds, draw=5).reshape(-1, n, 2) ** 2
@@ -262,13 +265,12 @@ class _Ladder:
             )
             changed[i] |= taken
             changed[i + 1] |= taken
-        for i in range(1, n):
-            if changed[i].any():
-                engine, state, which = self.engines[i], self.states[i], changed[i]
-                inner = x[i][which] if engine.plain else engine.inner.from_state(x[i][which])  # type: ignore[attr-defined]
+        for engine, state, which, place in zip(self.engines, self.states, changed[1:], x[1:], strict=True):
+            if which.any():
+                inner = place[which] if engine.plain else engine.inner.from_state(place[which])  # type: ignore[attr-defined]
                 state.x[which] = inner
                 state.energy[which], state.score[which] = engine.loop.evaluate(np.ascontiguousarray(inner))
-        self.states[0].x = x[0]
+        self.hot = x[0]
 
     def coldest(self) -> tuple[Array, Array]:
         """Return positions and energies at the target."""

@@ -178,7 +178,7 @@ def choose_trajectory(engine: Engine, state: State, steps: int, run: Callable[[i
         gained[leapfrogs] = math.sqrt(sizes[0] * sizes[1]) / (leapfrogs + 2) if min(sizes) > least else 0.0
 
     def best() -> int:
-        return max(gained, key=lambda leapfrogs: (gained[leapfrogs], leapfrogs), default=1)
+        return max(gained, key=lambda leapfrogs: (gained[leapfrogs], leapfrogs), default=10)
 
     for leapfrogs in (1, 4, 16, 64):
         if gained.get(leapfrogs // 4, 0.0) < gained.get(best(), 0.0):

@@ -117,6 +117,26 @@ class RunWriter:
             _require_same_target(engine, state, self.part)
             return state, group["tally"][...], int(group["completed"][0])
 
+    def require_same_target(self, target: Any, run: Run) -> None:
+        """Refuse a finished file whose energies are not those of ``target``: its name may be the same.
+
+        Raises
+        ------
+        InputError
+            If so.
+        """
+        known = np.asarray(run.energies[-1])
+        if np.isnan(known).all():
+            return  # there is a score only
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = target.energy(np.asarray(run.draws[-1]))
+        spread = float(np.ptp(known[np.isfinite(known)])) if np.isfinite(known).any() else 0.0
+        if not np.allclose(found, known, rtol=1e-5, atol=1e-3 * spread, equal_nan=True):
+            raise InputError(
+                f"output {self.path} belongs to another job (the energies of its states are not those of "
+                f"{target!r}): give the same target, or use --overwrite"
+            )
+
     def write(self, first: int, draws: Draws, state: State, tally: Array) -> None:
         """Write draws first, first + 1, ..., and the state after them."""
         file = self._file
@@ -192,9 +212,9 @@ class RunFile:
         group = file[f"state_{int(file['slot'][0])}"]
         done, total = int(group["completed"][0]), file["samples/x"].shape[0]
         tally = group["tally"][...]
-        whole = done == total
+        whole = done == total and about.pop("complete", True)
         return Run(
-            file["samples/x"] if whole else file["samples/x"][:done],
+            file["samples/x"] if done == total else file["samples/x"][:done],
             file["samples/energy"][:done],
             tally[0] / max(done * about["thin"], 1),
             tally[1].astype(int),
@@ -211,6 +231,8 @@ def write_run(path: Path, run: Run) -> None:
     about = {
         name: getattr(run, name) for name in ("target", "seed", "warmup", "thin", "loop", "names", "grid")
     }
+    about["complete"] = run.complete
+    check_storable(run.kernel)
     kept = run.draws.shape[0]
     with h5py.File(path, "w") as file:
         describe(file, "run", run.seed, {}, "1")
@@ -222,6 +244,21 @@ def write_run(path: Path, run: Run) -> None:
         group = file["state_0"]
         group["completed"][0] = kept
         group["tally"][0], group["tally"][1] = run.acceptance * kept * run.thin, run.divergent
+
+
+def check_storable(kernel: Kernel) -> None:
+    """Refuse a kernel that could not be read back from a file.
+
+    Raises
+    ------
+    InputError
+        If it, or its metric, is not one of ours.
+    """
+    if _KERNELS.get(type(kernel).__name__) is not type(kernel):
+        raise InputError(f"kernel is {kernel!r}: files hold runs of {', '.join(_KERNELS)}")
+    ours = (Identity, Diagonal, Dense, Fourier)
+    if not isinstance(kernel.metric, str) and type(kernel.metric) not in ours:
+        raise InputError(f"metric is {kernel.metric!r}: files hold Identity, Diagonal, Dense and Fourier")
 
 
 def _write_about(file: h5py.File, kernel: Kernel, about: dict[str, Any]) -> None:

@@ -1,0 +1,116 @@
+"""Targets that move in other coordinates than their own, through every sampler; and sums of energies.
+
+A z-score beyond 5.5 happens by chance once in 2.6e7 numbers; here are fewer than 1000.
+"""
+
+import numba
+import numpy as np
+import pytest
+
+import physscore as ps
+from physscore.kernels.loops import Loop
+
+GRID = ps.Grid((8, 7), 10.0)
+SPECTRUM = ps.spectra.PowerLaw(index=-1.0, amplitude=1.0)
+FIELD = ps.GaussianRandomField(GRID, SPECTRUM)
+POSTERIOR = FIELD + ps.GaussianNoise(FIELD.sample(1, seed=3)[0], 0.5 * np.sqrt(FIELD.variance))
+
+
+@numba.njit
+def parabola(x, params, gradient_out):
+    gradient_out[0] = params[0] * x[0]
+    return 0.5 * params[0] * x[0] ** 2
+
+
+def agree(a, b):
+    difference = (a.mean - b.mean) / np.hypot(a.error, b.error)
+    assert np.abs(difference).max() < 5.5
+
+
+def test_fields_are_tempered():
+    agree(
+        ps.temper(POSTERIOR, chains=8, steps=300, warmup=100),
+        ps.sample(POSTERIOR, ps.HMC(), chains=16, steps=500),
+    )
+
+
+def test_lognormal_fields_are_tempered_and_sampled():
+    target = ps.LognormalField(GRID, SPECTRUM) + ps.PoissonCounts(np.full(GRID.shape, 3), 3.0)
+    tempered = ps.temper(target, chains=4, steps=20, warmup=20)
+    assert tempered.draws.min() > -1
+    assert ps.sample(ps.LognormalField(GRID, SPECTRUM), chains=4, steps=20).draws.min() > -1
+
+
+def test_bounded_priors_are_tempered_in_other_coordinates():
+    target = ps.Parameters(a=ps.Uniform(0.0, 1.0)) + ps.GaussianNoise([0.05], 0.2)
+    agree(
+        ps.temper(target, kernel=ps.CrankNicolson(), chains=8, steps=500, warmup=100),
+        ps.sample(target, chains=64, steps=1000),
+    )
+
+
+def test_fields_are_annealed():
+    def at(sigma):
+        return ps.GaussianRandomField(GRID, lambda k: SPECTRUM(k) * (1 + sigma**2))
+
+    draws = ps.annealed_langevin(at, [1.0, 0.1], chains=3, steps=5, step_size=0.1, denoise=False)
+    assert draws.shape == (3, 8, 7)
+    assert np.abs(draws.mean(axis=(1, 2))).max() < 1e-12 * np.abs(draws).max()  # k = 0 stays fixed
+
+
+@pytest.mark.parametrize("kernel", [ps.ULA(), ps.Underdamped(), ps.MALA(), ps.HMC(), ps.AutoMALA()])
+def test_fixed_modes_stay_fixed(kernel):
+    run = ps.sample(POSTERIOR, kernel, chains=4, steps=20)
+    np.testing.assert_allclose(run.draws.mean(axis=(2, 3)), 0, atol=1e-12)
+
+
+def test_bounds_are_not_stepped_over():
+    target = ps.Parameters(a=ps.Uniform(0.0, 1.0)) + ps.GaussianNoise([0.05], 0.2)
+    for kernel in (ps.ULA(), ps.Underdamped()):
+        with pytest.raises(ps.InputError, match="has bounds, which .* steps over"):
+            ps.sample(target, kernel)
+
+
+def test_metric_of_one_dimension_counts():
+    target = ps.Gaussian(0.0, 1e-4, dim=1)
+    kernel = ps.MALA(0.5, metric=ps.Diagonal([1e-4]))
+    found = []
+    for which in ("fused", "batched"):
+        loop = Loop(target, "hamiltonian", which)
+        state = loop.start(target.sample(50, seed=1), 2)
+        loop.advance(state, kernel.moves(), kernel.metric, 5)
+        found.append(state.x)
+    np.testing.assert_allclose(*found, rtol=1e-12)
+
+
+def test_finished_file_of_other_params_is_refused(tmp_path):
+    def draw(precision):
+        target = ps.compiled(parabola, dim=1, params=[precision])
+        return ps.sample(target, chains=4, steps=50, output=tmp_path / "run.h5", resume=True)
+
+    first = draw(1.0)
+    np.testing.assert_array_equal(draw(1.0).draws[...], first.draws[...])
+    with pytest.raises(ps.InputError, match="belongs to another job"):
+        draw(100.0)
+
+
+def test_interrupted_run_stays_incomplete_in_a_file(tmp_path):
+    run = ps.sample(FIELD, chains=2, steps=4)
+    run.complete = False
+    ps.save(tmp_path / "run.h5", run)
+    assert not ps.load(tmp_path / "run.h5").complete
+
+
+def test_small_factors_are_kept():
+    x = np.ones((1, 1))
+    energy = ps.Gaussian(0.0, 1.0, dim=1)
+    tiny = (1e-19 * energy) * 1e19
+    np.testing.assert_allclose(tiny.energy(x), energy.energy(x))
+    assert (0.1 * energy + 0.2 * energy + 0.7 * energy) is energy
+
+
+def test_right_score_is_right_at_its_mode():
+    assert ps.check_score(ps.Gaussian(0.0, 1.0, dim=2), [0.0, 0.0])
+    assert not ps.check_score(
+        ps.from_functions(energy=lambda x: (x**2).sum(1), score=lambda x: -2 * x + 1e-3, shape=2), [0.0, 0.0]
+    )
