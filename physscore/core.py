@@ -75,21 +75,33 @@ class Energy(Score):
     log_z: float | None = None
     """Log of the integral of exp(-E), where it is known."""
 
+    @cached_property
+    def _point(self) -> Point | None:
+        return None
+
     @property
     def point(self) -> Point | None:
         """The compiled form, if there is one."""
-        return None
+        return self._point
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the compiled form of a sum, which holds in one process only."""
         return {name: value for name, value in self.__dict__.items() if name != "_point"}
 
-    @abstractmethod
     def energy(self, x: Array) -> npt.NDArray[np.float64]:
         """Return E of states ``x`` of shape (n, *shape): an array (n,), float64 whatever ``x`` is."""
+        return self.energy_and_score(x)[0]
+
+    def score(self, x: Array) -> Array:
+        """Return -grad E of states ``x``, both of shape (n, *shape)."""
+        return self.energy_and_score(x)[1]
 
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
-        """Return the energies and the scores of ``x``; a subclass shares work between the two."""
+        """Return both. A subclass defines this, where they share work, or the two apart."""
+        if type(self).energy is Energy.energy or type(self).score is Energy.score:
+            raise NotImplementedError(
+                f"{type(self).__name__} has to define energy_and_score, or energy and score"
+            )
         return self.energy(x), self.score(x)
 
     @overload
@@ -181,21 +193,12 @@ class EnergySum(Energy):
 
         return weighted_sum([(factor, point) for factor, point in points if point is not None])
 
-    @property
-    def point(self) -> Point | None:
-        """The compiled sum, if every term has a compiled form."""
-        return self._point
-
     def energy(self, x: Array) -> npt.NDArray[np.float64]:
         """Return the weighted sum of the energies."""
         total = np.zeros(len(x))
         for factor, term in self.terms:
             total = total + factor * term.energy(x)
         return total
-
-    def score(self, x: Array) -> Array:
-        """Return the weighted sum of the scores."""
-        return self.energy_and_score(x)[1]
 
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return both sums."""

@@ -191,6 +191,7 @@ def _draw_spectrum(
 
 _MOST_PANELS = 6
 _MOST_CHAINS = 8
+_MOST_SPECTRA = 4000  # fields whose P(k) is measured, about
 
 
 def plot_run(path: str | os.PathLike[str], run: Run, *, title: str = "") -> None:
@@ -247,7 +248,12 @@ def _plot_fields(path: str | os.PathLike[str], run: Run, title: str) -> None:
     plt = _pyplot()
     grid = run.grid
     assert grid is not None
-    power = run.power_spectrum()
+    from physscore.diagnostics.power import power_spectrum
+
+    draws, chains = run.draws.shape[:2]
+    every = max(1, draws * chains // _MOST_SPECTRA)
+    some = np.asarray(run.draws[::every])
+    power = power_spectrum(some.reshape(-1, *run.shape), grid)
     last, mean, std = np.asarray(run.draws[-1, 0]), run.mean, run.std
     figure, axes = plt.subplots(2, 3, figsize=(14, 8.5))
     for panel, field, name in zip(
@@ -273,15 +279,15 @@ def _plot_fields(path: str | os.PathLike[str], run: Run, title: str) -> None:
     axes[1, 0].plot(k, middle, color=_MEASURED, label="median")
     axes[1, 0].set(xscale="log", yscale="log", xlabel="k", ylabel="P(k)", title="power spectrum of the draws")
     axes[1, 0].legend(frameon=False)
-    running = measured.reshape(run.draws.shape[0], run.draws.shape[1], -1).mean(axis=1)
-    steps = np.arange(len(running)) * run.thin
+    running = measured.reshape(*some.shape[:2], -1).mean(axis=1)
+    steps = np.arange(0, draws, every) * run.thin
     for column in np.unique(np.linspace(0, len(k) - 1, 6).astype(int)):
         axes[1, 1].plot(steps, running[:, column], lw=1, label=f"k = {k[column]:.3g}")
     axes[1, 1].set(yscale="log", xlabel="step", ylabel="P(k), mean of the chains", title="running P(k)")
     low, high = axes[1, 1].get_ylim()
     axes[1, 1].set_ylim(low, high * (high / low) ** 0.25)  # room for the legend
     axes[1, 1].legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
-    axes[1, 2].plot(steps, np.asarray(run.energies[...])[:, :_MOST_CHAINS], lw=0.7, alpha=0.8)
+    axes[1, 2].plot(steps, np.asarray(run.energies[...])[::every, :_MOST_CHAINS], lw=0.7, alpha=0.8)
     axes[1, 2].set(xlabel="step", title="energy")
     figure.suptitle(title, fontsize=11)
     figure.tight_layout()

@@ -3,6 +3,8 @@
 A z-score beyond 5.5 happens by chance once in 2.6e7 numbers; here are fewer than 1000.
 """
 
+import pickle
+
 import numba
 import numpy as np
 import pytest
@@ -114,3 +116,19 @@ def test_right_score_is_right_at_its_mode():
     assert not ps.check_score(
         ps.from_functions(energy=lambda x: (x**2).sum(1), score=lambda x: -2 * x + 1e-3, shape=2), [0.0, 0.0]
     )
+
+
+def test_compiled_energy_survives_a_pickle():
+    energy = ps.compiled(parabola, dim=1, params=[2.0])
+    x = np.ones((3, 1))
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(energy)).energy(x), energy.energy(x))
+
+
+def test_energy_without_formulas_says_so():
+    class Empty(ps.Energy):
+        shape = (1,)
+
+    with pytest.raises(
+        NotImplementedError, match="Empty has to define energy_and_score, or energy and score"
+    ):
+        Empty().score(np.ones((1, 1)))

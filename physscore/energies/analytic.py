@@ -31,22 +31,9 @@ class Analytic(Energy):
     def _point(self) -> Point:
         return from_block(self._block, self._params)
 
-    @property
-    def point(self) -> Point:
-        """The compiled form."""
-        return self._point
-
     @abstractmethod
     def _formula(self, x: Array) -> tuple[Array, Array]:
         """Return energies and gradients of checked states."""
-
-    def energy(self, x: Array) -> npt.NDArray[np.float64]:
-        """Return E, of shape (n,)."""
-        return self.energy_and_score(x)[0]
-
-    def score(self, x: Array) -> Array:
-        """Return -grad E, of the shape of ``x``."""
-        return self.energy_and_score(x)[1]
 
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return both."""

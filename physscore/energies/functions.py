@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from operator import index
 from typing import Any, NamedTuple
 
@@ -174,20 +175,15 @@ class CompiledEnergy(Energy):
             raise InputError(
                 f"energy_and_gradient {self._name} returns {returned}: it must return the energy, a number"
             )
-        self._point = Point(energy_and_gradient, numbers)
+        self.params = numbers
 
-    @property
-    def point(self) -> Point:
-        """The user's function and its numbers."""
-        return self._point
+    @cached_property
+    def _point(self) -> Point:
+        return Point(self.function, self.params)
 
     def energy(self, x: Array) -> npt.NDArray[np.float64]:
         """Return E, of shape (n,)."""
         return evaluate(self._point, as_states(x, self.shape))[0]
-
-    def score(self, x: Array) -> Array:
-        """Return -grad E, of the shape of ``x``."""
-        return self.energy_and_score(x)[1]
 
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return both."""

@@ -104,19 +104,6 @@ class Gaussian(Prior):
             _gaussian_block, np.concatenate([[self._offset, dense], self.mean, self._precision.ravel()])
         )
 
-    @property
-    def point(self) -> Point:
-        """The compiled form."""
-        return self._point
-
-    def energy(self, x: Array) -> npt.NDArray[np.float64]:
-        """Return -log p, of shape (n,)."""
-        return self.energy_and_score(x)[0]
-
-    def score(self, x: Array) -> Array:
-        """Return -precision (x - mean), of the shape of ``x``."""
-        return self.energy_and_score(x)[1]
-
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return both, sharing one product."""
         states = as_states(x, self.shape)
@@ -287,19 +274,6 @@ class GaussianMixture(Energy):
             parts += [[math.log(weight) - part._offset], part.mean, part._precision.ravel()]
         block = _dense_mixture_block if self.covariances.ndim == 3 else _mixture_block
         return from_block(block, np.concatenate(parts))
-
-    @property
-    def point(self) -> Point:
-        """The compiled form."""
-        return self._point
-
-    def energy(self, x: Array) -> npt.NDArray[np.float64]:
-        """Return -log p, of shape (n,)."""
-        return self.energy_and_score(x)[0]
-
-    def score(self, x: Array) -> Array:
-        """Return the mean of the components' scores, weighted by their share in the density at x."""
-        return self.energy_and_score(x)[1]
 
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return both."""

@@ -137,19 +137,6 @@ class _CellByCell(Energy):
             np.concatenate([[self._kind, self._scale, self._offset], self._data, self._weight]),
         )
 
-    @property
-    def point(self) -> Point:
-        """The compiled form."""
-        return self._point
-
-    def energy(self, x: Array) -> npt.NDArray[np.float64]:
-        """Return -log p(data | x), of shape (n,)."""
-        return self.energy_and_score(x)[0]
-
-    def score(self, x: Array) -> Array:
-        """Return the gradient of log p(data | x) over x."""
-        return self.energy_and_score(x)[1]
-
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return both, in one pass over the cells."""
         states = as_states(x, self.shape)
@@ -352,14 +339,6 @@ class Guidance(Energy):
             raise InputError("shape is missing: log_p_class is a function, so say the shape of one state")
         else:
             self.shape = sides
-
-    def energy(self, x: Array) -> npt.NDArray[np.float64]:
-        """Return -strength log p(y|x), of shape (n,)."""
-        return self.energy_and_score(x)[0]
-
-    def score(self, x: Array) -> Array:
-        """Return strength grad log p(y|x)."""
-        return self.energy_and_score(x)[1]
 
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return both."""

@@ -89,11 +89,6 @@ class Parameters(Prior):
         rows = [[prior.kind, *prior.numbers, *prior.bounds, prior.offset] for prior in self.priors]
         return from_block(_parameters_block, np.array(rows, np.float64).ravel())
 
-    @property
-    def point(self) -> Point:
-        """The compiled form."""
-        return self._point
-
     def index(self, name: str) -> int:
         """Return the place of a parameter in a state.
 
@@ -118,14 +113,6 @@ class Parameters(Prior):
         if states.shape[-1:] != self.shape:
             raise InputError(f"x has shape {states.shape}: its last side must be {self.dim}, one a name")
         return {name: states[..., i] for i, name in enumerate(self.names)}
-
-    def energy(self, x: Array) -> npt.NDArray[np.float64]:
-        """Return -log p, of shape (n,)."""
-        return self.energy_and_score(x)[0]
-
-    def score(self, x: Array) -> Array:
-        """Return grad log p, of the shape of ``x``; zero outside the bounds."""
-        return self.energy_and_score(x)[1]
 
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return both."""

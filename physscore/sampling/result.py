@@ -149,13 +149,15 @@ class Run:
         if kept < 4:
             return Mixing(False, [f"cannot be judged: {kept} draws a chain are kept, and 4 are needed"])
         dim = math.prod(self.shape)
-        columns, names = self.draws, self._labels()
+        names = self._labels()
         energies = np.asarray(self.energies[...])[..., np.newaxis]
         if dim > _LOOKED_AT:
             chosen = np.linspace(0, dim - 1, _LOOKED_AT).astype(int)
             pieces = [piece.reshape(len(piece), chains, dim)[..., chosen] for piece in self._pieces()]
             columns, names = np.concatenate(pieces), [names[i] for i in chosen]
-        parts = [[f(columns).ravel()] for f in (r_hat, _bulk, _tail)]
+            parts = [[f(columns)] for f in (r_hat, _bulk, _tail)]
+        else:
+            parts = [[found.ravel()] for found in (self.r_hat, self.ess, self.ess_tail)]
         if np.isfinite(energies).all() and np.ptp(energies) > 0:  # it is the same everywhere if uniform
             names = [*names, "the energy"]
             parts = [[*part, f(energies)] for part, f in zip(parts, (r_hat, _bulk, _tail), strict=True)]
