@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from physscore.energies.analytic import DoubleWell as DoubleWell
     from physscore.energies.analytic import Funnel as Funnel
     from physscore.energies.analytic import Student as Student
+    from physscore.energies.fourier_gaussian import FourierGaussian as FourierGaussian
     from physscore.energies.functions import check_score as check_score
     from physscore.energies.functions import compiled as compiled
     from physscore.energies.functions import from_functions as from_functions
@@ -80,6 +81,7 @@ _HOMES = {
     "Energy": "core",
     "Fields": "store",
     "Fourier": "kernels.metric",
+    "FourierGaussian": "energies.fourier_gaussian",
     "Funnel": "energies.analytic",
     "Gaussian": "energies.gaussian",
     "GaussianMixture": "energies.gaussian",

@@ -1,4 +1,5 @@
-"""What is done to a half spectrum by a table over |k|: multiply every mode, and sum power.
+"""What is done to a half spectrum by a table over |k|: multiply every mode, and sum power; and the
+orthonormal coordinates of fields in their modes.
 
 The compiled loops see every grid with three sides (``Grid.cube``) and a table indexed as
 ``grid.WavenumberTable`` says.
@@ -6,16 +7,21 @@ The compiled loops see every grid with three sides (``Grid.cube``) and a table i
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
+import scipy.fft
 
-from physscore.arrays import compiled, parallel
+from physscore.arrays import compiled, forward_fft, inverse_fft, parallel
 from physscore.core import Array
-from physscore.grid import WavenumberTable
+from physscore.grid import Grid, WavenumberTable
 
 # Sums that share entries are kept in this many parts, whatever the number of threads, so that
 # their rounding does not depend on it.
 _PARTS = 16
+_AT_ONCE = 1 << 15  # coordinates of the fields that are transformed together
 
 
 @compiled
@@ -220,3 +226,62 @@ def coordinates_in_use(cube: tuple[int, int, int]) -> npt.NDArray[np.bool_]:
     """Return which coordinates are used, flat: as many as there are cells."""
     ones = np.ones((cube[0], cube[1], cube[2] // 2 + 1), np.complex128) * (1 + 1j)
     return np.asarray(to_coordinates(ones, cube)[0] != 0)
+
+
+class Coordinates:
+    """The way between fields on a grid and their coordinates, as many at once as stay in the cache.
+
+    Parameters
+    ----------
+    grid
+        The box.
+
+    Attributes
+    ----------
+    size : int
+        Number of coordinates of a field, those that are not used among them.
+    in_use : array (size,) of bool
+        Which are used: as many as there are cells.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid = grid
+        self.size = 2 * math.prod(grid.half_shape)
+        self.in_use = coordinates_in_use(grid.cube)
+        self._at_once = max(1, _AT_ONCE // self.size)
+        self._axes = range(1, grid.dim + 1)
+        self._unitary = 1 / math.sqrt(grid.n_cells)
+
+    def groups(self, n: int) -> Iterator[slice]:
+        """Yield the ``n`` fields in groups that stay in the cache."""
+        for start in range(0, n, self._at_once):
+            yield slice(start, min(start + self._at_once, n))
+
+    def to_fields(self, z: Array, scale: Array) -> Array:
+        """Return the fields (n, *grid.shape) with the coordinates ``scale * z``, where z is (n, size)."""
+        if 0 < len(z) <= self._at_once:
+            return self._to_fields(z, scale)
+        fields = np.empty((len(z), *self.grid.shape), z.dtype)
+        for group in self.groups(len(z)):
+            fields[group] = self._to_fields(z[group], scale)
+        return fields
+
+    def of_fields(self, x: Array) -> Array:
+        """Return the coordinates (n, size) of fields; those that are not used are 0."""
+        if 0 < len(x) <= self._at_once:
+            return self._of_fields(x)
+        coordinates = np.empty((len(x), self.size), x.dtype)
+        for group in self.groups(len(x)):
+            coordinates[group] = self._of_fields(x[group])
+        return coordinates
+
+    def _to_fields(self, z: Array, scale: Array) -> Array:
+        modes = from_coordinates(z, scale, self.grid.cube, self._unitary)
+        modes = modes.reshape(len(z), *self.grid.half_shape)
+        if len(z) == 1:
+            return inverse_fft(modes[0], self.grid.shape)[np.newaxis]
+        return np.asarray(scipy.fft.irfftn(modes, self.grid.shape, self._axes, norm="forward", workers=1))
+
+    def _of_fields(self, x: Array) -> Array:
+        modes = forward_fft(x[0]) if len(x) == 1 else scipy.fft.rfftn(x, axes=self._axes, workers=1)
+        return to_coordinates(modes, self.grid.cube, self._unitary)

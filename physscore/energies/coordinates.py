@@ -7,22 +7,19 @@ preconditioner of its own P(k) is a number for each coordinate. A likelihood cos
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.fft
 from numba import njit
 
-from physscore.arrays import compiled, forward_fft, inverse_fft, parallel
+from physscore.arrays import compiled, parallel
 from physscore.core import Array, Energy, EnergySum, InputError, Prior
 from physscore.energies.random_field import GaussianRandomField
 from physscore.grid import Grid
-from physscore.modes import coordinates_in_use, from_coordinates, to_coordinates
+from physscore.modes import Coordinates
 
 _PIECE = 4096  # coordinates in a piece: its sum does not depend on threads
-_AT_ONCE = 1 << 15  # coordinates of the fields that are transformed together
 
 
 class Whitened(Energy):
@@ -57,14 +54,6 @@ class Whitened(Energy):
     def from_state(self, x: Array) -> Array:
         """Return the coordinates of states."""
         return self.prior.whiten(x)
-
-    def energy(self, x: Array) -> npt.NDArray[np.float64]:
-        """Return the energies at coordinates ``x``."""
-        return self.energy_and_score(x)[0]
-
-    def score(self, x: Array) -> Array:
-        """Return the scores over the coordinates."""
-        return self.energy_and_score(x)[1]
 
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return both."""
@@ -132,10 +121,9 @@ class FieldModes(Energy):
 
     def __init__(self, target: Energy, grid: Grid, *, whitened: bool = False) -> None:
         self.target, self.grid, self.whitened = target, grid, whitened
-        self.cube = grid.cube
-        self._axes = range(1, grid.dim + 1)
-        self.shape = (2 * math.prod(grid.half_shape),)
-        self.in_use = coordinates_in_use(self.cube)
+        self.coordinates = Coordinates(grid)
+        self.shape = (self.coordinates.size,)
+        self.in_use = self.coordinates.in_use
         terms = target.terms if isinstance(target, EnergySum) else ((1.0, target),)
         fields = [(f, t) for f, t in terms if isinstance(t, GaussianRandomField)]
         self.free = self.in_use.copy()
@@ -172,42 +160,15 @@ class FieldModes(Energy):
             self._single[dtype] = (self._scale.astype(dtype), self.precision.astype(dtype))
         return self._single[dtype]
 
-    def _fields(self, z: Array) -> Array:
-        scale = self._tables(z.dtype)[0]
-        modes = from_coordinates(z, scale, self.cube, 1 / math.sqrt(self.grid.n_cells))
-        modes = modes.reshape(len(z), *self.grid.half_shape)
-        if len(z) == 1:
-            return inverse_fft(modes[0], self.grid.shape)[np.newaxis]
-        return np.asarray(scipy.fft.irfftn(modes, self.grid.shape, self._axes, norm="forward", workers=1))
-
-    def _coordinates(self, x: Array) -> Array:
-        modes = forward_fft(x[0]) if len(x) == 1 else scipy.fft.rfftn(x, axes=self._axes, workers=1)
-        return to_coordinates(modes, self.cube, 1 / math.sqrt(self.grid.n_cells))
-
-    def _groups(self, n: int) -> Iterator[slice]:
-        """Yield as many fields at once as stay in the cache."""
-        size = max(1, _AT_ONCE // self.dim)
-        for start in range(0, n, size):
-            yield slice(start, min(start + size, n))
-
     def to_state(self, z: Array) -> Array:
         """Return the fields with coordinates ``z``."""
-        return np.concatenate([self._fields(z[group]) for group in self._groups(len(z))])
+        return self.coordinates.to_fields(z, self._tables(z.dtype)[0])
 
     def from_state(self, x: Array) -> Array:
         """Return the coordinates of fields."""
         inverse = np.zeros_like(self._scale)
         np.divide(1.0, self._scale, out=inverse, where=self.free)
-        modes = np.concatenate([self._coordinates(x[group]) for group in self._groups(len(x))])
-        return np.asarray(modes * inverse.astype(x.dtype))
-
-    def energy(self, x: Array) -> npt.NDArray[np.float64]:
-        """Return the energies at coordinates ``x``."""
-        return self.energy_and_score(x)[0]
-
-    def score(self, x: Array) -> Array:
-        """Return the scores over the coordinates."""
-        return self.energy_and_score(x)[1]
+        return np.asarray(self.coordinates.of_fields(x) * inverse.astype(x.dtype))
 
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return both; two FFTs a field where there is more than Gaussian random fields."""
@@ -215,12 +176,12 @@ class FieldModes(Energy):
         energy, score = np.full(len(x), self._offset, np.float64), np.empty_like(x)
         slopes = np.empty((len(x), 0), x.dtype)
         sums = np.empty((len(x), -(-self.dim // _PIECE)))
-        for group in self._groups(len(x)):
+        for group in self.coordinates.groups(len(x)):
             bent = slopes[group]
             if self.others is not None:
-                more, slope = self.others.energy_and_score(self._fields(x[group]))
+                more, slope = self.others.energy_and_score(self.coordinates.to_fields(x[group], scale))
                 energy[group] += more
-                bent = self._coordinates(np.ascontiguousarray(slope, x.dtype))
+                bent = self.coordinates.of_fields(np.ascontiguousarray(slope, x.dtype))
             part = sums[group]
             parallel(_diagonal, part.size, x[group], precision, bent, scale, score[group], part,
                      at_least=8)  # fmt: skip
