@@ -7,6 +7,7 @@ import numpy as np
 
 import physscore as ps
 from physscore.energies.coordinates import FieldModes, Whitened
+from physscore.energies.integrated import IntegratedScore
 
 
 def covariance(dim, seed=0):
@@ -60,6 +61,9 @@ def build():
         "whitened": Whitened(field),
         "whitened parameters": Whitened(
             ps.Parameters(a=ps.Normal(0.0, 1.0), b=ps.Uniform(-1.0, 3.0)) + ps.GaussianNoise([0.5, 0.2], 1.0)
+        ),
+        "integrated": IntegratedScore(
+            ps.from_functions(score=lambda x: -np.sinh(x), shape=(3, 2)), origin=np.full((3, 2), 0.2)
         ),
         "compiled": ps.compiled(oscillator, dim=3, params=(0.7, 1.5)),
         "sum": ps.Gaussian(0.0, 1.0, dim=3)
