@@ -1,6 +1,6 @@
 """Likelihoods against scipy.stats and numerical derivatives, and guidance against its closed form.
 
-Statistical bounds are |z| < 5 each, a false alarm in 2 million; there are about 20 of them.
+Statistical bounds are |z| < 5 each, a false alarm in 2 million; there are about 300 of them.
 """
 
 import pickle
@@ -310,3 +310,88 @@ def test_guidance_with_too_few_numbers():
 def test_bad_guidance(arguments, message):
     with pytest.raises(InputError, match=message):
         ps.Guidance(**{"log_p_class": log_p_class, "shape": 2, **arguments})
+
+
+def simulated(kind, x, n):
+    """A masked likelihood, and ``n`` others with data simulated at ``x``, by different seeds."""
+    likelihood, _ = built(x.shape, kind, True)
+    return likelihood, [likelihood.simulate(x, seed=seed) for seed in range(n)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_simulated_data_have_their_mean_and_variance(kind):
+    n, x = 4000, three_of((4, 3))[0]
+    likelihood, others = simulated(kind, x, n)
+    mask = likelihood.mask
+    if kind == "gaussian":
+        data = np.array([other.data for other in others])
+        mean, variance = x, likelihood.noise_std**2
+        fourth = 3 * variance**2
+    else:
+        data = np.array([other.counts for other in others])
+        growth = np.exp(1.2 * x) if kind == "exp" else 1 + 1.2 * x
+        mean = variance = likelihood.mean_count * growth
+        fourth = mean + 3 * mean**2
+    assert (data[:, ~mask] == 0).all()
+    z = (data.mean(0) - mean) / np.sqrt(variance / n)
+    assert np.abs(z[mask]).max() < 5
+    squares = ((data - mean) ** 2).mean(0)
+    z = (squares - variance) / np.sqrt((fourth - variance**2) / n)
+    assert np.abs(z[mask]).max() < 5
+    off = ((data - mean) / np.sqrt(variance))[:, mask]  # cells are independent of each other
+    products = (off.T @ off)[np.triu_indices(off.shape[1], 1)] / np.sqrt(n)
+    assert np.abs(products).max() < 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_simulated_likelihood_has_its_energy_at_the_state(kind):
+    """The mean of -log p of data that are drawn from p is the entropy."""
+    n, x = 2000, three_of((4, 3))[0]
+    likelihood, others = simulated(kind, x, n)
+    energies = np.array([other.energy(x[np.newaxis])[0] for other in others])
+    if kind == "gaussian":
+        entropy = stats.norm.entropy(scale=likelihood.noise_std)
+    else:
+        growth = np.exp(1.2 * x) if kind == "exp" else 1 + 1.2 * x
+        law, counts = stats.poisson((likelihood.mean_count * growth)[..., np.newaxis]), np.arange(200)
+        entropy = -(law.pmf(counts) * law.logpmf(counts)).sum(axis=-1)
+    z = (energies.mean() - entropy[likelihood.mask].sum()) / (energies.std(ddof=1) / np.sqrt(n))
+    assert abs(z) < 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_seed_simulates_the_same_data(kind):
+    likelihood, log_p = built((4, 3), kind, True)
+    x = three_of((4, 3))
+    x[0, ~likelihood.mask] = np.nan  # where there are no data the state plays no part
+    first = likelihood.simulate(x[0], seed=2**64 - 1)
+    again = likelihood.simulate(np.where(likelihood.mask, x[0], 7.0), seed=2**64 - 1)
+    np.testing.assert_array_equal(first.energy(x[1:]), again.energy(x[1:]))
+    assert (first.energy(x[1:]) != likelihood.simulate(x[0], seed=3).energy(x[1:])).all()
+    np.testing.assert_array_equal(first.mask, likelihood.mask)
+    assert (first.score(x[1:])[:, ~likelihood.mask] == 0).all()
+    # The original keeps its data.
+    np.testing.assert_allclose(likelihood.energy(x[1:]), -log_p(x[1:]), rtol=1e-12)
+
+
+def test_simulated_counts_of_a_tiny_and_a_large_mean():
+    likelihood = ps.PoissonCounts([1, 1], 2.0)
+    counts = likelihood.simulate([-800.0, 30.0], seed=1).counts
+    mean = 2 * np.exp(30.0)
+    assert counts[0] == 0
+    assert abs(counts[1] - mean) < 5 * np.sqrt(mean)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bad_states_are_not_simulated_at(kind):
+    likelihood, _ = built((4, 3), kind, False)
+    with pytest.raises(InputError, match=r"x has shape \(1, 4, 3\): it must be one state, of shape \(4, 3\)"):
+        likelihood.simulate(np.zeros((1, 4, 3)), seed=1)
+    with pytest.raises(InputError, match="x holds nan: it must be finite where there are data"):
+        likelihood.simulate(np.full((4, 3), np.nan), seed=1)
+    with pytest.raises(InputError, match="seed is -1"):
+        likelihood.simulate(np.zeros((4, 3)), seed=-1)
+    if kind != "gaussian":
+        far = np.full((4, 3), 60.0 if kind == "exp" else -1.0)
+        with pytest.raises(InputError, match="x gives the mean .*: it must be positive, and at most 1e15"):
+            likelihood.simulate(far, seed=1)

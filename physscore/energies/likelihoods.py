@@ -12,6 +12,7 @@ import numpy.typing as npt
 from numba import njit
 from scipy.special import gammaln
 
+from physscore import noise
 from physscore.arrays import as_states, compiled, parallel
 from physscore.core import Array, Energy, InputError, Point, Score
 from physscore.elementary import exp, exp_single, log
@@ -20,6 +21,7 @@ from physscore.philox import inline
 from physscore.points import compiled_block, from_block
 
 _GAUSSIAN, _EXPONENTIAL, _LINEAR = 0, 1, 2
+_DATA = 65  # the draws that are simulated data
 _PIECE = 2048  # cells in a piece: the sum of a piece does not depend on threads
 
 
@@ -109,6 +111,7 @@ class _CellByCell(Energy):
 
     kind: ClassVar[int] = _GAUSSIAN
     one_by_one = True
+    mask: npt.NDArray[np.bool_]
     _scale = 1.0
     _offset: float
     """The energy without what depends on x."""
@@ -120,6 +123,18 @@ class _CellByCell(Energy):
     @property
     def _kind(self) -> int:
         return self.kind
+
+    def _one_state(self, x: Any) -> Array:
+        """Return one state, 0 where there are no data."""
+        given = _numbers("x", x)
+        if given.shape != self.shape:
+            raise InputError(f"x has shape {given.shape}: it must be one state, of shape {self.shape}")
+        state = np.where(self.mask, given, 0.0)
+        if not np.isfinite(state).all():
+            raise InputError(
+                f"x holds {state[~np.isfinite(state)][0]}: it must be finite where there are data"
+            )
+        return state
 
     @cached_property
     def _few(self) -> bool:
@@ -220,6 +235,11 @@ class GaussianNoise(_CellByCell):
         self._set(self.data, np.where(self.mask, self.noise_std**-2.0, 0.0))
         self._offset = float(np.log(used).sum()) + 0.5 * used.size * math.log(2 * math.pi)
 
+    def simulate(self, x: Any, *, seed: int) -> GaussianNoise:
+        """Return the same likelihood with data drawn at one state ``x``, of shape ``shape``."""
+        deviates = noise.normal(1, self.dim, seed=seed, draw=_DATA).reshape(self.shape)
+        return GaussianNoise(self._one_state(x) + self.noise_std * deviates, self.noise_std, mask=self.mask)
+
     def curvature(self, x: Array | None = None) -> float:
         """Return the mean over the cells of the second derivative of the energy: mask / noise_std^2."""
         return float(self._weight.mean())
@@ -276,6 +296,24 @@ class PoissonCounts(_CellByCell):
     @property
     def _kind(self) -> int:
         return _EXPONENTIAL if self.link == "exp" else _LINEAR
+
+    def simulate(self, x: Any, *, seed: int) -> PoissonCounts:
+        """Return the same likelihood with counts drawn at one state ``x``, of shape ``shape``.
+
+        Raises
+        ------
+        InputError
+            If the mean at ``x`` is not positive, or above 1e15, the largest that is drawn.
+        """
+        noise.seed_key(seed)  # refuses what is no seed
+        growth = self.bias * self._one_state(x)
+        with np.errstate(over="ignore"):
+            mean = self.mean_count * (np.exp(growth) if self.link == "exp" else 1 + growth)
+        bad = self.mask & ~((mean >= 0 if self.link == "exp" else mean > 0) & (mean <= 1e15))
+        if bad.any():
+            raise InputError(f"x gives the mean {mean[bad][0]:g}: it must be positive, and at most 1e15")
+        counts = np.random.Generator(np.random.Philox(key=int(seed))).poisson(np.where(self.mask, mean, 0.0))
+        return PoissonCounts(counts, self.mean_count, bias=self.bias, link=self.link, mask=self.mask)
 
     def curvature(self, x: Array | None = None) -> float:
         """Return the mean over the cells of the second derivative of the energy, at ``x`` or at 0.
