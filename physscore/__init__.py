@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from physscore.energies.random_field import GaussianRandomField as GaussianRandomField
     from physscore.energies.shells import Ring as Ring
     from physscore.energies.shells import Shells as Shells
+    from physscore.evidence.estimate import estimate_log_z as estimate_log_z
+    from physscore.evidence.result import LogZ as LogZ
     from physscore.grid import Grid as Grid
     from physscore.kernels.hamiltonian import HMC as HMC
     from physscore.kernels.langevin import MALA as MALA
@@ -115,9 +117,11 @@ _HOMES = {
     "Underdamped": "kernels.langevin",
     "Uniform": "energies.priors",
     "annealed_langevin": "sampling.annealed",
+    "LogZ": "evidence.result",
     "check_field": "diagnostics.comparison",
     "check_score": "energies.functions",
     "compiled": "energies.functions",
+    "estimate_log_z": "evidence.estimate",
     "from_functions": "energies.functions",
     "iterate": "sampling.run",
     "load": "store",

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from physscore.arrays import as_states
 from physscore.core import Array, Energy, InputError, Point
 from physscore.philox import inline
-from physscore.points import compiled_block, from_block
+from physscore.points import compiled_block, evaluate, from_block
 
 
 class Lattice(Energy):
@@ -50,7 +50,11 @@ class Lattice(Energy):
 
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return both."""
-        return self._formula(as_states(x, self.shape))
+        states = as_states(x, self.shape)
+        if states.dtype != np.float64:
+            return self._formula(states)
+        energy, gradient = evaluate(self.point, states.reshape(len(states), -1))
+        return energy, -gradient.reshape(states.shape)
 
     def __repr__(self) -> str:
         given = [f"{name}={value:g}" for name in self._settings if (value := getattr(self, name)) is not None]

@@ -17,6 +17,7 @@ from numba import njit
 from physscore.arrays import compiled, parallel
 from physscore.core import Array
 from physscore.kernels import moves
+from physscore.kernels.metric import Diagonal
 from physscore.noise import fill_row, normal, seed_key
 from physscore.philox import inline
 
@@ -129,6 +130,11 @@ class Batch:
         self.seed, self.first = seed, first
         self._factors: dict[Any, Array] = {}
 
+    def moving(self, factor: Array) -> Batch:
+        """Return the same with a diagonal metric, W of shape (1, d)."""
+        metric = Diagonal(factor[0] ** 2)
+        return Batch(self.evaluate, metric, self.seed, self.first)
+
     def renew(self, p: Array, keep: float, number: int) -> Array:
         """Refresh momenta in place; return their kinetic energies, of shape (n,)."""
         kinetic = _pieces(p)
@@ -219,10 +225,10 @@ def hamiltonian_step(batch: Batch, kernel: Any, state: Any, number: int, tally: 
         y, _ = batch.push(y, s, p, 2 * kick, step, kernel.harmonic)
         e, s = batch.evaluate(y)
     log_ratio = state.e + kinetic - e - batch.finish(y, s, p, kick, kernel.harmonic)
-    taken = batch.log_uniforms(len(y), number) < log_ratio
+    taken = (batch.log_uniforms(len(y), number) < log_ratio) | (not kernel.adjusted)
     with np.errstate(invalid="ignore", over="ignore"):
         probability = np.exp(np.minimum(log_ratio, 0.0))
-    tally[0] += np.where(np.isfinite(probability), probability, 0.0)
+    tally[0] += np.where(np.isfinite(probability), probability, 0.0) if kernel.adjusted else log_ratio
     tally[1] += ~((log_ratio > -moves.DIVERGED) | (log_ratio == -np.inf))
     if old_p is not None:
         state.p[~taken] = -old_p[~taken]
@@ -244,6 +250,9 @@ def adaptive_step(batch: Batch, kernel: Any, state: Any, number: int, tally: Arr
     """autoMALA; see ``fused.adaptive_step``."""
     n = len(state.x)
     batch.renew(state.p, 0.0, number)
+    if kernel.sweep:
+        d, metric = state.p.shape[1], (batch.metric.kind, batch.metric.factor)
+        batch = batch.moving(moves.one_row.py_func(number % (d + 1), d, metric)[1])
     log_u = batch.log_uniforms(n, number)
     a, b = batch.log_uniforms(n, number, 1), batch.log_uniforms(n, number, 2)
     bounds = -np.maximum(a, b), -np.minimum(a, b)

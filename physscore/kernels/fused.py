@@ -154,8 +154,8 @@ def hamiltonian_step(block, params, kernel, metric, chains, work, first, number)
     fill_block(work.uniforms[:2], work.words, work.lower, first, number, 1, work.key[0], work.key[1])
     moves.log_uniforms(work.uniforms[:2], work.log_u)
     for j in range(width):
-        work.taken[j] = work.log_u[j] < work.log_ratio[j]
-        work.accepted[j] += moves.probability(work.log_ratio[j])
+        work.taken[j] = work.log_u[j] < work.log_ratio[j] or not kernel.adjusted
+        work.accepted[j] += moves.probability(work.log_ratio[j]) if kernel.adjusted else work.log_ratio[j]
         work.divergent[j] += 1 if moves.diverged(work.log_ratio[j]) else 0
     moves.choose(work.taken, work.y, 1.0, x)
     moves.choose(work.taken, work.sy, -1.0, s)
@@ -177,6 +177,8 @@ def adaptive_step(block, params, kernel, metric, chains, work, first, number):
     fill_block(p, work.words, work.lower, first, number, 0, work.key[0], work.key[1])
     fill_block(work.uniforms, work.words, work.lower, first, number, 1, work.key[0], work.key[1])
     moves.log_uniforms(work.uniforms[:2], work.log_u)
+    if kernel.sweep:
+        metric = moves.one_row(np.int64(number % np.uint64(d + 1)), d, metric)
     moves.log_uniforms(work.uniforms[2:4], work.low)
     moves.log_uniforms(work.uniforms[4:], work.high)
     for j in range(width):
@@ -258,6 +260,7 @@ def _leapfrog(block, params, step, metric, x, s, e, p, work, exponent):
 @njit(nogil=True, error_model="numpy")
 def _sweep(which, target, kernel, metric, key, state, draws, tally, steps, start, stop):
     """Move chains start to stop by ``n_steps``, and keep every ``thin``-th of their states (0: none).
+    They are counted from ``origin`` for their noise.
 
     ``state`` holds positions (n, d), energies (n,), scores and momenta; ``draws`` the kept positions
     (kept, n, d) and energies; ``tally`` the sums over steps of acceptance probability, divergence and
@@ -265,7 +268,7 @@ def _sweep(which, target, kernel, metric, key, state, draws, tally, steps, start
     """
     literally(which)  # only that step is compiled
     block, params = target
-    first_step, n_steps, thin = steps
+    first_step, n_steps, thin, origin = steps
     xs, es, ss, ps = state
     d = xs.shape[1]
     even = d + d % 2
@@ -299,13 +302,13 @@ def _sweep(which, target, kernel, metric, key, state, draws, tally, steps, start
         for t in range(n_steps):
             chains, number = (x, s, e, p), np.uint64(first_step + t)
             if which == _LANGEVIN:
-                langevin_step(block, params, kernel, metric, chains, work, first, number)
+                langevin_step(block, params, kernel, metric, chains, work, origin + first, number)
             elif which == _SPLITTING:
-                splitting_step(block, params, kernel, metric, chains, work, first, number)
+                splitting_step(block, params, kernel, metric, chains, work, origin + first, number)
             elif which == _HAMILTONIAN:
-                hamiltonian_step(block, params, kernel, metric, chains, work, first, number)
+                hamiltonian_step(block, params, kernel, metric, chains, work, origin + first, number)
             else:
-                adaptive_step(block, params, kernel, metric, chains, work, first, number)
+                adaptive_step(block, params, kernel, metric, chains, work, origin + first, number)
             if thin and (t + 1) % thin == 0:
                 _unload(x, draws[0][(t + 1) // thin - 1], first, n)
                 for j in range(n):

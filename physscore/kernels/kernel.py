@@ -44,6 +44,8 @@ class Kernel(ABC):
     needs_energy: ClassVar[bool] = True
     whitened: ClassVar[bool] = False
     """Whether it works in the coordinates in which the prior is a standard normal."""
+    longest_step: ClassVar[float] = math.inf
+    """The largest step size."""
 
     def __post_init__(self) -> None:
         self._check_positive("step_size", self.step_size)

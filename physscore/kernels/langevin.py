@@ -11,7 +11,7 @@ import numpy as np
 from physscore.core import Array, InputError
 from physscore.kernels.kernel import Kernel
 from physscore.kernels.loops import Moves
-from physscore.kernels.metric import Metric
+from physscore.kernels.metric import Dense, Metric
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,27 @@ class AutoMALA(Kernel):
     which the way back would choose another step is rejected (Biron-Lattes et al. 2024,
     arXiv:2310.16782). For targets whose scale varies, such as funnels. It costs several gradients a step.
     ``step_size`` is where the search begins; the warm-up puts it where least has to be changed.
+
+    Parameters
+    ----------
+    sweep
+        Move the coordinates one after the other, and then all at once, each with the step that suits it
+        where it is: for a coordinate that sets the scale of others.
     """
 
+    sweep: bool = False
     step_function: ClassVar[str] = "adaptive"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sweep and (self.metric == "dense" or isinstance(self.metric, Dense)):
+            raise InputError(
+                f"metric is {self.metric!r}: one coordinate after the other needs a diagonal one"
+            )
 
     def moves(self) -> Moves:
         """Return the settings as the loops read them."""
-        return Moves(math.sqrt(2 * float(self.step_size)))
+        return Moves(math.sqrt(2 * float(self.step_size)), sweep=self.sweep)
 
 
 @dataclass(frozen=True)
@@ -173,10 +187,11 @@ class CrankNicolson(Kernel):
     step_function: ClassVar[str] = "hamiltonian"
     goal: ClassVar[float | None] = 0.574
     whitened: ClassVar[bool] = True
+    longest_step: ClassVar[float] = 2.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.step_size != "auto" and float(self.step_size) > 2:
+        if self.step_size != "auto" and float(self.step_size) > self.longest_step:
             raise InputError(f"step_size is {self.step_size}: that of CrankNicolson is at most 2")
         if self.metric != "identity" and type(self.metric).__name__ != "Identity":
             raise InputError(f"metric is {self.metric!r}: CrankNicolson takes the prior's covariance for it")

@@ -32,6 +32,10 @@ class Moves(NamedTuple):
     """Whether a standard normal's flow is followed exactly."""
     relief: float = 0.0
     """Share of the steps that are a quarter as long."""
+    adjusted: bool = True
+    """Whether proposals may be rejected; if not, the log ratios of acceptance are added up for weights."""
+    sweep: bool = False
+    """Whether autoMALA moves one coordinate after the other, and all of them in turn with these."""
 
 
 @dataclass
@@ -47,8 +51,8 @@ class State:
     score : array (n, *shape)
     momentum : array (n, d)
         What underdamped dynamics carries from step to step.
-    seed, step : int
-        The place of the next random numbers.
+    seed, step, first : int
+        The place of the next random numbers: chains are counted from ``first``.
     """
 
     x: Array
@@ -57,12 +61,14 @@ class State:
     momentum: Array
     seed: int
     step: int = 0
+    first: int = 0
 
     def copy(self) -> State:
         """Return a state of its own."""
         return State(
-            self.x.copy(), self.energy.copy(), self.score.copy(), self.momentum.copy(), self.seed, self.step
-        )
+            self.x.copy(), self.energy.copy(), self.score.copy(), self.momentum.copy(), self.seed, self.step,
+            self.first,
+        )  # fmt: skip
 
 
 class Info(NamedTuple):
@@ -213,7 +219,7 @@ class Loop:
         parallel(
             getattr(fused, self._step), n, (self._address, self.point.params), kernel,
             (metric.kind, metric.factor), seed_key(state.seed), flat, drawn, tally,
-            (state.step, n_steps, thin), at_least=max(1, 10_000 // (n_steps * (self.target.dim + 4))),
+            (state.step, n_steps, thin, state.first), at_least=max(1, 10_000 // (n_steps * (self.target.dim + 4))),
         )  # fmt: skip
 
     def _batched(
@@ -248,7 +254,7 @@ class Loop:
                 energy, score = self.evaluate(x.reshape(-1, *shape[1:]))
             return energy, np.ascontiguousarray(score).reshape(len(x), -1)
 
-        batch = batched.Batch(evaluate, metric, state.seed, some.start)
+        batch = batched.Batch(evaluate, metric, state.seed, state.first + some.start)
         step = getattr(batched, f"{self._step}_step")
         n = shape[0]
         x, score = state.x[some].reshape(n, -1), state.score[some].reshape(n, -1)

@@ -198,3 +198,14 @@ def log_uniforms(pair, out):
     """Fill ``out`` from two rows of normals."""
     for j in range(len(out)):
         out[j] = log_uniform(pair[0, j], pair[1, j])
+
+
+@inline
+def one_row(row, d, metric):
+    """Return a metric that moves one coordinate only; all of them where there is no such row."""
+    kind, factor = metric
+    alone = np.zeros((1, d))
+    for i in range(d):
+        if row == i or row >= d:
+            alone[0, i] = factor[0, i] if kind == DIAGONAL else 1.0
+    return DIAGONAL, alone

@@ -10,7 +10,7 @@ import numpy as np
 from physscore.core import InputError
 from physscore.energies.coordinates import FieldModes
 from physscore.energies.gaussian import Gaussian
-from physscore.kernels.langevin import ULA, AutoMALA, CrankNicolson
+from physscore.kernels.langevin import ULA, AutoMALA
 from physscore.kernels.loops import Info, State
 from physscore.kernels.metric import Dense, Diagonal, Metric
 from physscore.sampling.engine import Engine
@@ -66,7 +66,7 @@ class _ByAcceptance(StepSize):
 
     def restart(self) -> None:
         kernel = self.engine.kernel
-        self.most = 2.0 if isinstance(kernel, CrankNicolson) else math.inf
+        self.most = kernel.longest_step
         step, up = 1.0, self._try(1.0).acceptance.mean() > self.goal
         for _ in range(100):
             following = min(step * (2.0 if up else 0.5), self.most)

@@ -35,7 +35,7 @@ def warm_up(engine: Engine, state: State, steps: int, progress: Callable[[int], 
     learner: _Moments | _Power | None = None
     if isinstance(engine.metric, Fourier):
         learner = _Power() if kernel.metric in ("fourier", "diagonal") else None
-    elif kernel.metric in ("diagonal", "dense"):
+    elif kernel.metric in ("diagonal", "dense") and not kernel.whitened:
         learner = _Moments(engine.inner.dim, dense=kernel.metric == "dense")
     chooses = isinstance(kernel, HMC) and kernel.leapfrogs == "auto"
     tunes = kernel.step_size == "auto"

@@ -1,0 +1,136 @@
+"""The coordinates in which a prior is a standard normal, compiled for blocks of points."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from physscore.arrays import cholesky
+from physscore.core import Prior
+from physscore.elementary import exp, upper_tail
+from physscore.energies.gaussian import Gaussian
+from physscore.energies.priors import _HALF_NORMAL, _LOG_UNIFORM, _NORMAL, Parameters
+from physscore.philox import inline
+
+_DIAGONAL, _DENSE, _NAMED = 0, 1, 2
+_DENSITY_AT_0 = 1 / math.sqrt(2 * math.pi)
+
+
+def compiled_whitening(prior: Prior) -> npt.NDArray[np.float64] | None:
+    """Return a prior as numbers for :func:`unwhiten`; None if it has no compiled whitening."""
+    if type(prior) is Gaussian:
+        covariance = np.asarray(prior.covariance, np.float64)
+        mean = np.broadcast_to(np.asarray(prior.mean, np.float64).ravel(), (prior.dim,))
+        if covariance.ndim == 2:
+            return np.concatenate([[_DENSE], mean, cholesky(covariance, "covariance").ravel()])
+        std = np.sqrt(np.broadcast_to(covariance.ravel(), (prior.dim,)))
+        return np.concatenate([[_DIAGONAL], mean, std])
+    if isinstance(prior, Parameters):
+        rows = [[p.kind, *(p.bounds if p.kind < _NORMAL else p.numbers)] for p in prior.priors]
+        return np.concatenate([[_NAMED], np.array(rows, np.float64).ravel()])
+    return None
+
+
+@inline
+def _below(z):
+    """Return the standard normal probability below z, and above it, each accurate where it is small."""
+    tail = upper_tail(abs(z))
+    return (tail, 1.0 - tail) if z < 0.0 else (1.0 - tail, tail)
+
+
+@njit(nogil=True, error_model="numpy")
+def _half_normal(z):
+    """Return t > 0 with erf(t / sqrt 2) = Phi(z), by Newton's steps, which come from one side."""
+    root = math.sqrt(0.5)
+    if z < 0.0:
+        goal = 0.5 * math.erfc(-z * root)
+        t = goal * math.sqrt(0.5 * math.pi)
+        for _ in range(6):
+            t += (goal - math.erf(t * root)) / (2.0 * _DENSITY_AT_0 * math.exp(-0.5 * t * t))
+        return t
+    goal = math.log(0.5 * math.erfc(z * root))
+    t = math.sqrt(z * z + 1.0)
+    for _ in range(6):
+        tail = math.erfc(t * root)
+        t += (math.log(tail) - goal) * tail / (2.0 * _DENSITY_AT_0 * math.exp(-0.5 * t * t))
+    return t
+
+
+@njit(nogil=True, error_model="numpy")
+def unwhiten(numbers, z, x):
+    """Fill the block ``x`` with the states at whitened coordinates ``z``, both of shape (d, n)."""
+    d, n = z.shape
+    kind = int(numbers[0])
+    if kind == _DIAGONAL:
+        for i in range(d):
+            mean, std = numbers[1 + i], numbers[1 + d + i]
+            for j in range(n):
+                x[i, j] = mean + std * z[i, j]
+    elif kind == _DENSE:
+        factor = numbers[1 + d :].reshape(d, d)
+        for i in range(d):
+            x[i] = numbers[1 + i]
+            for k in range(i + 1):
+                w = factor[i, k]
+                for j in range(n):
+                    x[i, j] += w * z[k, j]
+    else:
+        for i in range(d):
+            which, a, b = int(numbers[1 + 3 * i]), numbers[2 + 3 * i], numbers[3 + 3 * i]
+            if which == _NORMAL:
+                for j in range(n):
+                    x[i, j] = a + b * z[i, j]
+            elif which == _HALF_NORMAL:
+                for j in range(n):
+                    x[i, j] = b * _half_normal(z[i, j])
+            elif which == _LOG_UNIFORM:
+                low, high = math.log(a), math.log(b)
+                for j in range(n):
+                    below, above = _below(z[i, j])
+                    u = low + (high - low) * below if z[i, j] < 0.0 else high - (high - low) * above
+                    x[i, j] = min(max(exp(u), a), b)  # rounding must not lead outside
+            else:
+                for j in range(n):
+                    below, above = _below(z[i, j])
+                    x[i, j] = a + (b - a) * below if z[i, j] < 0.0 else b - (b - a) * above
+
+
+@njit(nogil=True, error_model="numpy")
+def pull_back(numbers, z, x, gradient):
+    """Turn a gradient over x into one over z, in place."""
+    d, n = z.shape
+    kind = int(numbers[0])
+    if kind == _DIAGONAL:
+        for i in range(d):
+            std = numbers[1 + d + i]
+            for j in range(n):
+                gradient[i, j] *= std
+    elif kind == _DENSE:
+        factor = numbers[1 + d :].reshape(d, d)
+        for i in range(d):  # row i of L^T takes what stands below it, which is still as it was
+            w = factor[i, i]
+            for j in range(n):
+                gradient[i, j] *= w
+            for k in range(i + 1, d):
+                w = factor[k, i]
+                for j in range(n):
+                    gradient[i, j] += w * gradient[k, j]
+    else:
+        for i in range(d):
+            which, a, b = int(numbers[1 + 3 * i]), numbers[2 + 3 * i], numbers[3 + 3 * i]
+            for j in range(n):
+                if which == _NORMAL:
+                    rate = b
+                else:
+                    density = _DENSITY_AT_0 * exp(-0.5 * z[i, j] * z[i, j])
+                    if which == _LOG_UNIFORM:
+                        rate = x[i, j] * (math.log(b) - math.log(a)) * density
+                    elif which == _HALF_NORMAL:
+                        t = x[i, j] / b
+                        rate = b * density / (2.0 * _DENSITY_AT_0 * exp(-0.5 * t * t))
+                    else:
+                        rate = (b - a) * density
+                gradient[i, j] *= rate

@@ -1,0 +1,1 @@
+"""Numbers: partition functions and evidence, with errors that hold."""

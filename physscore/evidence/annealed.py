@@ -1,0 +1,248 @@
+"""Annealing: islands of particles led from the reference to the target, or back, with weights.
+
+Without resampling this is annealed importance sampling (Neal 2001, arXiv:physics/9803008), with it a
+sequential Monte Carlo sampler (Del Moral, Doucet & Jasra 2006). Islands never meet: their estimates are
+independent, and each estimate of Z is unbiased.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import logsumexp, ndtr
+
+from physscore import noise
+from physscore.core import Array
+from physscore.evidence.bridge import Populations
+from physscore.evidence.excess import Excess
+from physscore.evidence.plan import Plan
+from physscore.evidence.tempered import Tempered
+from physscore.kernels.kernel import Kernel
+from physscore.kernels.loops import Loop, Moves, State
+from physscore.kernels.metric import Identity
+
+_RESAMPLING = 6  # the number of the deviates that resampling uses
+
+
+class Particles:
+    """Particles at one temperature, in the reference's coordinates.
+
+    Attributes
+    ----------
+    y : array (n, d)
+        Where they are.
+    u, slope : array (n,), array (n, d)
+        The target's energy beyond the reference's, and its gradient.
+    seed, first, step : int
+        The place of the next random numbers.
+    """
+
+    def __init__(
+        self, excess: Excess, kernel: Kernel, y: Array, *, seed: int, first: int = 0, step: int = 0,
+        dense: bool = False,
+    ) -> None:  # fmt: skip
+        self.tempered = Tempered(excess, dense=dense)
+        # Langevin proposals that are never rejected are weighted by how they would be accepted.
+        self.adjusted = kernel.step_function != "langevin"
+        self.loop = Loop(self.tempered, kernel.step_function if self.adjusted else "hamiltonian")
+        self.log_ratio = np.zeros(len(y))
+        self.seed, self.first, self.step = seed, first, step
+        self.y = y
+        self.u, self.slope = self._evaluate()
+
+    def _evaluate(self) -> tuple[Array, Array]:
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self.loop.name != "fused":
+                return self.tempered.excess(self.y)
+            energy, score = self.loop.evaluate(self.y)  # a new Tempered stands at beta = 1, in y
+            squares = 0.5 * np.einsum("ni,ni->n", self.y, self.y)
+            return energy - squares, np.nan_to_num(-score - self.y, posinf=0.0, neginf=0.0)
+
+    def take(self, which: Array) -> None:
+        """Keep copies of some."""
+        self.y, self.u, self.slope = self.y[which], self.u[which], self.slope[which]
+
+    def place(self, beta: float, coordinates: tuple[Array, Array]) -> None:
+        """Go to a temperature."""
+        self.tempered.place(beta, *coordinates)
+
+    def score(self) -> Array:
+        """Return the score of the density at their temperature, over y."""
+        return -(self.y + self.tempered.beta * self.slope)
+
+    def move(self, settings: Moves, n: int) -> Array:
+        """Move them by ``n`` steps of a kernel; return the acceptance of each.
+
+        ``log_ratio`` is left with what unadjusted steps add to the log weights.
+        """
+        tempered = self.tempered
+        energy = 0.5 * np.einsum("ni,ni->n", self.y, self.y) + tempered.beta * self.u
+        score = np.ascontiguousarray(tempered.score_of(self.y, self.slope))
+        v = np.ascontiguousarray(tempered.back(self.y))
+        state = State(v, energy, score, np.zeros_like(v), self.seed, self.step, self.first)
+        info = self.loop.advance(state, settings, Identity(), n)
+        self.step += n
+        self.y = tempered.forth(state.x)
+        self.u = (state.energy - 0.5 * np.einsum("ni,ni->n", self.y, self.y)) / tempered.beta
+        self.slope = tempered.slope_of(self.y, state.score)
+        self.exponent = info.exponent
+        if self.adjusted:
+            return info.acceptance
+        ratio = n * info.acceptance
+        lost = ~np.isfinite(ratio)
+        self.log_ratio = np.where(lost, -np.inf, ratio)
+        self.u[lost], self.slope[lost], self.y[lost] = 0.0, 0.0, 0.0
+        return np.asarray(np.exp(np.minimum(np.where(lost, -np.inf, info.acceptance), 0.0)))
+
+
+@dataclass
+class Leg:
+    """One way of some islands with n particles each, over k + 1 temperatures.
+
+    Attributes
+    ----------
+    populations : Populations
+        At each temperature, after the moves.
+    log_z : array (islands,)
+        Log of the mean weight: of the target's Z over the reference's, or of the inverse on the way back.
+    log_weights : array (islands, n)
+        At the end, since the last resampling.
+    work : array (islands, n)
+        What the particles that are left gathered on the whole way, resampled or not.
+    resampled : array (islands,)
+        How often.
+    virial : array (k + 1, islands)
+        Weighted mean of -y . score - d, which is zero for draws from the density.
+    acceptance, ess : array (k + 1, islands)
+        The effective sample size is a share of the particles, before resampling.
+    """
+
+    populations: Populations
+    log_z: Array
+    log_weights: Array
+    work: Array
+    resampled: Array
+    virial: Array
+    acceptance: Array
+    ess: Array
+
+    def arrays(self) -> dict[str, Array]:
+        """Return all as named arrays."""
+        found = dict(vars(self))
+        seen = found.pop("populations")
+        return found | {f"populations_{name}": array for name, array in vars(seen).items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, Array]) -> Leg:
+        """Return what :meth:`arrays` gave."""
+        seen = {k.removeprefix("populations_"): v for k, v in arrays.items() if k.startswith("populations_")}
+        rest = {k: v for k, v in arrays.items() if not k.startswith("populations_")}
+        return cls(populations=Populations(**seen), **rest)
+
+    @classmethod
+    def joined(cls, legs: Sequence[Leg]) -> Leg:
+        """Return the legs of all islands as one."""
+        parts = [leg.arrays() for leg in legs]
+        along = {name: 1 if name.startswith("populations_") or name in _BY_BETA else 0 for name in parts[0]}
+        return cls.from_arrays(
+            {name: np.concatenate([part[name] for part in parts], axis=axis) for name, axis in along.items()}
+        )
+
+
+_BY_BETA = ("virial", "acceptance", "ess")
+
+
+def run_leg(
+    particles: Particles, plan: Plan, islands: int, *, back: bool, threshold: float,
+    start: Array | None = None, progress: Callable[[int, float], None] = lambda k, ess: None,
+) -> Leg:  # fmt: skip
+    """Lead particles along the plan, in place; at the end they are resampled to equal weights.
+
+    ``start`` holds the islands' log weights at the beginning: on the way back, their estimates so far.
+    """
+    n = len(particles.y) // islands
+    n_betas = len(plan.betas)
+    shape = (n_betas, islands)
+    log_w, log_z, resampled = np.zeros((islands, n)), np.zeros(islands), np.zeros(islands, np.int64)
+    work = np.zeros((islands, n))
+    seen = Populations(np.zeros((*shape, n)), np.zeros((*shape, n)), np.zeros(shape))
+    virial, acceptance, ess = np.zeros(shape), np.ones(shape), np.ones(shape)
+    uniforms = resampling_uniforms(particles.seed, particles.first // n, islands, n_betas + 1, back=back)
+    beta, d = 1.0 if back else 0.0, particles.y.shape[1]
+    for k in range(n_betas - 1, -1, -1) if back else range(n_betas):
+        if plan.betas[k] != beta:
+            gain = (beta - plan.betas[k]) * particles.u.reshape(islands, n)
+            log_w += gain
+            work += gain
+            beta = float(plan.betas[k])
+        ess[k] = effective_share(log_w)
+        wanted = (ess[k] < threshold) & np.isfinite(log_w).any(axis=1)
+        log_z[wanted] += log_mean(log_w[wanted])
+        resampled += wanted
+        resample(particles, log_w, wanted, uniforms[k], work)
+        if k > 0:
+            particles.place(beta, plan.coordinates(k))
+            accepted = particles.move(plan.settings(k), int(plan.moves[k]))
+            acceptance[k] = accepted.reshape(islands, n).mean(axis=1)
+            log_w += particles.log_ratio.reshape(islands, n)
+            work += particles.log_ratio.reshape(islands, n)
+        seen.u[k], seen.log_weights[k] = particles.u.reshape(islands, n), log_w
+        seen.log_z[k] = log_z + log_mean(log_w) + (0.0 if start is None else start)
+        slope = np.einsum("ni,ni->n", particles.y, particles.y + beta * particles.slope) - d
+        virial[k] = (normalised(log_w) * slope.reshape(islands, n)).sum(axis=1)
+        progress(k, float(ess[k].mean()))
+    log_z = log_z + log_mean(log_w)
+    final = log_w.copy()
+    resample(
+        particles, log_w, (np.ptp(log_w, axis=1) > 0) & np.isfinite(log_w).any(axis=1), uniforms[-1], work
+    )
+    return Leg(seen, log_z, final, work, resampled, virial, acceptance, ess)
+
+
+def log_mean(log_w: Array) -> npt.NDArray[np.float64]:
+    """Return the log of the mean weight of each row."""
+    return np.asarray(logsumexp(log_w, axis=1) - math.log(log_w.shape[1]))
+
+
+def normalised(log_w: Array) -> npt.NDArray[np.float64]:
+    """Return weights that sum to 1 along the last axis; zeros where all have vanished."""
+    top = log_w.max(axis=-1, keepdims=True)
+    weights = np.exp(log_w - np.where(np.isfinite(top), top, 0.0))
+    return np.asarray(weights / np.maximum(weights.sum(axis=-1, keepdims=True), 1e-300))
+
+
+def effective_share(log_w: Array) -> npt.NDArray[np.float64]:
+    """Return the effective sample size over the number, 1 / (n sum w^2), along the last axis."""
+    squares = (normalised(log_w) ** 2).sum(axis=-1)
+    return np.asarray(1.0 / np.maximum(squares * log_w.shape[-1], 1e-300)) * (squares > 0)
+
+
+def resample(particles: Particles, log_w: Array, wanted: Array, uniforms: Array, work: Array) -> None:
+    """Resample the wanted islands to equal weights, in place."""
+    islands, n = log_w.shape
+    if wanted.any():
+        which = np.arange(islands * n).reshape(islands, n)
+        which[wanted] = systematic(normalised(log_w[wanted]), uniforms[wanted]) + which[wanted, :1]
+        log_w[wanted] = 0.0
+        work[:] = work.ravel()[which]
+        particles.take(which.ravel())
+
+
+def systematic(weights: Array, uniforms: Array) -> npt.NDArray[np.int64]:
+    """Return which of n particles of each row are kept, and how often, by systematic resampling."""
+    rows, n = weights.shape
+    points = (np.arange(n) + uniforms[:, np.newaxis]) / n
+    row = np.arange(rows)[:, np.newaxis]
+    edges = np.minimum(np.cumsum(weights, axis=1), 1.0) + row  # the rows end to end, rising
+    found = np.searchsorted(edges.ravel(), (points + row).ravel()).reshape(rows, n) - n * row
+    return np.asarray(np.clip(found, 0, n - 1))
+
+
+def resampling_uniforms(seed: int, first: int, islands: int, n: int, *, back: bool) -> Array:
+    """Return a uniform number for each of n occasions and each island, counted from ``first``."""
+    draws = noise.normal(islands, n, seed=seed, step=int(back), draw=_RESAMPLING, first=first)
+    return np.asarray(ndtr(draws).T)

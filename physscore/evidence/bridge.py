@@ -1,0 +1,172 @@
+"""From the populations of a ladder of temperatures to differences of log Z.
+
+Each rung is bridged by the populations at both of its ends, weighted within islands and between them.
+The error of a sum over rungs comes from the islands: each island's influence on the whole sum, to first
+order, so that what lasts over many rungs counts as it should.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+from scipy.special import logsumexp
+
+from physscore.arrays import compiled, parallel
+from physscore.core import Array
+from physscore.elementary import exp
+
+
+@dataclass
+class Populations:
+    """What one leg saw at each temperature.
+
+    Attributes
+    ----------
+    u : array (k, islands, n)
+        Energies beyond the reference's.
+    log_weights : array (k, islands, n)
+        Of the particles in their island.
+    log_z : array (k, islands)
+        The island's running estimate of log Z, by which islands are weighted.
+    """
+
+    u: Array
+    log_weights: Array
+    log_z: Array
+
+    def weights(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Return the weights of islands (k, islands), with mean 1, and of particles in them, with sum 1.
+
+        Islands are weighted by their estimates of Z, to a power that keeps few of them from ruling.
+        """
+        log_z = self.log_z - self.log_z.mean(axis=1, keepdims=True)
+        power = 1.0 / (1.0 + log_z.var(axis=1, keepdims=True))
+        between = np.exp(power * log_z - logsumexp(power * log_z, axis=1, keepdims=True)) * log_z.shape[1]
+        within = np.exp(self.log_weights - logsumexp(self.log_weights, axis=2, keepdims=True))
+        return np.asarray(between), np.asarray(within)
+
+
+@dataclass
+class Estimate:
+    """A value, and what each island adds to it: the error is that of the mean of ``influence``."""
+
+    value: float
+    influence: npt.NDArray[np.float64]
+
+    @property
+    def error(self) -> float:
+        """Standard error of the mean over the islands."""
+        return float(self.influence.std(ddof=1) / np.sqrt(len(self.influence)))
+
+
+@njit(nogil=True, error_model="numpy")
+def _fermi_mean(factor, shift, u, weights):
+    """Return for each island the weighted mean of 1 / (1 + exp(factor u + shift))."""
+    means = np.zeros(u.shape[0])
+    terms = np.empty(u.shape[1])
+    for i in range(u.shape[0]):
+        for j in range(u.shape[1]):
+            terms[j] = weights[i, j] / (1.0 + exp(factor * u[i, j] + shift))
+        means[i] = terms.sum()
+    return means
+
+
+@compiled
+def _bridge(steps, u, within, between, rises, slopes, low, high, start, stop):
+    """Solve Bennett's equation for rungs start to stop; leave the means over each island of both sides.
+
+    The difference of both sides falls as the rise grows: doubling steps bracket it, bisection ends it.
+    """
+    legs = u.shape[0]
+    for rung in range(start, stop):
+        step = steps[rung]
+        left, right, move, found_left, found_right = rises[rung], rises[rung], 0.25, False, False
+        for attempt in range(200):
+            if not found_left or not found_right:
+                rise = rises[rung] if attempt == 0 else (left if found_right else right)
+            else:
+                rise = 0.5 * (left + right)
+            excess = 0.0
+            for leg in range(legs):
+                low[leg, rung] = _fermi_mean(step, rise, u[leg, rung], within[leg, rung])
+                high[leg, rung] = _fermi_mean(-step, -rise, u[leg, rung + 1], within[leg, rung + 1])
+                excess += (between[leg, rung] * low[leg, rung]).sum()
+                excess -= (between[leg, rung + 1] * high[leg, rung]).sum()
+            if excess > 0.0:
+                left, found_left = rise, True
+            else:
+                right, found_right = rise, True
+            if not found_left:
+                left = rise - move
+                move *= 2.0
+            elif not found_right:
+                right = rise + move
+                move *= 2.0
+            elif right - left < 1e-9 * max(1.0, abs(left)):
+                break
+        rises[rung] = 0.5 * (left + right)
+        total = 0.0
+        for leg in range(legs):
+            for island in range(u.shape[2]):
+                for j in range(u.shape[3]):
+                    f = 1.0 / (1.0 + exp(step * u[leg, rung, island, j] + rises[rung]))
+                    g = 1.0 / (1.0 + exp(-step * u[leg, rung + 1, island, j] - rises[rung]))
+                    total += between[leg, rung, island] * within[leg, rung, island, j] * f * (1.0 - f)
+                    total += between[leg, rung + 1, island] * within[leg, rung + 1, island, j] * g * (1.0 - g)
+        slopes[rung] = total / (legs * u.shape[2])
+
+
+def acceptance_ratio(betas: Array, legs: Sequence[Populations]) -> tuple[Estimate, Array]:
+    """Return log Z by Bennett's acceptance ratio (1976) on every rung, and that of each rung.
+
+    Parameters
+    ----------
+    betas : array (k,)
+        The ladder.
+    legs
+        What was seen on it, there and back; their averages are taken together.
+    """
+    steps = np.diff(betas)
+    u = np.array([np.minimum(leg.u, 1e300) for leg in legs])
+    between, within = (np.array(part) for part in zip(*(leg.weights() for leg in legs), strict=True))
+    means = np.where(within > 0, u * within, 0.0).sum(axis=3).mean(axis=(0, 2))
+    rises = np.clip(-0.5 * steps * (means[1:] + means[:-1]), -1e6, 1e6)
+    slopes = np.empty(len(steps))
+    low, high = (np.empty((len(legs), len(steps), u.shape[2])) for _ in range(2))
+    parallel(_bridge, len(steps), steps, u, within, between, rises, slopes, low, high)
+    influence = np.zeros(u.shape[2])
+    for sign, share, side in ((1, between[:, :-1], low), (-1, between[:, 1:], high)):
+        mean = (share * side).mean(axis=(0, 2))[:, np.newaxis]
+        influence += sign * ((share * (side - mean)).mean(axis=0) / slopes[:, np.newaxis]).sum(axis=0)
+    return Estimate(float(rises.sum()), influence), rises
+
+
+def one_sided(log_z: Array, sign: float) -> Estimate:
+    """Return log of the mean of exp(sign log Z) over the islands, times the sign."""
+    total = logsumexp(sign * log_z) - np.log(len(log_z))
+    return Estimate(float(sign * total), sign * (np.exp(sign * log_z - total) - 1.0))
+
+
+def integrated(betas: Array, legs: Sequence[Populations]) -> Estimate:
+    """Return minus the integral of the mean u over beta: thermodynamic integration.
+
+    Between neighbours the cubic is taken that has their means and their slopes, -var u.
+    """
+    means, variances = [], []
+    for leg in legs:
+        between, within = leg.weights()
+        u = np.where(within > 0, leg.u, 0.0)
+        by_island = (within * u).sum(axis=2)
+        mean = (between * by_island).mean(axis=1, keepdims=True)
+        means.append(mean + between * (by_island - mean))
+        squares = (within * (u - mean[:, :, np.newaxis]) ** 2).sum(axis=2)
+        variances.append(between * squares)
+    mean, variance = np.mean(means, axis=0), np.mean(variances, axis=0)
+    steps = np.diff(betas)[:, np.newaxis]
+    parts = steps * 0.5 * (mean[1:] + mean[:-1]) + steps**2 / 12 * (variance[1:] - variance[:-1])
+    by_island = -parts.sum(axis=0)
+    return Estimate(float(by_island.mean()), by_island - by_island.mean())

@@ -1,0 +1,278 @@
+"""``estimate_log_z``: from a target to log Z, its error, and a verdict."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from physscore.core import Array, Energy, InputError, Prior, Score
+from physscore.energies.integrated import IntegratedScore
+from physscore.evidence.annealed import Leg
+from physscore.evidence.bridge import Estimate, acceptance_ratio, integrated, one_sided
+from physscore.evidence.excess import excess_of
+from physscore.evidence.job import Job, Unit, prepare, run_units
+from physscore.evidence.reference import reference_for
+from physscore.evidence.result import LogZ
+from physscore.evidence.verdict import Finding, look_at, score_fits, verdict_of
+from physscore.interrupt import interruptible
+from physscore.kernels.kernel import Kernel
+from physscore.sampling.engine import whole
+from physscore.store.evidence import EvidenceWriter
+
+Doubt = Callable[[Array], tuple[float, list[Finding]]]
+METHODS = ("smc", "ais", "tempering")
+_MOST_LENGTHENINGS = 4
+_DOUBTFUL = 0.1  # of a line integral of a score
+_LAG = 3.0  # errors between the ways there and back, above which the schedule is lengthened
+
+
+def estimate_log_z(
+    target: Score,
+    reference: Prior | str | None = None,
+    *,
+    kernel: Kernel | None = None,
+    particles: int = 2000,
+    islands: int | None = None,
+    schedule: int | Any = None,
+    method: str = "smc",
+    target_error: float | None = None,
+    seed: int = 0,
+    workers: int = 1,
+    progress: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_interrupt: Callable[[], None] = lambda: None,
+) -> LogZ:
+    """Estimate log Z, the log of the integral of exp(-E): a partition function or an evidence.
+
+    Particles are led from a normalised reference to the target along p_beta = p_0^(1 - beta) p_1^beta, and
+    back. A pilot measures the way and tunes the kernel; then all is frozen, and islands of particles that
+    never meet go it both ways: their scatter is the error.
+
+    Parameters
+    ----------
+    target
+        An energy; of ``prior + likelihood`` log Z is the evidence. A score without an energy has
+        E(0) = 0: its energy is found by line integrals. Modes that a random field fixes have no share.
+    reference
+        A normalised prior to begin with. [default: the target's own prior; "fitted", or where there is none:
+        a normal density fitted to a short run, for fields diagonal in their Fourier modes]
+    kernel
+        How particles move; "auto" settings are tuned at each temperature. ULA is weighted by its
+        backward kernel. [default: ``MALA()``, or ``AutoMALA(sweep=True)`` where the scale of the target
+        varies with the place; for fields and arrays ``HMC(harmonic=True)``]
+    particles
+        How many, over all islands.
+    islands
+        Independent groups of them, at least 8. [default: 64 of 32 particles or more, fewer if there are few]
+    schedule
+        Number of temperatures, or all of them from 0 to 1. [default: two for each standard deviation of
+        the energy on the way, and more if the ways there and back differ]
+    method
+        "smc": resample where weights have become uneven. "ais": never (annealed importance sampling).
+        "tempering": replica exchange, an independent second opinion.
+    target_error
+        Go on with more islands until the error is as small as this.
+    seed
+        A whole number from 0 to 2^64 - 1.
+    workers
+        Processes among which the islands are shared; the result does not depend on it.
+    progress
+        Show a progress bar.
+    checkpoint
+        An HDF5 file for the result; ``name.part`` keeps finished islands until then.
+    resume
+        Go on with an unfinished file; return what is in a finished one.
+    overwrite
+        Replace an existing file.
+    on_interrupt
+        Called when Ctrl-C is noted.
+
+    Returns
+    -------
+    LogZ
+
+    Raises
+    ------
+    InputError
+        If an argument makes no sense, the reference does not cover the target, or energies are not numbers.
+    """
+    if not isinstance(target, Score):
+        raise InputError(f"target is a {type(target).__name__}: it must be an Energy or a Score")
+    energy, doubt = _with_energy(target)
+    if method not in METHODS:
+        raise InputError(f"method is {method!r}: it must be one of {', '.join(METHODS)}")
+    particles, seed, workers = whole(16, particles=particles), whole(0, seed=seed), whole(workers=workers)
+    if target_error is not None and not (
+        isinstance(target_error, int | float) and 0 < target_error < math.inf
+    ):
+        raise InputError(f"target_error is {target_error!r}: it must be a positive number")
+    n_islands = _islands(particles, islands)
+    settings = {
+        "target": repr(target), "reference": repr(reference), "kernel": repr(kernel), "particles": particles,
+        "islands": n_islands, "schedule": None if schedule is None else np.asarray(schedule).tolist(),
+        "method": method, "target_error": target_error,
+    }  # fmt: skip
+    if method == "tempering":
+        from physscore.evidence.tempering import estimate_by_tempering
+
+        return estimate_by_tempering(
+            energy, reference, kernel, particles=particles, islands=islands, schedule=schedule, seed=seed,
+            target_error=target_error, progress=progress, settings=settings, checkpoint=checkpoint,
+            resume=resume, overwrite=overwrite,
+        )  # fmt: skip
+    writer = None
+    if checkpoint is not None:
+        writer = EvidenceWriter(checkpoint, seed, settings, overwrite=overwrite, resume=resume)
+        if writer.finished:
+            return writer.result()
+    with interruptible(on_interrupt) as stop_if_asked, tqdm(disable=not progress, unit="step") as bar:
+
+        def look(step: int, **shown: Any) -> None:
+            bar.set_postfix(shown, refresh=False)
+            bar.update(step)
+            stop_if_asked()
+
+        kept = writer.restore() if writer is not None else {}
+        bar.set_description("pilot")
+        if kept:
+            job = Job.from_arrays(energy, reference, kept)
+        else:
+            begin = reference_for(energy, reference, seed, lambda stage: look(1))
+            excess = excess_of(begin, energy)
+            job = prepare(excess, kernel, n_islands, particles // n_islands, schedule, method, seed, look)
+        save = (
+            (lambda units: writer.write({**job.arrays(), **_flat(units)})) if writer else (lambda units: None)
+        )
+        units = _units(kept)
+        save(units)
+        while True:
+            bar.set_description("annealing")
+            job.expect(bar, units)
+            units = run_units(job, units, workers, look, save)
+            legs = _joined(units)
+            total, gap = _total(job, legs)
+            if schedule is None and job.lengthened < _MOST_LENGTHENINGS and _lags(gap, total):
+                job.lengthen()
+                units = {}
+            elif target_error is not None and total.error > target_error and job.islands < 1 << 20:
+                wanted = 1.05 * job.islands * (total.error / target_error) ** 2
+                job.islands = min(_rounded(wanted, job.islands_at_once), 8 * job.islands)
+            else:
+                break
+            save(units)
+    result = _result(job, units, legs, total, gap, target, settings, doubt)
+    if writer is not None:
+        writer.finish(result)
+    return result
+
+
+def _with_energy(target: Score) -> tuple[Energy, Doubt | None]:
+    """Return a target's energy; where it is found by line integrals, with what says how far they can be
+    trusted: an error to add, and reasons to doubt."""
+    if isinstance(target, Energy):
+        return target, None
+    energy = IntegratedScore(target)
+
+    def doubt(samples: Array) -> tuple[float, list[Finding]]:
+        quadrature = abs(float(energy.quadrature_error(samples).mean()))
+        loops = energy.curl(samples, np.roll(samples, 1, axis=0))
+        curl = float(np.sqrt(np.mean(loops**2)))
+        found = []
+        for what, size in (("line integrals of the score are off", quadrature),
+                           ("integrals of the score around loops, zero for a gradient, are", curl)):  # fmt: skip
+            if size > _DOUBTFUL:
+                found.append(Finding(f"{what} by {size:.2g}".replace("are by", "are"), size > 10 * _DOUBTFUL))
+        return math.hypot(quadrature, curl), found
+
+    return energy, doubt
+
+
+def _islands(particles: int, islands: Any) -> int:
+    if islands is None:
+        return int(np.clip(particles // 32, 8, 64)) if particles >= 64 else max(4, particles // 4)
+    n = whole(4, islands=islands)
+    if particles // n < 2:
+        raise InputError(f"islands is {n} and particles {particles}: each island needs at least 2 particles")
+    return n
+
+
+def _rounded(wanted: float, by: int) -> int:
+    return int(math.ceil(wanted / by) * by)
+
+
+def _lags(gap: Estimate, total: Estimate) -> bool:
+    """Return whether the ways there and back differ by more than chance, and enough to matter."""
+    return abs(gap.value) > max(_LAG * gap.error, 0.5 * total.error)
+
+
+def _joined(units: dict[int, Unit]) -> tuple[Leg, Leg]:
+    ordered = [units[key] for key in sorted(units)]
+    return Leg.joined([unit.forward for unit in ordered]), Leg.joined([unit.back for unit in ordered])
+
+
+def _total(job: Job, legs: tuple[Leg, Leg]) -> tuple[Estimate, Estimate]:
+    """Return the estimate from both legs, and by how much the way back is above the way there."""
+    populations = [leg.populations for leg in legs]
+    total, job.rungs = acceptance_ratio(job.plan.betas, populations)
+    (there, _), (back, _) = (acceptance_ratio(job.plan.betas, [one]) for one in populations)
+    job.there, job.back = there, back
+    return total, Estimate(back.value - there.value, back.influence - there.influence)
+
+
+def _result(
+    job: Job, units: dict[int, Unit], legs: tuple[Leg, Leg], total: Estimate, gap: Estimate, target: Score,
+    settings: dict[str, Any], doubt: Doubt | None,
+) -> LogZ:  # fmt: skip
+    there, back = legs
+    estimates = {
+        "BAR": total, "forward": one_sided(there.log_z, 1.0), "reverse": one_sided(-back.log_z, -1.0),
+        "BAR there": job.there, "BAR back": job.back,
+        "thermodynamic integration": integrated(job.plan.betas, [leg.populations for leg in legs]),
+    }  # fmt: skip
+    pair = [estimates["forward"], estimates["reverse"]]
+    estimates["stepping stone"] = Estimate(
+        0.5 * sum(one.value for one in pair), 0.5 * np.sum([one.influence for one in pair], axis=0)
+    )
+    y = np.concatenate([units[key].y for key in sorted(units)])
+    findings = look_at(legs, total, gap, float(job.plan.knots.length[-1]), len(job.plan.betas) - 1)
+    findings += score_fits(job.excess, y)
+    findings += job.uneven(y)
+    samples = job.excess.to_state(y)
+    error = total.error
+    if doubt is not None:
+        more, reasons = doubt(samples)
+        error = math.hypot(error, more)
+        findings += reasons
+    verdict, reasons = verdict_of(findings)
+    between = there.log_z - np.logaddexp.reduce(there.log_z)
+    log_weights = np.repeat(between[:, np.newaxis], job.n, axis=1) - math.log(job.n)
+    return LogZ(
+        total.value, error, verdict, reasons, "BAR",
+        {name: (one.value, one.error) for name, one in estimates.items()},
+        job.there.value, job.back.value, gap.error, job.plan.knots.barrier, job.plan.betas, job.rungs,
+        np.mean([leg.ess.mean(axis=1) for leg in legs], axis=0),
+        np.mean([leg.acceptance.mean(axis=1) for leg in legs], axis=0),
+        {"forward": there.work, "reverse": -back.work}, log_weights, total.value + total.influence, samples,
+        job.evaluations(), repr(job.kernel), repr(job.excess.reference), repr(target), settings["method"],
+        job.seed, settings,
+    )  # fmt: skip
+
+
+def _flat(units: dict[int, Unit]) -> dict[str, Array]:
+    return {f"units/{key:06d}/{name}": a for key, unit in units.items() for name, a in unit.arrays().items()}
+
+
+def _units(kept: dict[str, Any]) -> dict[int, Unit]:
+    found: dict[int, dict[str, Array]] = {}
+    for name, array in kept.items():
+        if name.startswith("units/"):
+            _, key, rest = name.split("/", 2)
+            found.setdefault(int(key), {})[rest] = array
+    return {key: Unit.from_arrays(arrays) for key, arrays in found.items()}

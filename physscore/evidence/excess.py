@@ -1,0 +1,156 @@
+"""What the target has beyond the reference, over coordinates in which the reference is a standard normal."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from physscore import noise
+from physscore.core import Array, Energy, InputError, Point, Prior
+from physscore.energies.coordinates import FieldModes, prior_and_likelihood
+from physscore.energies.fourier_gaussian import FourierGaussian
+from physscore.energies.random_field import GaussianRandomField
+from physscore.energies.whitening import compiled_whitening
+from physscore.grid import Grid
+from physscore.paths import Path
+
+_FIRST_STATES = 3  # the number of the deviates that states begin with, as in ``sample``
+
+
+class Excess:
+    """u(y) = E(x) + log p_reference(x), at the states x with whitened coordinates y, rows of length d.
+
+    Parameters
+    ----------
+    reference
+        A normalised prior.
+    target
+        An energy of the same states; where the reference is its prior, u is its likelihood.
+
+    Attributes
+    ----------
+    dim : int
+        Number d of whitened coordinates.
+    one_by_one : bool
+        Whether states may be treated one by one, each in a thread of its own.
+    groups : array (d,) of int, or None
+        Coordinates that are alike: the modes of a field with the same |k|.
+    numbers : array or None
+        The reference's whitening in compiled form.
+    """
+
+    groups: npt.NDArray[np.int64] | None = None
+
+    def __init__(self, reference: Prior, target: Energy) -> None:
+        self.reference, self.target = reference, target
+        likelihood = target_beyond(reference, target)
+        self.difference = likelihood
+        self.shape: tuple[int, ...] = reference.whiten(reference.sample(1, seed=0)).shape[1:]
+        self.dim = math.prod(self.shape)
+        self.one_by_one = likelihood.one_by_one and reference.one_by_one
+        self.numbers = compiled_whitening(reference)
+
+    @property
+    def point(self) -> Point | None:
+        """u in compiled form."""
+        return self.difference.point if self.numbers is not None else None
+
+    def __call__(self, y: Array) -> tuple[npt.NDArray[np.float64], Array]:
+        """Return u, of shape (n,), and its gradient at ``y``, both of shape (n, d)."""
+        z = y.reshape(len(y), *self.shape)
+        energy, score = self.difference.energy_and_score(self.reference.unwhiten(z))
+        return np.asarray(energy, np.float64), -self.reference.pull_back(z, score).reshape(y.shape)
+
+    def to_state(self, y: Array) -> Array:
+        """Return the states at ``y``."""
+        return self.reference.unwhiten(y.reshape(len(y), *self.shape))
+
+    def from_state(self, x: Array) -> Array:
+        """Return the coordinates of states."""
+        return self.reference.whiten(x).reshape(len(x), -1)
+
+    def draw(self, n: int, first: int, seed: int) -> Array:
+        """Return exact draws from the reference, those of chains first, first + 1, ..."""
+        return noise.normal(n, self.dim, seed=seed, draw=_FIRST_STATES, first=first)
+
+
+class ModeExcess(Excess):
+    """The same for fields, over their Fourier modes: what is Gaussian there costs no FFT."""
+
+    def __init__(self, reference: FourierGaussian, target: Energy, *, beyond: bool) -> None:
+        self.reference, self.target = reference, target
+        self.modes = FieldModes(target, reference.grid)
+        self.shape, self.dim = self.modes.shape, self.modes.dim
+        self.one_by_one = self.modes.one_by_one
+        self.numbers, self.difference = None, target
+        self.groups = modes_alike(reference.grid, reference.free)
+        self._mean, self._std = reference.mean, np.sqrt(reference.variances)
+        self._free = reference.free.astype(np.float64)
+        # Of a target that is not a likelihood, the reference's own energy is taken off.
+        self._own, self._offset = (self._free, reference._offset) if beyond else (None, 0.0)
+
+    def __call__(self, y: Array) -> tuple[npt.NDArray[np.float64], Array]:
+        """Return u and its gradient."""
+        energy, score = self.modes.energy_and_score(self._mean + self._std * y)
+        slope = score
+        slope *= -self._std
+        if self._own is not None:
+            own = self._own * y
+            slope -= own
+            energy = energy - (self._offset + 0.5 * np.einsum("ni,ni->n", own, y))
+        return energy, slope
+
+    def to_state(self, y: Array) -> Array:
+        """Return the fields at ``y``."""
+        return self.modes.to_state(self._mean + self._std * y)
+
+    def from_state(self, x: Array) -> Array:
+        """Return the coordinates of fields."""
+        inverse = np.divide(1.0, self._std, out=np.zeros_like(self._std), where=self._std > 0)
+        return np.asarray((self.modes.from_state(x) - self._mean) * inverse)
+
+
+def target_beyond(reference: Prior, target: Energy) -> Energy:
+    """Return the energy that ``target`` has beyond the reference's own."""
+    prior, likelihood = prior_and_likelihood(target)
+    if prior is reference:
+        return 0.0 * target if likelihood is None else likelihood
+    return Path(reference, target).difference
+
+
+def excess_of(reference: Prior, target: Energy) -> Excess:
+    """Return what a target has beyond a reference, over the coordinates that suit both.
+
+    Raises
+    ------
+    InputError
+        If they have states of different shapes.
+    """
+    if reference.shape != target.shape:
+        raise InputError(f"reference has states of shape {reference.shape}, the target {target.shape}")
+    if not isinstance(reference, GaussianRandomField | FourierGaussian):
+        return Excess(reference, target)
+    prior, likelihood = prior_and_likelihood(target)
+    own = prior is reference
+    energy: Any = target if not own else (0.0 * target if likelihood is None else likelihood)
+    if isinstance(reference, GaussianRandomField):
+        reference = as_modes(reference)
+    return ModeExcess(reference, energy, beyond=not own)
+
+
+def as_modes(prior: GaussianRandomField) -> FourierGaussian:
+    """Return a random field as a normal density of its modes."""
+    modes = FieldModes(prior, prior.grid)
+    variances = np.zeros(modes.shape)
+    np.divide(1.0, modes.precision, out=variances, where=modes.free)
+    return FourierGaussian(prior.grid, np.zeros(modes.shape), variances)
+
+
+def modes_alike(grid: Grid, free: Array) -> npt.NDArray[np.int64]:
+    """Return a number for each coordinate of a field's modes, the same for free ones of the same |k|."""
+    x, y, z = grid.wavenumbers.offsets
+    index = (x[:, np.newaxis, np.newaxis] + y[:, np.newaxis] + np.repeat(z, 2)).reshape(-1)
+    return np.unique(np.where(free, index, -1), return_inverse=True)[1].astype(np.int64)

@@ -1,0 +1,313 @@
+"""The pilot: a small population finds the way from the reference to the target, and measures it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from scipy.special import erfinv
+
+from physscore.core import Array, InputError
+from physscore.evidence.annealed import Particles, normalised, resampling_uniforms, systematic
+from physscore.evidence.excess import Excess
+from physscore.evidence.plan import Knots, settings_of
+from physscore.kernels.kernel import Kernel
+from physscore.kernels.langevin import AutoMALA
+
+_SPREAD = 0.8  # a stop is so many standard deviations of u from the last
+_FORGOTTEN = 0.2  # correlation of u with where it was
+_MOST_KNOTS = 64
+_UNEVEN = 0.12  # powers of 2
+_LOOKED_AT, _SPREADING, _FAR = 512, 20, 1 << 40
+_SHRINK = 5.0  # particles that a measured variance must outnumber
+
+
+def explore(
+    excess: Excess,
+    kernel: Kernel,
+    *,
+    particles: int,
+    seed: int,
+    dense: bool,
+    most_moves: int = 40,
+    progress: Callable[[float], None] = lambda beta: None,
+) -> tuple[Knots, Particles]:
+    """Return what the way is like, and the particles at its end.
+
+    Raises
+    ------
+    InputError
+        If the target is nowhere finite where the reference is, or is not a number.
+    """
+    y = excess.draw(particles, 0, seed)
+    here = Particles(excess, kernel, y, seed=seed, dense=dense)
+    check_start(here.u)
+    pilot = Pilot(here, kernel, most_moves)
+    beta = 0.0
+    pilot.measure(beta)
+    stops = 0
+    while beta < 1.0:
+        step = pilot.next_step(beta)
+        pilot.reweight(step, resampling_uniforms(seed, 0, 1, stops + 1, back=False)[stops, 0])
+        beta = 1.0 if 1.0 - beta - step < 1e-12 else beta + step
+        pilot.settle(beta)
+        pilot.measure(beta)
+        stops += 1
+        progress(beta)
+    return pilot.knots(), here
+
+
+def check_start(u: Array) -> None:
+    """Refuse energies that are nowhere finite, or not numbers, at draws from the reference.
+
+    Raises
+    ------
+    InputError
+        If so.
+    """
+    if np.isnan(u).any():
+        raise InputError(
+            f"energy is nan at {np.isnan(u).sum()} of {len(u)} draws from the reference: it must be a number "
+            "there, or inf outside of the target"
+        )
+    if not np.isfinite(u).any():
+        raise InputError(
+            f"energy is {u[0]} at all of {len(u)} draws from the reference: "
+            "give a reference that covers the target"
+        )
+
+
+class Pilot:
+    """A population that tunes a kernel at each temperature where it stops."""
+
+    def __init__(self, particles: Particles, kernel: Kernel, most_moves: int) -> None:
+        self.particles, self.kernel, self.most_moves = particles, kernel, most_moves
+        self.d = particles.y.shape[1]
+        self.dense = particles.tempered.dense
+        self.step_size = 1.0 / self.d ** (1 / 3)
+        self.rows: list[tuple[float, ...]] = []
+        self.lengths: list[float] = []
+        self.coordinates: list[tuple[Array, Array]] = []
+        one = np.eye(self.d) if self.dense else np.ones(self.d)
+        self.local = (np.zeros(self.d), one)
+        self.n_moves, self.acceptance = 1, 1.0
+        self.evaluations = len(particles.y)
+        self.searched = False
+
+    def measure(self, beta: float) -> None:
+        """Write down what this stop is like."""
+        u = self.particles.u[np.isfinite(self.particles.u)]
+        if self.rows:
+            self.lengths.append(distance(beta - self.rows[-1][0], self.last, self.particles.u))
+        self.last = self.particles.u
+        self.rows.append(
+            (beta, float(u.mean()), float(u.std()), self.step_size, self.n_moves, self.acceptance)
+        )
+        self.coordinates.append(self.local)
+        if len(self.rows) > 2 * _MOST_KNOTS:  # every other of those between the ends
+            kept = [0, *range(2, len(self.rows) - 1, 2), len(self.rows) - 1]
+            self.lengths = list(np.diff(self._length()[kept]))
+            self.rows = [self.rows[i] for i in kept]
+            self.coordinates = [self.coordinates[i] for i in kept]
+
+    def next_step(self, beta: float) -> float:
+        """Return how far beta may go: until weights would differ by a given spread of their logs."""
+        u = self.particles.u
+        finite = np.isfinite(u)
+        if not finite.all():  # what is outside is left behind at once, in the first step
+            least = 1e-12
+            spread = float(u[finite].std()) if finite.sum() > 1 else 0.0
+            return min(1.0 - beta, _SPREAD / spread if spread > 0 else 1.0, 1.0) if beta == 0 else least
+        goal = 1.0 / (1.0 + _SPREAD**2)  # effective share of weights with this spread
+
+        def share(step: float) -> float:
+            weights = normalised(-step * u)
+            return float(1.0 / (len(u) * (weights**2).sum()))
+
+        high = 1.0 - beta
+        if share(high) >= goal:
+            return high
+        low = 0.0
+        for _ in range(60):
+            middle = 0.5 * (low + high) if low > 0 else high * 0.1
+            low, high = (middle, high) if share(middle) >= goal else (low, middle)
+            if low > 0 and high - low < 1e-3 * high:
+                break
+        return max(low, 1e-300)
+
+    def reweight(self, step: float, uniform: float) -> None:
+        """Resample for the next stop, after measuring the coordinates that suit it."""
+        weights = normalised(-step * self.particles.u)
+        self.particles.take(systematic(weights[np.newaxis], np.array([uniform]))[0])
+
+    def settle(self, beta: float) -> None:
+        """Tune the kernel at this stop, and move until u has forgotten where it was."""
+        particles, kernel = self.particles, self.kernel
+        self.particles.tempered.beta = beta
+        self.local = self._fitted(beta)
+        particles.place(beta, self.local)
+        if not self.searched:
+            self._search()
+        rate = 1.5
+        start = particles.u.copy()
+        correlation, moves, calm, total = 1.0, 0, 0, 0
+        accepted = []
+        goal = _goal(kernel)
+        while total < 4 * self.most_moves:
+            acceptance = float(particles.move(settings_of(kernel, self.step_size), 1).mean())
+            self.evaluations += int(len(start) * settings_of(kernel, self.step_size).length)
+            total += 1
+            if goal is not None:
+                change = rate * (acceptance - goal)
+                self.step_size = min(
+                    self.step_size * math.exp(np.clip(change, -1.0, 1.0)), kernel.longest_step
+                )
+                rate = max(0.3, 0.8 * rate)
+            elif isinstance(kernel, AutoMALA):
+                self.step_size *= math.exp(0.5 * float(particles.exponent.mean()) * math.log(4.0))
+            accepted.append(acceptance)
+            calm += 1
+            if calm == 3:  # the step size is about right: from here on moves count
+                start, moves = particles.u.copy(), 0
+            elif calm > 3:
+                moves += 1
+                correlation = _correlation(start, particles.u)
+                if correlation < _FORGOTTEN or moves >= self.most_moves:
+                    break
+        self.n_moves, self.acceptance = max(1, moves), float(np.mean(accepted[3:] or accepted))
+
+    def _search(self) -> None:
+        """Find a step size that is about right."""
+        self.searched = True
+        goal = _goal(self.kernel)
+        if goal is None:
+            return
+        particles = self.particles
+
+        def acceptance(step_size: float) -> float:
+            kept = particles.y, particles.u, particles.slope
+            found = float(particles.move(settings_of(self.kernel, step_size), 1).mean())
+            particles.y, particles.u, particles.slope = kept
+            return found
+
+        up = acceptance(self.step_size) > goal
+        for _ in range(40):
+            following = min(self.step_size * (2.0 if up else 0.5), self.kernel.longest_step)
+            if following == self.step_size or (acceptance(following) > goal) != up:
+                break
+            self.step_size = following
+
+    def _fitted(self, beta: float) -> tuple[Array, Array]:
+        """Return mean and scale of the normal density that is nearest, in Fisher's divergence.
+
+        Its variance is the root of that of y over that of the score, its mean that of y + variance score.
+        """
+        particles = self.particles
+        y, score = particles.y, particles.score()
+        n = len(y)
+        share = n / (n + _SHRINK)
+        mean = y.mean(axis=0)
+        if self.dense:
+            centred = y - mean
+            found = centred.T @ centred / n
+            share = n / (n + _SHRINK + self.d)
+            shrunk = share * found + (1 - share) * np.diag(np.diag(found) + 1e-12)
+            try:
+                return mean, np.linalg.cholesky(shrunk)
+            except np.linalg.LinAlgError:
+                return mean, np.diag(np.sqrt(np.diag(found) + 1e-12))
+        groups = particles.tempered.excess.groups
+        scale2 = nearest_variances(y, score, groups)
+        return nearest_mean(y + scale2 * score, groups), np.sqrt(scale2)
+
+    def _length(self) -> Array:
+        return np.cumsum([0.0, *self.lengths])
+
+    def knots(self) -> Knots:
+        """Return all that was measured."""
+        betas, energy, spread, step_sizes, moves, acceptance = np.array(self.rows).T
+        means = np.array([mean for mean, _ in self.coordinates])
+        scales = np.array([scale for _, scale in self.coordinates])
+        step_sizes[0], moves[0] = step_sizes[1], moves[1]
+        return Knots(
+            betas, self._length(), energy, spread, step_sizes, moves, acceptance, means, scales,
+            self.evaluations,
+        )  # fmt: skip
+
+
+def uneven(excess: Excess, y: Array, place: tuple[Array, Array], step_size: float, seed: int) -> bool:
+    """Return whether the scale of the target depends on the place so much that particles have not found it.
+
+    Then autoMALA, which adapts its steps to where it is, spreads them: the powers of 2 by which it changes
+    its steps vary more and more. ``y`` are particles at the target.
+    """
+    y = y[:_LOOKED_AT].copy()
+
+    def moved(y: Array, kernel: AutoMALA, n: int, step: int) -> Particles:
+        particles = Particles(excess, kernel, y, seed=seed, step=_FAR + step)
+        particles.place(1.0, place)
+        particles.move(settings_of(kernel, step_size), n)
+        return particles
+
+    before = moved(y, AutoMALA(), 1, 0).exponent.std()
+    spread = moved(y, AutoMALA(sweep=True), _SPREADING * (excess.dim + 1), 1)
+    after = moved(spread.y, AutoMALA(), 1, _FAR).exponent.std()
+    return bool(after > before + _UNEVEN)
+
+
+def _goal(kernel: Kernel) -> float | None:
+    """Return the acceptance that steps are tuned to; of unadjusted ones, had they been adjusted."""
+    return 0.9 if kernel.step_function == "langevin" else kernel.goal
+
+
+def nearest_variances(y: Array, score: Array, groups: Array | None) -> Array:
+    """Return the variances of the normal density that is nearest in Fisher's divergence.
+
+    They are sqrt(var y / var score), over the draws; coordinates of one group share theirs, others are
+    drawn towards what all have in common.
+    """
+    variances, slopes = y.var(axis=0), score.var(axis=0)
+    if groups is not None:
+        many = np.bincount(groups)
+        variances = (np.bincount(groups, variances) / many)[groups]
+        slopes = (np.bincount(groups, slopes) / many)[groups]
+    usable = (variances > 0) & (slopes > 0) & np.isfinite(slopes)
+    found = np.ones_like(variances)
+    found[usable] = np.sqrt(variances[usable] / slopes[usable])
+    if groups is not None:
+        return found
+    share = len(y) / (len(y) + _SHRINK)
+    return np.asarray(np.exp(share * np.log(found) + (1 - share) * np.log(found).mean()))
+
+
+def nearest_mean(values: Array, groups: Array | None) -> Array:
+    """Return its mean: that of y + variance score, which hardly varies where the density is normal.
+
+    Given these values for independent draws. A group's means are drawn towards zero by the share of
+    them that chance explains (James & Stein 1961).
+    """
+    mean = values.mean(axis=0)
+    if groups is None:
+        return np.asarray(mean)
+    chance = np.bincount(groups, values.var(axis=0, ddof=1) / len(values))
+    squares = np.bincount(groups, mean**2)
+    return np.asarray(mean * np.maximum(0.0, 1.0 - chance / np.maximum(squares, 1e-300))[groups])
+
+
+def distance(step: float, lower: Array, upper: Array) -> float:
+    """Return how many standard deviations of u two neighbours are apart, from how often they would swap.
+
+    The rejection of swaps is erf(sd / 2) for normal u; unlike a variance it is not ruled by rare values.
+    """
+    shifts = range(1, min(len(lower), 33))
+    with np.errstate(invalid="ignore", over="ignore"):
+        ratios = np.concatenate([step * (np.roll(upper, i) - lower) for i in shifts])
+        accepted = np.exp(np.minimum(np.nan_to_num(ratios, nan=-np.inf), 0.0)).mean()
+    return float(2 * erfinv(min(max(1.0 - accepted, 1e-6), 0.999)))
+
+
+def _correlation(a: Array, b: Array) -> float:
+    centred, other = a - a.mean(), b - b.mean()
+    size = math.sqrt(float((centred**2).sum() * (other**2).sum()))
+    return float((centred * other).sum() / size) if size > 0 else 0.0

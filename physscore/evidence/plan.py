@@ -1,0 +1,128 @@
+"""What an annealing run is made with: temperatures, coordinates and step sizes, measured by the pilot
+and then frozen, so that the estimate of Z is unbiased."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import solve_triangular
+
+from physscore.core import Array
+from physscore.kernels.hamiltonian import HMC
+from physscore.kernels.kernel import Kernel
+from physscore.kernels.loops import Moves
+
+SHORT_OF_QUARTER = 1.4  # of a trajectory, where the density is near a standard normal: pi / 2 forgets all
+
+
+@dataclass
+class Knots:
+    """What the pilot measured where it stopped on the way: arrays along beta.
+
+    Attributes
+    ----------
+    betas : array (k,)
+    length : array (k,)
+        The integral of the standard deviation of u over beta, from 0: the length of the path.
+    energy, spread : array (k,)
+        Mean and standard deviation of u.
+    step_sizes, moves, acceptance : array (k,)
+        Step size of the kernel, moves until u has forgotten where it was, acceptance.
+    means : array (k, d)
+    scales : array (k, d) or (k, d, d)
+        The coordinates; see ``Tempered``.
+    """
+
+    betas: Array
+    length: Array
+    energy: Array
+    spread: Array
+    step_sizes: Array
+    moves: Array
+    acceptance: Array
+    means: Array
+    scales: Array
+    evaluations: int = 0
+
+    @property
+    def barrier(self) -> float:
+        """The global communication barrier: the integral of E|u - u'| / 2, for normal u."""
+        return float(self.length[-1]) / math.sqrt(math.pi)
+
+
+@dataclass
+class Plan:
+    """A frozen schedule, and the kernel at each of its temperatures.
+
+    Attributes
+    ----------
+    betas : array (k + 1,)
+        From 0 to 1.
+    places : array (k + 1,)
+        Where they are between the knots: a whole number and a fraction.
+    step_sizes, moves : array (k + 1,)
+    """
+
+    kernel: Kernel
+    knots: Knots
+    betas: npt.NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        knots = self.knots
+        at = np.interp(self.betas, knots.betas, np.arange(len(knots.betas)))
+        self._low = np.minimum(at.astype(int), len(knots.betas) - 2)
+        self._share = at - self._low
+        self.step_sizes = np.exp(self._between(np.log(knots.step_sizes)))
+        self.moves = np.maximum(1, np.rint(self._between(knots.moves.astype(float)))).astype(np.int64)
+
+    def _between(self, values: Array) -> Array:
+        low, share = values[self._low], self._share
+        return np.asarray((1 - share) * low + share * values[self._low + 1])
+
+    def coordinates(self, k: int) -> tuple[Array, Array]:
+        """Return mean and scale at temperature ``k``.
+
+        Between knots the precision is linear in beta, as it is where energies are quadratic.
+        """
+        low, share = self._low[k], self._share[k]
+        (mean_a, mean_b), (a, b) = self.knots.means[low : low + 2], self.knots.scales[low : low + 2]
+        if a.ndim == 1:
+            one, two = (1 - share) / a**2, share / b**2
+            return (one * mean_a + two * mean_b) / (one + two), 1 / np.sqrt(one + two)
+        unit = np.eye(len(a))
+        roots = [solve_triangular(lower, unit, lower=True) for lower in (a, b)]
+        parts = [weight * root.T @ root for weight, root in zip((1 - share, share), roots, strict=True)]
+        covariance = np.linalg.inv(parts[0] + parts[1])
+        mean = covariance @ (parts[0] @ mean_a + parts[1] @ mean_b)
+        return mean, np.linalg.cholesky(0.5 * (covariance + covariance.T))
+
+    def settings(self, k: int) -> Moves:
+        """Return the kernel's settings at temperature ``k``."""
+        return settings_of(self.kernel, float(self.step_sizes[k]))
+
+    @property
+    def evaluations(self) -> int:
+        """Gradients that one particle takes from one end to the other."""
+        return int(sum(m * self.settings(k).length for k, m in enumerate(self.moves) if k)) + 1
+
+
+def settings_of(kernel: Kernel, step_size: float) -> Moves:
+    """Return a kernel's settings with a step size; trajectories of "auto" length are a quarter of a period."""
+    if isinstance(kernel, HMC) and kernel.leapfrogs == "auto":
+        leapfrogs = max(1, round(SHORT_OF_QUARTER / step_size))
+        return kernel.tuned(step_size=step_size, leapfrogs=leapfrogs).moves()
+    settings = kernel.tuned(step_size=step_size).moves()
+    return settings._replace(adjusted=False) if kernel.step_function == "langevin" else settings
+
+
+def equal_steps(knots: Knots, n: int) -> npt.NDArray[np.float64]:
+    """Return n + 1 values of beta from 0 to 1 with the same length of the path between neighbours."""
+    from scipy.interpolate import PchipInterpolator
+
+    length = knots.length + 1e-12 * np.arange(len(knots.length))  # rising, even where u is constant
+    betas = np.asarray(PchipInterpolator(length, knots.betas)(np.linspace(0.0, length[-1], n + 1)))
+    betas[0], betas[-1] = 0.0, 1.0
+    return np.maximum.accumulate(betas)

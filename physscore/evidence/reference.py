@@ -1,0 +1,97 @@
+"""What annealing begins with: a prior, or a normal density fitted to a short run at the target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from physscore.core import Energy, InputError, Prior
+from physscore.energies.coordinates import FieldModes, has_field, prior_and_likelihood
+from physscore.energies.fourier_gaussian import FourierGaussian
+from physscore.energies.gaussian import Gaussian
+from physscore.energies.lattice import Lattice
+from physscore.evidence.annealed import Particles
+from physscore.evidence.excess import excess_of
+from physscore.evidence.pilot import Pilot, check_start, nearest_mean, nearest_variances
+from physscore.kernels.hamiltonian import HMC
+from physscore.sampling.engine import grid_of
+
+_MOST_STAGES, _STAGES = 40, 10
+_WIDEN = 1.5  # the variances of a fitted vector: its tails must cover the target's
+
+
+def reference_for(target: Energy, given: Any, seed: int, progress: Callable[[int], None]) -> Prior:
+    """Return the reference that was given, the target's prior, or one that is fitted.
+
+    Raises
+    ------
+    InputError
+        If what was given is no normalised prior of the same states.
+    """
+    prior, likelihood = prior_and_likelihood(target)
+    if given is None and likelihood is not None and prior is not None:
+        return prior
+    if given is None or given == "fitted":
+        return fitted(target, seed, progress)
+    if not isinstance(given, Prior):
+        raise InputError(
+            f"reference is {given!r}: it must be a normalised prior such as Gaussian(0, 1, dim=10), "
+            '"fitted", or None for the prior of the target'
+        )
+    if given.shape != target.shape:
+        raise InputError(f"reference has states of shape {given.shape}, the target {target.shape}")
+    return given
+
+
+def fitted(target: Energy, seed: int, progress: Callable[[int], None] = lambda n: None) -> Prior:
+    """Return a normal density around draws of a short run: of the modes of a field, or of a vector."""
+    field = isinstance(target, Lattice) or len(target.shape) > 1 or has_field(target)
+    crude = _crude_field(target) if field else Gaussian(0.0, 1.0, dim=target.dim)
+    excess = excess_of(crude, target)
+    n = int(np.clip(2**23 // excess.dim, 8, 64 if field else 256))
+    particles = Particles(excess, HMC(), excess.draw(n, 0, seed), seed=seed)
+    check_start(particles.u)
+    pilot = Pilot(particles, HMC(), 20)
+    energies = []
+    for stage in range(_MOST_STAGES):
+        pilot.settle(1.0)
+        energies.append(_energy(particles))
+        progress(stage)
+        if stage >= 4 and energies[-1][0] > energies[-3][0] - 0.5 * energies[-1][1]:
+            break  # it falls no more
+    seen = []
+    for _ in range(_STAGES):
+        pilot.settle(1.0)
+        seen.append((particles.y.copy(), particles.score()))
+    y, score = (np.array(parts) for parts in zip(*seen, strict=True))
+    good = np.isfinite(y).all(axis=(0, 2)) & np.isfinite(score).all(axis=(0, 2))
+    y, score = y[:, good], score[:, good]  # (stages, n, d)
+    rows, slopes = y.reshape(-1, excess.dim), score.reshape(-1, excess.dim)
+    if field:
+        assert isinstance(crude, FourierGaussian)
+        assert excess.groups is not None
+        nearest = nearest_variances(rows, slopes, excess.groups)
+        mean = nearest_mean((y + nearest * score).mean(axis=0), excess.groups)
+        many = np.bincount(excess.groups)
+        spread = (np.bincount(excess.groups, ((rows - mean) ** 2).mean(axis=0)) / many)[excess.groups]
+        std = np.sqrt(crude.variances)
+        return FourierGaussian(crude.grid, crude.mean + std * mean, crude.variances * spread)
+    covariance = np.atleast_2d(np.cov(rows.T))
+    wide = _WIDEN * (0.95 * covariance + 0.05 * np.diag(np.diag(covariance)))
+    return Gaussian(rows.mean(axis=0), wide)
+
+
+def _energy(particles: Particles) -> tuple[float, float]:
+    energy = 0.5 * np.einsum("ni,ni->n", particles.y, particles.y) + particles.u
+    return float(np.mean(energy)), float(np.std(energy))
+
+
+def _crude_field(target: Energy) -> FourierGaussian:
+    """Return where a fit of modes begins: the random field of the target, or white noise."""
+    grid = grid_of(target)
+    modes = FieldModes(target, grid)
+    variances = modes.free.astype(np.float64)
+    np.divide(1.0, modes.precision, out=variances, where=modes.precision > 0)
+    return FourierGaussian(grid, np.zeros(modes.dim), variances)

@@ -1,0 +1,141 @@
+"""The geometric path from a reference to a target, at one temperature, as the kernels see it.
+
+Chains move in coordinates v with y = mean + scale v, where y are those in which the reference is a
+standard normal: E_beta(y) = |y|^2 / 2 + beta u(y), and u is the energy that the target has beyond the
+reference's. ``mean`` and ``scale`` describe the density at beta, so that in v it is near a standard normal.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from physscore.core import Array, Energy, Point
+from physscore.energies.whitening import pull_back, unwhiten
+from physscore.evidence.excess import Excess
+from physscore.points import address_of, call_block, compiled_block, from_block
+
+
+@compiled_block
+def _tempered_block(x, params, gradient_out, energy_out):
+    """params: beta, dense, mean[d], scale[d] or [d, d], address of the difference, how many numbers the
+    reference has, these, and the numbers of the difference."""
+    d, n = x.shape
+    beta, dense = params[0], params[1] != 0.0
+    mean, scale = params[2 : 2 + d], params[2 + d :]
+    rest = 2 + d + (d * d if dense else d)
+    y, states, slope, excess = np.empty((d, n)), np.empty((d, n)), np.empty((d, n)), np.empty(n)
+    for i in range(d):
+        if dense:
+            y[i] = mean[i]
+            for k in range(i + 1):
+                w = scale[i * d + k]
+                for j in range(n):
+                    y[i, j] += w * x[k, j]
+        else:
+            for j in range(n):
+                y[i, j] = mean[i] + scale[i] * x[i, j]
+    address = params[rest : rest + 1].view(np.int64)[0]
+    start = rest + 2 + int(params[rest + 1])
+    reference = params[rest + 2 : start]
+    unwhiten(reference, y, states)
+    call_block(address, states, params[start:], slope, excess)
+    pull_back(reference, y, states, slope)
+    for j in range(n):
+        energy_out[j] = beta * excess[j]
+    for i in range(d):
+        for j in range(n):
+            energy_out[j] += 0.5 * y[i, j] * y[i, j]
+            slope[i, j] = y[i, j] + beta * slope[i, j]
+    for i in range(d):
+        if dense:
+            w = scale[i * d + i]
+            for j in range(n):
+                gradient_out[i, j] = w * slope[i, j]
+            for k in range(i + 1, d):
+                w = scale[k * d + i]
+                for j in range(n):
+                    gradient_out[i, j] += w * slope[k, j]
+        else:
+            for j in range(n):
+                gradient_out[i, j] = scale[i] * slope[i, j]
+
+
+class Tempered(Energy):
+    """The density at one beta between a reference and a target, over the coordinates v.
+
+    Parameters
+    ----------
+    excess
+        What the target has beyond the reference.
+    dense
+        Whether scales are matrices.
+
+    Attributes
+    ----------
+    beta : float
+    mean, scale : array (d,), array (d,) or (d, d)
+        See :meth:`place`.
+    """
+
+    def __init__(self, excess: Excess, *, dense: bool = False) -> None:
+        self.excess, self.dense = excess, dense
+        self.shape = (excess.dim,)
+        self.one_by_one = excess.one_by_one
+        one = np.eye(self.dim) if dense else np.ones(self.dim)
+        self.beta, self.mean, self.scale = 1.0, np.zeros(self.dim), one
+
+    def place(self, beta: float, mean: Array, scale: Array) -> None:
+        """Go to ``beta``, and to the coordinates y = mean + scale v; a matrix is lower triangular."""
+        self.beta, self.mean, self.scale = beta, mean, scale
+        if self.point is not None:
+            self.point.params[: 2 + self.dim + scale.size] = np.concatenate(
+                [[beta, float(self.dense)], mean, scale.ravel()]
+            )
+
+    @cached_property
+    def _point(self) -> Point | None:
+        numbers, point = self.excess.numbers, self.excess.point
+        if numbers is None or point is None:
+            return None
+        address = np.array([address_of(point)]).view(np.float64)
+        head = [[self.beta, float(self.dense)], self.mean, self.scale.ravel()]
+        return from_block(
+            _tempered_block, np.concatenate([*head, address, [len(numbers)], numbers, point.params])
+        )
+
+    def forth(self, v: Array) -> Array:
+        """Return y = mean + scale v."""
+        return self.mean + (v @ self.scale.T if self.dense else v * self.scale)
+
+    def back(self, y: Array) -> Array:
+        """Return v."""
+        centred = y - self.mean
+        return _solve(self.scale, centred, transposed=False) if self.dense else centred / self.scale
+
+    def score_of(self, y: Array, slope: Array) -> Array:
+        """Return the score over v, given the gradient of u over y."""
+        over_y = -(y + self.beta * slope)
+        return over_y @ self.scale if self.dense else over_y * self.scale
+
+    def slope_of(self, y: Array, score: Array) -> Array:
+        """Return the gradient of u over y, given the score over v: what :meth:`score_of` took."""
+        over_y = _solve(self.scale, score, transposed=True) if self.dense else score / self.scale
+        return -(over_y + y) / self.beta
+
+    def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
+        """Return E_beta and the score at coordinates v."""
+        y = self.forth(x)
+        u, slope = self.excess(y)
+        energy = 0.5 * np.einsum("ni,ni->n", y, y) + self.beta * u
+        return energy, self.score_of(y, slope)
+
+
+def _solve(lower: Array, rows: Array, *, transposed: bool) -> Array:
+    from scipy.linalg import solve_triangular
+
+    return np.asarray(
+        solve_triangular(lower, rows.T, lower=True, trans=int(transposed), check_finite=False).T
+    )

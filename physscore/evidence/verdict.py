@@ -1,0 +1,119 @@
+"""Can the number be trusted? What was seen on the way, weighed in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from physscore.core import Array
+from physscore.evidence.annealed import Leg
+from physscore.evidence.bridge import Estimate
+from physscore.evidence.excess import Excess
+
+# By chance alone each check says "suspect" less than once in 10^4 runs.
+_SUSPECT, _FAILED = 4.5, 9.0
+_LEAST_ACCEPTANCE = 0.1, 0.01
+_LEAST_ESS = 0.05
+_ONE_ISLAND = 0.5  # of the variance between the islands
+_SCORE_ERROR = 1e-3
+
+
+@dataclass
+class Finding:
+    """A reason to doubt, and whether it is enough to reject."""
+
+    reason: str
+    failed: bool = False
+
+
+def verdict_of(findings: Sequence[Finding]) -> tuple[str, list[str]]:
+    """Return "pass", "suspect" or "failed", and the reasons."""
+    reasons = [finding.reason for finding in findings]
+    if not findings:
+        return "pass", []
+    return ("failed" if any(finding.failed for finding in findings) else "suspect"), reasons
+
+
+def look_at(
+    legs: Sequence[Leg], total: Estimate, gap: Estimate, length: float, n_steps: int
+) -> list[Finding]:
+    """Return what speaks against a run."""
+    found: list[Finding] = []
+    if not (math.isfinite(total.value) and np.isfinite(total.influence).all()):
+        return [Finding("the weights are not finite: log Z cannot be told", failed=True)]
+    far = abs(gap.value) / max(gap.error, 1e-300) if abs(gap.value) > 1e-9 else 0.0
+    if far > _SUSPECT:
+        found.append(Finding(
+            f"the ways there and back differ by {gap.value:.3g}, {far:.1f} of its errors: the particles lag, "
+            "so give it more temperatures or a kernel that moves more", far > _FAILED,
+        ))  # fmt: skip
+    found += _not_invariant(legs)
+    lowest = min(float(leg.acceptance[1:].mean(axis=1).min()) for leg in legs)
+    if lowest < _LEAST_ACCEPTANCE[0]:
+        found.append(Finding(
+            f"the kernel accepts {lowest:.1%} at one temperature", lowest < _LEAST_ACCEPTANCE[1]
+        ))  # fmt: skip
+    ess = min(float(leg.ess.mean(axis=1).min()) for leg in legs)
+    if ess < _LEAST_ESS:
+        found.append(Finding(f"the effective sample size falls to {ess:.1%} of the particles"))
+    squares = total.influence**2
+    if squares.sum() > 0 and squares.max() / squares.sum() > _ONE_ISLAND:
+        share = squares.max() / squares.sum()
+        found.append(Finding(f"one of {len(squares)} islands makes {share:.0%} of their scatter"))
+    if length / max(n_steps, 1) > 2.0:
+        found.append(Finding(
+            f"{n_steps} steps are few for a way of {length:.0f} standard deviations of the energy"
+        ))  # fmt: skip
+    return found
+
+
+def _not_invariant(legs: Sequence[Leg]) -> list[Finding]:
+    """Test that -y . score = d on average, at every temperature, as it is for draws from the density.
+
+    Both ways are averaged: what lags has opposite signs in them.
+    """
+    virial = np.mean([leg.virial[1:] for leg in legs], axis=0)
+    spread = virial.std(axis=1, ddof=1) / math.sqrt(virial.shape[1])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = np.where(spread > 0, np.abs(virial.mean(axis=1)) / spread, 0.0)
+    if not np.isfinite(z).all():
+        return [Finding("the scores are not finite", failed=True)]
+    worst = float(z.max())
+    limit = _SUSPECT + 0.5 * math.log(len(z))
+    if worst <= limit:
+        return []
+    return [Finding(
+        f"the particles do not follow the density: the mean of x . grad E is off by {worst:.1f} of its errors "
+        "(a wrong score, a kernel that does not leave it invariant, or too few moves)", worst > 2 * limit,
+    )]  # fmt: skip
+
+
+def score_fits(excess: Excess, y: Array) -> list[Finding]:
+    """Compare the score with differences of the energy along random directions."""
+    y = y[: min(len(y), 8)]
+    direction = np.random.default_rng(0).normal(size=y.shape)
+    h = 1e-4 / math.sqrt(y.shape[1])
+    with np.errstate(over="ignore", invalid="ignore"):
+        slope = np.einsum("ni,ni->n", excess(y)[1], direction)
+        finer, coarse = (
+            (excess(y + step * direction)[0] - excess(y - step * direction)[0]) / (2 * step)
+            for step in (h, 2 * h)
+        )
+        u = excess(y)[0]
+    rounding = 1e-13 * np.abs(u) / h
+    off = np.abs(finer - slope)
+    allowed = (
+        _SCORE_ERROR * (np.abs(finer) + np.abs(slope) + np.std(slope))
+        + rounding
+        + 10 * np.abs(finer - coarse)
+    )
+    if (off <= allowed).all() or not np.isfinite(off).all():
+        return []
+    worst = int(np.argmax(off - allowed))
+    return [Finding(
+        f"the score does not fit the energy: along a line the energy changes by {finer[worst]:.4g}, the score "
+        f"says {slope[worst]:.4g}", failed=True,
+    )]  # fmt: skip
