@@ -112,8 +112,8 @@ class Job:
         """Lead some islands to the target and back."""
         n, start = self.n, first * self.n
         y = self.excess.draw(n * islands, start, self.seed)
-        # Another schedule is another use of the random numbers.
-        step = self.lengthened << 44
+        # Another schedule is another use of the random numbers, whose steps are counted in 32 bits.
+        step = self.lengthened << 26
         particles = Particles(
             self.excess, self.kernel, y, seed=self.seed, first=start, step=step, dense=self.dense
         )
@@ -125,7 +125,7 @@ class Job:
 
         forward = run_leg(particles, self.plan, **settings, back=False, progress=show)
         at_target = particles.y.copy()
-        particles.step = step + (1 << 42)
+        particles.step = step + (1 << 31)
         back = run_leg(particles, self.plan, **settings, back=True, start=forward.log_z, progress=show)
         return Unit(forward, back, at_target)
 

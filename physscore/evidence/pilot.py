@@ -19,7 +19,7 @@ _SPREAD = 0.8  # a stop is so many standard deviations of u from the last
 _FORGOTTEN = 0.2  # correlation of u with where it was
 _MOST_KNOTS = 64
 _UNEVEN = 0.12  # powers of 2
-_LOOKED_AT, _SPREADING, _FAR = 512, 20, 1 << 40
+_LOOKED_AT, _SPREADING, _FAR = 512, 20, 1 << 29  # steps are counted in 32 bits
 _SHRINK = 5.0  # particles that a measured variance must outnumber
 
 
