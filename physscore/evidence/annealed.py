@@ -70,6 +70,10 @@ class Particles:
         """Go to a temperature."""
         self.tempered.place(beta, *coordinates)
 
+    def gain(self, here: float, there: float) -> Array:
+        """Return what their log weights gain on the way from one temperature to another."""
+        return (here - there) * self.u
+
     def score(self) -> Array:
         """Return the score of the density at their temperature, over y."""
         return -(self.y + self.tempered.beta * self.slope)
@@ -175,7 +179,7 @@ def run_leg(
     beta, d = 1.0 if back else 0.0, particles.y.shape[1]
     for k in range(n_betas - 1, -1, -1) if back else range(n_betas):
         if plan.betas[k] != beta:
-            gain = (beta - plan.betas[k]) * particles.u.reshape(islands, n)
+            gain = particles.gain(beta, float(plan.betas[k])).reshape(islands, n)
             log_w += gain
             work += gain
             beta = float(plan.betas[k])
@@ -184,15 +188,15 @@ def run_leg(
         log_z[wanted] += log_mean(log_w[wanted])
         resampled += wanted
         resample(particles, log_w, wanted, uniforms[k], work)
+        particles.place(beta, plan.coordinates(k))
         if k > 0:
-            particles.place(beta, plan.coordinates(k))
             accepted = particles.move(plan.settings(k), int(plan.moves[k]))
             acceptance[k] = accepted.reshape(islands, n).mean(axis=1)
             log_w += particles.log_ratio.reshape(islands, n)
             work += particles.log_ratio.reshape(islands, n)
         seen.u[k], seen.log_weights[k] = particles.u.reshape(islands, n), log_w
         seen.log_z[k] = log_z + log_mean(log_w) + (0.0 if start is None else start)
-        slope = np.einsum("ni,ni->n", particles.y, particles.y + beta * particles.slope) - d
+        slope = -np.einsum("ni,ni->n", particles.y, particles.score()) - d
         virial[k] = (normalised(log_w) * slope.reshape(islands, n)).sum(axis=1)
         progress(k, float(ess[k].mean()))
     log_z = log_z + log_mean(log_w)

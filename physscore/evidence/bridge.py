@@ -64,26 +64,25 @@ class Estimate:
 
 
 @njit(nogil=True, error_model="numpy")
-def _fermi_mean(factor, shift, u, weights):
-    """Return for each island the weighted mean of 1 / (1 + exp(factor u + shift))."""
-    means = np.zeros(u.shape[0])
-    terms = np.empty(u.shape[1])
-    for i in range(u.shape[0]):
-        for j in range(u.shape[1]):
-            terms[j] = weights[i, j] / (1.0 + exp(factor * u[i, j] + shift))
+def _fermi_mean(sign, rise, work, weights):
+    """Return for each island the weighted mean of 1 / (1 + exp(sign (work + rise)))."""
+    means = np.zeros(work.shape[0])
+    terms = np.empty(work.shape[1])
+    for i in range(work.shape[0]):
+        for j in range(work.shape[1]):
+            terms[j] = weights[i, j] / (1.0 + exp(sign * (work[i, j] + rise)))
         means[i] = terms.sum()
     return means
 
 
 @compiled
-def _bridge(steps, u, within, between, rises, slopes, low, high, start, stop):
+def _bridge(below, above, within, between, rises, slopes, low, high, start, stop):
     """Solve Bennett's equation for rungs start to stop; leave the means over each island of both sides.
 
     The difference of both sides falls as the rise grows: doubling steps bracket it, bisection ends it.
     """
-    legs = u.shape[0]
+    legs = below.shape[0]
     for rung in range(start, stop):
-        step = steps[rung]
         left, right, move, found_left, found_right = rises[rung], rises[rung], 0.25, False, False
         for attempt in range(200):
             if not found_left or not found_right:
@@ -92,8 +91,8 @@ def _bridge(steps, u, within, between, rises, slopes, low, high, start, stop):
                 rise = 0.5 * (left + right)
             excess = 0.0
             for leg in range(legs):
-                low[leg, rung] = _fermi_mean(step, rise, u[leg, rung], within[leg, rung])
-                high[leg, rung] = _fermi_mean(-step, -rise, u[leg, rung + 1], within[leg, rung + 1])
+                low[leg, rung] = _fermi_mean(1.0, rise, below[leg, rung], within[leg, rung])
+                high[leg, rung] = _fermi_mean(-1.0, rise, above[leg, rung], within[leg, rung + 1])
                 excess += (between[leg, rung] * low[leg, rung]).sum()
                 excess -= (between[leg, rung + 1] * high[leg, rung]).sum()
             if excess > 0.0:
@@ -111,17 +110,45 @@ def _bridge(steps, u, within, between, rises, slopes, low, high, start, stop):
         rises[rung] = 0.5 * (left + right)
         total = 0.0
         for leg in range(legs):
-            for island in range(u.shape[2]):
-                for j in range(u.shape[3]):
-                    f = 1.0 / (1.0 + exp(step * u[leg, rung, island, j] + rises[rung]))
-                    g = 1.0 / (1.0 + exp(-step * u[leg, rung + 1, island, j] - rises[rung]))
+            for island in range(below.shape[2]):
+                for j in range(below.shape[3]):
+                    f = 1.0 / (1.0 + exp(below[leg, rung, island, j] + rises[rung]))
+                    g = 1.0 / (1.0 + exp(-above[leg, rung, island, j] - rises[rung]))
                     total += between[leg, rung, island] * within[leg, rung, island, j] * f * (1.0 - f)
                     total += between[leg, rung + 1, island] * within[leg, rung + 1, island, j] * g * (1.0 - g)
-        slopes[rung] = total / (legs * u.shape[2])
+        slopes[rung] = total / (legs * below.shape[2])
+
+
+def bridged(
+    below: Array, above: Array, between: Array, within: Array
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return how much log Z rises from each rung to the next by Bennett's acceptance ratio (1976), and what
+    each island adds to that, of shapes (k,) and (k, islands).
+
+    Parameters
+    ----------
+    below, above : array (legs, k, islands, n)
+        The work of each step, E of the upper end minus E of the lower, at the particles of either end.
+    between, within : array (legs, k + 1, islands) and (legs, k + 1, islands, n)
+        Their weights; see :meth:`Populations.weights`. The averages of legs are taken together.
+    """
+    means = [
+        np.where(weights > 0, work * weights, 0.0).sum(axis=3).mean(axis=(0, 2))
+        for work, weights in ((below, within[:, :-1]), (above, within[:, 1:]))
+    ]
+    rises = np.clip(-0.5 * (means[0] + means[1]), -1e6, 1e6)
+    slopes = np.empty(len(rises))
+    low, high = np.empty(below.shape[:3]), np.empty(below.shape[:3])
+    parallel(_bridge, len(rises), below, above, within, between, rises, slopes, low, high)
+    influence = np.zeros(below.shape[1:3])
+    for sign, share, side in ((1, between[:, :-1], low), (-1, between[:, 1:], high)):
+        mean = (share * side).mean(axis=(0, 2))[:, np.newaxis]
+        influence += sign * (share * (side - mean)).mean(axis=0) / slopes[:, np.newaxis]
+    return rises, influence
 
 
 def acceptance_ratio(betas: Array, legs: Sequence[Populations]) -> tuple[Estimate, Array]:
-    """Return log Z by Bennett's acceptance ratio (1976) on every rung, and that of each rung.
+    """Return log Z by Bennett's acceptance ratio on every rung, and that of each rung.
 
     Parameters
     ----------
@@ -130,19 +157,11 @@ def acceptance_ratio(betas: Array, legs: Sequence[Populations]) -> tuple[Estimat
     legs
         What was seen on it, there and back; their averages are taken together.
     """
-    steps = np.diff(betas)
+    steps = np.diff(betas)[:, np.newaxis, np.newaxis]
     u = np.array([np.minimum(leg.u, 1e300) for leg in legs])
     between, within = (np.array(part) for part in zip(*(leg.weights() for leg in legs), strict=True))
-    means = np.where(within > 0, u * within, 0.0).sum(axis=3).mean(axis=(0, 2))
-    rises = np.clip(-0.5 * steps * (means[1:] + means[:-1]), -1e6, 1e6)
-    slopes = np.empty(len(steps))
-    low, high = (np.empty((len(legs), len(steps), u.shape[2])) for _ in range(2))
-    parallel(_bridge, len(steps), steps, u, within, between, rises, slopes, low, high)
-    influence = np.zeros(u.shape[2])
-    for sign, share, side in ((1, between[:, :-1], low), (-1, between[:, 1:], high)):
-        mean = (share * side).mean(axis=(0, 2))[:, np.newaxis]
-        influence += sign * ((share * (side - mean)).mean(axis=0) / slopes[:, np.newaxis]).sum(axis=0)
-    return Estimate(float(rises.sum()), influence), rises
+    rises, influence = bridged(steps * u[:, :-1], steps * u[:, 1:], between, within)
+    return Estimate(float(rises.sum()), influence.sum(axis=0)), rises
 
 
 def one_sided(log_z: Array, sign: float) -> Estimate:

@@ -44,17 +44,7 @@ def explore(
     here = Particles(excess, kernel, y, seed=seed, dense=dense)
     check_start(here.u)
     pilot = Pilot(here, kernel, most_moves)
-    beta = 0.0
-    pilot.measure(beta)
-    stops = 0
-    while beta < 1.0:
-        step = pilot.next_step(beta)
-        pilot.reweight(step, resampling_uniforms(seed, 0, 1, stops + 1, back=False)[stops, 0])
-        beta = 1.0 if 1.0 - beta - step < 1e-12 else beta + step
-        pilot.settle(beta)
-        pilot.measure(beta)
-        stops += 1
-        progress(beta)
+    pilot.go(seed, progress)
     return pilot.knots(), here
 
 
@@ -95,12 +85,32 @@ class Pilot:
         self.evaluations = len(particles.y)
         self.searched = False
 
+    def go(self, seed: int, progress: Callable[[float], None] = lambda beta: None) -> None:
+        """Go all the way from beta = 0 to 1."""
+        beta = 0.0
+        self.measure(beta)
+        stops = 0
+        while beta < 1.0:
+            step = self.next_step(beta)
+            there = 1.0 if 1.0 - beta - step < 1e-12 else beta + step
+            self.reweight(beta, there, resampling_uniforms(seed, 0, 1, stops + 1, back=False)[stops, 0])
+            beta = there
+            self.settle(beta)
+            self.measure(beta)
+            stops += 1
+            progress(beta)
+
+    def rates(self) -> Array:
+        """Return dE/dbeta at the particles."""
+        return self.particles.u
+
     def measure(self, beta: float) -> None:
         """Write down what this stop is like."""
-        u = self.particles.u[np.isfinite(self.particles.u)]
+        rates = self.rates()
+        u = rates[np.isfinite(rates)]
         if self.rows:
-            self.lengths.append(distance(beta - self.rows[-1][0], self.last, self.particles.u))
-        self.last = self.particles.u
+            self.lengths.append(distance(beta - self.rows[-1][0], self.last, rates))
+        self.last = rates
         self.rows.append(
             (beta, float(u.mean()), float(u.std()), self.step_size, self.n_moves, self.acceptance)
         )
@@ -113,7 +123,7 @@ class Pilot:
 
     def next_step(self, beta: float) -> float:
         """Return how far beta may go: until weights would differ by a given spread of their logs."""
-        u = self.particles.u
+        u = self.last
         finite = np.isfinite(u)
         if not finite.all():  # what is outside is left behind at once, in the first step
             least = 1e-12
@@ -136,16 +146,16 @@ class Pilot:
                 break
         return max(low, 1e-300)
 
-    def reweight(self, step: float, uniform: float) -> None:
-        """Resample for the next stop, after measuring the coordinates that suit it."""
-        weights = normalised(-step * self.particles.u)
+    def reweight(self, here: float, there: float, uniform: float) -> None:
+        """Resample for the next stop."""
+        weights = normalised(self.particles.gain(here, there))
         self.particles.take(systematic(weights[np.newaxis], np.array([uniform]))[0])
 
     def settle(self, beta: float) -> None:
         """Tune the kernel at this stop, and move until u has forgotten where it was."""
         particles, kernel = self.particles, self.kernel
-        self.particles.tempered.beta = beta
-        self.local = self._fitted(beta)
+        particles.place(beta, self.local)
+        self.local = self._fitted()
         particles.place(beta, self.local)
         if not self.searched:
             self._search()
@@ -198,7 +208,7 @@ class Pilot:
                 break
             self.step_size = following
 
-    def _fitted(self, beta: float) -> tuple[Array, Array]:
+    def _fitted(self) -> tuple[Array, Array]:
         """Return mean and scale of the normal density that is nearest, in Fisher's divergence.
 
         Its variance is the root of that of y over that of the score, its mean that of y + variance score.
