@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from physscore.energies.shells import Ring as Ring
     from physscore.energies.shells import Shells as Shells
     from physscore.evidence.estimate import estimate_log_z as estimate_log_z
+    from physscore.evidence.factors import BayesFactor as BayesFactor
+    from physscore.evidence.factors import bayes_factor as bayes_factor
     from physscore.evidence.result import LogZ as LogZ
     from physscore.grid import Grid as Grid
     from physscore.kernels.hamiltonian import HMC as HMC
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AutoMALA": "kernels.langevin",
     "Banana": "energies.analytic",
+    "BayesFactor": "evidence.factors",
     "Comparison": "diagnostics.comparison",
     "CrankNicolson": "kernels.langevin",
     "Dense": "kernels.metric",
@@ -117,6 +120,7 @@ _HOMES = {
     "Underdamped": "kernels.langevin",
     "Uniform": "energies.priors",
     "annealed_langevin": "sampling.annealed",
+    "bayes_factor": "evidence.factors",
     "LogZ": "evidence.result",
     "check_field": "diagnostics.comparison",
     "check_score": "energies.functions",
