@@ -29,7 +29,7 @@ class Analytic(Energy):
 
     @cached_property
     def _point(self) -> Point:
-        return from_block(self._block, self._params)
+        return from_block(type(self)._block, self._params)
 
     @abstractmethod
     def _formula(self, x: Array) -> tuple[Array, Array]:

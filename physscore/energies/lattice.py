@@ -42,7 +42,7 @@ class Lattice(Energy):
 
     @cached_property
     def _point(self) -> Point:
-        return from_block(self._block, [len(self.shape), *self.shape, *self._numbers])
+        return from_block(type(self)._block, [len(self.shape), *self.shape, *self._numbers])
 
     @abstractmethod
     def _formula(self, x: Array) -> tuple[Array, Array]:

@@ -78,6 +78,7 @@ class Pilot:
         self.step_size = 1.0 / self.d ** (1 / 3)
         self.rows: list[tuple[float, ...]] = []
         self.lengths: list[float] = []
+        self.last: Array = np.zeros(0)
         self.coordinates: list[tuple[Array, Array]] = []
         one = np.eye(self.d) if self.dense else np.ones(self.d)
         self.local = (np.zeros(self.d), one)
