@@ -53,7 +53,7 @@ class Lattice(Energy):
         states = as_states(x, self.shape)
         if states.dtype != np.float64:
             return self._formula(states)
-        energy, gradient = evaluate(self.point, states.reshape(len(states), -1))
+        energy, gradient = evaluate(self._point, states.reshape(len(states), -1))
         return energy, -gradient.reshape(states.shape)
 
     def __repr__(self) -> str:

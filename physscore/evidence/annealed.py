@@ -222,7 +222,7 @@ def normalised(log_w: Array) -> npt.NDArray[np.float64]:
 def effective_share(log_w: Array) -> npt.NDArray[np.float64]:
     """Return the effective sample size over the number, 1 / (n sum w^2), along the last axis."""
     squares = (normalised(log_w) ** 2).sum(axis=-1)
-    return np.asarray(1.0 / np.maximum(squares * log_w.shape[-1], 1e-300)) * (squares > 0)
+    return np.asarray((squares > 0) / np.maximum(squares * log_w.shape[-1], 1e-300))
 
 
 def resample(particles: Particles, log_w: Array, wanted: Array, uniforms: Array, work: Array) -> None:

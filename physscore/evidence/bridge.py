@@ -44,7 +44,7 @@ class Populations:
         Islands are weighted by their estimates of Z, to a power that keeps few of them from ruling.
         """
         log_z = self.log_z - self.log_z.mean(axis=1, keepdims=True)
-        power = 1.0 / (1.0 + log_z.var(axis=1, keepdims=True))
+        power = 1.0 / np.maximum(1.0, log_z.var(axis=1, keepdims=True))
         between = np.exp(power * log_z - logsumexp(power * log_z, axis=1, keepdims=True)) * log_z.shape[1]
         within = np.exp(self.log_weights - logsumexp(self.log_weights, axis=2, keepdims=True))
         return np.asarray(between), np.asarray(within)
@@ -165,9 +165,44 @@ def acceptance_ratio(betas: Array, legs: Sequence[Populations]) -> tuple[Estimat
 
 
 def one_sided(log_z: Array, sign: float) -> Estimate:
-    """Return log of the mean of exp(sign log Z) over the islands, times the sign."""
+    """Return log of the mean of exp(sign log Z) over the islands, times the sign.
+
+    Few islands seldom meet the tail that rules their variance: that of a log-normal law with the variance
+    of log Z is taken where it is larger.
+    """
     total = logsumexp(sign * log_z) - np.log(len(log_z))
-    return Estimate(float(sign * total), sign * (np.exp(sign * log_z - total) - 1.0))
+    influence = sign * (np.exp(sign * log_z - total) - 1.0)
+    least = np.expm1(min(float(log_z.var(ddof=1)), 50.0))
+    seen = float(influence.var(ddof=1))
+    return Estimate(float(sign * total), influence * np.sqrt(max(1.0, least / max(seen, 1e-300))))
+
+
+def tail_index(betas: Array, leg: Populations) -> float:
+    """Return the largest shape parameter k of the tails of the weights on any rung: their variance is
+    infinite beyond 1/2 (Zhang & Stephens 2009; Vehtari et al. 2024, arXiv:1507.02646, appendix J)."""
+    found = -np.inf
+    for rung, step in enumerate(np.diff(betas)):
+        log_w = np.sort(-step * leg.u[rung].ravel())
+        n = len(log_w)
+        m = int(min(0.2 * n, 3 * np.sqrt(n)))
+        if m < 20 or not np.isfinite(log_w[-m - 1 :]).all():
+            continue
+        x = np.expm1(log_w[-m:] - log_w[-m - 1])  # exceedances, in units of their threshold
+        x = x[x > 0]
+        if len(x) < 20 or x[-1] < 1e-6:
+            continue
+        m = len(x)
+        grid = 30 + int(np.sqrt(m))
+        theta = (1 - np.sqrt(grid / (np.arange(1, grid + 1) - 0.5))) / (3 * x[int(m / 4 + 0.5) - 1]) + 1 / x[
+            -1
+        ]
+        k = np.log1p(-theta[:, np.newaxis] * x).mean(axis=1)
+        likelihood = m * (np.log(-theta / k) - k - 1)
+        weights = 1 / np.exp(likelihood - likelihood[:, np.newaxis]).sum(axis=1)
+        best = (theta * weights).sum() / weights.sum()
+        shape = float(np.log1p(-best * x).mean())
+        found = max(found, shape)
+    return found
 
 
 def integrated(betas: Array, legs: Sequence[Populations]) -> Estimate:
@@ -189,3 +224,8 @@ def integrated(betas: Array, legs: Sequence[Populations]) -> Estimate:
     parts = steps * 0.5 * (mean[1:] + mean[:-1]) + steps**2 / 12 * (variance[1:] - variance[:-1])
     by_island = -parts.sum(axis=0)
     return Estimate(float(by_island.mean()), by_island - by_island.mean())
+
+
+def mean_of(one: Estimate, other: Estimate) -> Estimate:
+    """Return the mean of two estimates from the same islands."""
+    return Estimate(0.5 * (one.value + other.value), 0.5 * (one.influence + other.influence))

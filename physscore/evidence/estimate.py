@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,12 +15,12 @@ from tqdm import tqdm
 from physscore.core import Array, Energy, InputError, Prior, Score
 from physscore.energies.integrated import IntegratedScore
 from physscore.evidence.annealed import Leg
-from physscore.evidence.bridge import Estimate, acceptance_ratio, integrated, one_sided
+from physscore.evidence.bridge import Estimate, acceptance_ratio, integrated, mean_of, one_sided, tail_index
 from physscore.evidence.excess import excess_of
-from physscore.evidence.job import Job, Unit, prepare, run_units
+from physscore.evidence.job import Job, Unit, lead, prepare
 from physscore.evidence.reference import reference_for
 from physscore.evidence.result import LogZ
-from physscore.evidence.verdict import Finding, look_at, score_fits, verdict_of
+from physscore.evidence.verdict import HEAVY_TAIL, Finding, heavy, look_at, score_fits, verdict_of
 from physscore.interrupt import interruptible
 from physscore.kernels.kernel import Kernel
 from physscore.sampling.engine import whole
@@ -27,6 +29,7 @@ from physscore.store.evidence import EvidenceWriter
 Doubt = Callable[[Array], tuple[float, list[Finding]]]
 METHODS = ("smc", "ais", "tempering")
 _MOST_LENGTHENINGS = 4
+_RECOGNISED = 16  # states by whose energies a job knows its target
 _DOUBTFUL = 0.1  # of a line integral of a score
 _LAG = 3.0  # errors between the ways there and back, above which the schedule is lengthened
 
@@ -129,10 +132,14 @@ def estimate_log_z(
         )  # fmt: skip
     writer = None
     if checkpoint is not None:
-        writer = EvidenceWriter(checkpoint, seed, settings, overwrite=overwrite, resume=resume)
+        writer = EvidenceWriter(checkpoint, seed, settings, overwrite=overwrite, resume=resume, target=energy)
         if writer.finished:
             return writer.result()
-    with interruptible(on_interrupt) as stop_if_asked, tqdm(disable=not progress, unit="step") as bar:
+    with (
+        interruptible(on_interrupt) as stop_if_asked,
+        tqdm(disable=not progress, unit="step") as bar,
+        writer or nullcontext(),
+    ):
 
         def look(step: int, **shown: Any) -> None:
             bar.set_postfix(shown, refresh=False)
@@ -147,6 +154,8 @@ def estimate_log_z(
             begin = reference_for(energy, reference, seed, lambda stage: look(1))
             excess = excess_of(begin, energy)
             job = prepare(excess, kernel, n_islands, particles // n_islands, schedule, method, seed, look)
+        if writer is not None:
+            writer.recognise(job.excess.to_state(job.excess.draw(_RECOGNISED, 0, seed)))
         save = (
             (lambda units: writer.write({**job.arrays(), **_flat(units)})) if writer else (lambda units: None)
         )
@@ -154,20 +163,21 @@ def estimate_log_z(
         save(units)
         while True:
             bar.set_description("annealing")
-            job.expect(bar, units)
-            units = run_units(job, units, workers, look, save)
-            legs = _joined(units)
-            total, gap = _total(job, legs)
-            if schedule is None and job.lengthened < _MOST_LENGTHENINGS and _lags(gap, total):
+            bar.total = None
+            lead(job, units, job.islands if job.narrow else _checking(job.islands), workers, look, save)
+            seen = Seen.of(job, units)
+            if schedule is None and job.lengthened < _MOST_LENGTHENINGS and seen.lags:
                 job.lengthen()
                 units = {}
-            elif target_error is not None and total.error > target_error and job.islands < 1 << 20:
-                wanted = 1.05 * job.islands * (total.error / target_error) ** 2
-                job.islands = min(_rounded(wanted, job.islands_at_once), 8 * job.islands)
+            elif seen.uneven and not job.narrow:
+                job.narrow = True  # the way there alone is not enough
+            elif target_error is not None and seen.total.error > target_error and job.islands < 1 << 20:
+                wanted = 1.05 * job.islands * (seen.total.error / target_error) ** 2
+                job.islands = min(_rounded(wanted, n_islands), 8 * job.islands)
             else:
                 break
             save(units)
-    result = _result(job, units, legs, total, gap, target, settings, doubt)
+    result = _result(job, units, seen, target, settings, doubt)
     if writer is not None:
         writer.finish(result)
     return result
@@ -185,10 +195,10 @@ def _with_energy(target: Score) -> tuple[Energy, Doubt | None]:
         loops = energy.curl(samples, np.roll(samples, 1, axis=0))
         curl = float(np.sqrt(np.mean(loops**2)))
         found = []
-        for what, size in (("line integrals of the score are off", quadrature),
-                           ("integrals of the score around loops, zero for a gradient, are", curl)):  # fmt: skip
+        for what, size in (("line integrals of the score are off by", quadrature),
+                           ("integrals of the score around loops, of a gradient zero, are", curl)):  # fmt: skip
             if size > _DOUBTFUL:
-                found.append(Finding(f"{what} by {size:.2g}".replace("are by", "are"), size > 10 * _DOUBTFUL))
+                found.append(Finding(f"{what} {size:.2g}", size > 10 * _DOUBTFUL))
         return math.hypot(quadrature, curl), found
 
     return energy, doubt
@@ -207,41 +217,87 @@ def _rounded(wanted: float, by: int) -> int:
     return int(math.ceil(wanted / by) * by)
 
 
-def _lags(gap: Estimate, total: Estimate) -> bool:
-    """Return whether the ways there and back differ by more than chance, and enough to matter."""
-    return abs(gap.value) > max(_LAG * gap.error, 0.5 * total.error)
+def _checking(islands: int) -> int:
+    """Return how many islands also go back where that is a check only."""
+    return min(islands, max(8, islands // 4))
 
 
-def _joined(units: dict[int, Unit]) -> tuple[Leg, Leg]:
-    ordered = [units[key] for key in sorted(units)]
-    return Leg.joined([unit.forward for unit in ordered]), Leg.joined([unit.back for unit in ordered])
+@dataclass
+class Seen:
+    """What the islands say together.
 
+    Attributes
+    ----------
+    total : Estimate
+        The best estimate, by the way called ``name``.
+    estimates : dict
+        All of them.
+    gap, gap_error : float
+        By how much the way back is above the way there.
+    rungs : array (k,)
+        What each step of the schedule adds to log Z.
+    tail : float
+        The heaviest tail of the weights; see ``bridge.tail_index``.
+    """
 
-def _total(job: Job, legs: tuple[Leg, Leg]) -> tuple[Estimate, Estimate]:
-    """Return the estimate from both legs, and by how much the way back is above the way there."""
-    populations = [leg.populations for leg in legs]
-    total, job.rungs = acceptance_ratio(job.plan.betas, populations)
-    (there, _), (back, _) = (acceptance_ratio(job.plan.betas, [one]) for one in populations)
-    job.there, job.back = there, back
-    return total, Estimate(back.value - there.value, back.influence - there.influence)
+    there: Leg
+    back: Leg
+    total: Estimate
+    name: str
+    estimates: dict[str, Estimate]
+    gap: float
+    gap_error: float
+    rungs: Array
+    tail: float
+
+    @classmethod
+    def of(cls, job: Job, units: dict[int, Unit]) -> Seen:
+        """Return what can be told from the units of a job."""
+        ordered = [units[key] for key in sorted(units)]
+        there = Leg.joined([unit.there for unit in ordered])
+        back = Leg.joined([unit.back for unit in ordered if unit.back is not None])
+        betas = job.plan.betas
+        found: dict[str, Estimate] = {}
+        found["way there"] = one_sided(there.log_z, 1.0)
+        found["way back"] = one_sided(-back.log_z, -1.0)
+        found["BAR there"], rungs = acceptance_ratio(betas, [there.populations])
+        found["BAR back"], _ = acceptance_ratio(betas, [back.populations])
+        legs = [there.populations]
+        if len(back.log_z) == len(there.log_z):
+            legs.append(back.populations)
+            found["BAR"], rungs = acceptance_ratio(betas, legs)
+            found["stepping stone"] = mean_of(found["way there"], found["way back"])
+        found["thermodynamic integration"] = integrated(betas, legs)
+        gap = found["BAR back"].value - found["BAR there"].value
+        gap_error = math.hypot(found["BAR back"].error, found["BAR there"].error)
+        # While islands differ by less than a factor e, the mean of their estimates of Z is unbiased and good.
+        name = "BAR" if job.narrow else "way there"
+        total, extra = found[name], 0.25 * gap if job.narrow else 0.0
+        if extra:
+            widened = math.hypot(1.0, extra / max(total.error, 1e-300))
+            total = Estimate(total.value, total.influence * widened)
+        return cls(
+            there, back, total, name, found, gap, gap_error, rungs, tail_index(betas, there.populations)
+        )
+
+    @property
+    def uneven(self) -> bool:
+        """Whether the mean over the islands is ruled by few."""
+        return float(self.there.log_z.var()) > 1.0 or self.tail > HEAVY_TAIL
+
+    @property
+    def lags(self) -> bool:
+        """Whether the ways there and back differ by more than chance, and enough to matter."""
+        return abs(self.gap) > max(_LAG * self.gap_error, 0.5 * self.total.error)
 
 
 def _result(
-    job: Job, units: dict[int, Unit], legs: tuple[Leg, Leg], total: Estimate, gap: Estimate, target: Score,
-    settings: dict[str, Any], doubt: Doubt | None,
-) -> LogZ:  # fmt: skip
-    there, back = legs
-    estimates = {
-        "BAR": total, "forward": one_sided(there.log_z, 1.0), "reverse": one_sided(-back.log_z, -1.0),
-        "BAR there": job.there, "BAR back": job.back,
-        "thermodynamic integration": integrated(job.plan.betas, [leg.populations for leg in legs]),
-    }  # fmt: skip
-    pair = [estimates["forward"], estimates["reverse"]]
-    estimates["stepping stone"] = Estimate(
-        0.5 * sum(one.value for one in pair), 0.5 * np.sum([one.influence for one in pair], axis=0)
-    )
+    job: Job, units: dict[int, Unit], seen: Seen, target: Score, settings: dict[str, Any], doubt: Doubt | None
+) -> LogZ:
     y = np.concatenate([units[key].y for key in sorted(units)])
-    findings = look_at(legs, total, gap, float(job.plan.knots.length[-1]), len(job.plan.betas) - 1)
+    legs, total = [seen.there, seen.back], seen.total
+    length, steps = float(job.plan.knots.length[-1]), len(job.plan.betas) - 1
+    findings = look_at(legs, total, seen.gap, seen.gap_error, length, steps) + heavy(seen.tail)
     findings += score_fits(job.excess, y)
     findings += job.uneven(y)
     samples = job.excess.to_state(y)
@@ -250,18 +306,19 @@ def _result(
         more, reasons = doubt(samples)
         error = math.hypot(error, more)
         findings += reasons
-    verdict, reasons = verdict_of(findings)
-    between = there.log_z - np.logaddexp.reduce(there.log_z)
+    verdict, words = verdict_of(findings)
+    between = seen.there.log_z - np.logaddexp.reduce(seen.there.log_z)
     log_weights = np.repeat(between[:, np.newaxis], job.n, axis=1) - math.log(job.n)
     return LogZ(
-        total.value, error, verdict, reasons, "BAR",
-        {name: (one.value, one.error) for name, one in estimates.items()},
-        job.there.value, job.back.value, gap.error, job.plan.knots.barrier, job.plan.betas, job.rungs,
+        total.value, error, verdict, words, seen.name,
+        {name: (one.value, one.error) for name, one in seen.estimates.items()},
+        seen.estimates["BAR there"].value, seen.estimates["BAR back"].value, seen.gap_error,
+        job.plan.knots.barrier, job.plan.betas, seen.rungs,
         np.mean([leg.ess.mean(axis=1) for leg in legs], axis=0),
         np.mean([leg.acceptance.mean(axis=1) for leg in legs], axis=0),
-        {"forward": there.work, "reverse": -back.work}, log_weights, total.value + total.influence, samples,
-        job.evaluations(), repr(job.kernel), repr(job.excess.reference), repr(target), settings["method"],
-        job.seed, settings,
+        {"forward": seen.there.work, "reverse": -seen.back.work}, log_weights, total.value + total.influence,
+        samples, job.evaluations(len(seen.back.log_z)), repr(job.kernel), repr(job.excess.reference),
+        repr(target), settings["method"], job.seed, settings,
     )  # fmt: skip
 
 

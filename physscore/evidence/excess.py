@@ -90,7 +90,8 @@ class ModeExcess(Excess):
         self._mean, self._std = reference.mean, np.sqrt(reference.variances)
         self._free = reference.free.astype(np.float64)
         # Of a target that is not a likelihood, the reference's own energy is taken off.
-        self._own, self._offset = (self._free, reference._offset) if beyond else (None, 0.0)
+        self._own: Array | None = self._free if beyond else None
+        self._offset = reference._offset if beyond else 0.0
 
     def __call__(self, y: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return u and its gradient."""

@@ -7,14 +7,13 @@ import math
 import os
 import pickle
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from physscore.arrays import n_threads
 from physscore.core import Array, Energy, InputError, Prior
@@ -22,7 +21,6 @@ from physscore.energies.coordinates import prior_and_likelihood
 from physscore.energies.fourier_gaussian import FourierGaussian
 from physscore.energies.gaussian import Gaussian
 from physscore.evidence.annealed import Leg, Particles, run_leg
-from physscore.evidence.bridge import Estimate
 from physscore.evidence.excess import Excess, excess_of
 from physscore.evidence.pilot import check_start, explore, uneven
 from physscore.evidence.plan import Knots, Plan, equal_steps
@@ -35,36 +33,41 @@ from physscore.kernels.metric import Metric
 from physscore.sampling.engine import grid_of
 
 Look = Callable[..., None]
-_STEPS_PER_SPREAD = 2.0  # temperatures for a standard deviation of the energy on the way
-_MORE_IF_UNEVEN = 8.0  # times as many where single coordinates move in turn
-_LEAST_STEPS = 8
+_STEPS_PER_SPREAD = 3.0  # temperatures for a standard deviation of the energy on the way
+_MORE_IF_UNEVEN = 5.0  # times as many where single coordinates move in turn
+_LEAST_STEPS = 12
 _LARGE_JOB = 2e9  # components of gradients: jobs are cut into units of about so many
 _DENSE_UP_TO = 32
-_CORRELATED = 0.7
+_CORRELATED = 2.0  # ratio of the eigenvalues
+_BACK = 1 << 31  # where the steps of ways back are counted from
 _PILOT = 0x5DEECE66D  # makes the pilot's seed: its random numbers are others than the islands'
 
 
 @dataclass
 class Unit:
-    """What some islands saw, there and back, and where their particles were at the target."""
+    """What some islands saw on the way there, and where they were then; and some of them on the way back."""
 
-    forward: Leg
-    back: Leg
+    there: Leg
     y: Array
+    back: Leg | None = None
 
     def arrays(self) -> dict[str, Array]:
         """Return all as named arrays, for a file."""
-        legs = {"forward": self.forward, "back": self.back}
-        return {f"{leg}/{k}": v for leg, one in legs.items() for k, v in one.arrays().items()} | {"y": self.y}
+        found = {f"there/{name}": array for name, array in self.there.arrays().items()} | {"y": self.y}
+        if self.back is not None:
+            found |= {f"back/{name}": array for name, array in self.back.arrays().items()}
+        return found
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array]) -> Unit:
         """Return what :meth:`arrays` gave."""
-        legs = [
-            Leg.from_arrays({k.split("/")[1]: v for k, v in arrays.items() if k.startswith(f"{leg}/")})
-            for leg in ("forward", "back")
-        ]
-        return cls(*legs, arrays["y"])
+        legs: dict[str, dict[str, Array]] = {"there": {}, "back": {}}
+        for name, array in arrays.items():
+            if "/" in name:
+                leg, rest = name.split("/")
+                legs[leg][rest] = array
+        back = Leg.from_arrays(legs["back"]) if legs["back"] else None
+        return cls(Leg.from_arrays(legs["there"]), arrays["y"], back)
 
 
 @dataclass
@@ -75,8 +78,10 @@ class Job:
     ----------
     excess, kernel, plan
         What the particles move in, how, and the frozen schedule.
-    islands, n : int
-        How many, and the particles of each.
+    islands, batch, n : int
+        How many, how many a batch, and the particles of each.
+    narrow : bool
+        Whether islands differ by more than a factor e in Z, so that both ways are needed by all.
     threshold : float
         Effective share of the particles below which an island is resampled.
     """
@@ -85,49 +90,56 @@ class Job:
     kernel: Kernel
     plan: Plan
     islands: int
+    batch: int
     n: int
     threshold: float
     seed: int
+    narrow: bool = False
     lengthened: int = 0
-    there: Estimate = field(default=None, repr=False)  # type: ignore[assignment]
-    back: Estimate = field(default=None, repr=False)  # type: ignore[assignment]
-    rungs: Array = field(default=None, repr=False)  # type: ignore[assignment]
 
     @property
     def islands_at_once(self) -> int:
-        """The islands of a unit."""
-        cost = self.plan.evaluations * 2.0 * self.n * self.islands * self.excess.dim
-        units = int(np.clip(cost / _LARGE_JOB, 1, max(1, self._first_islands // 4)))
-        return -(-self._first_islands // units)
-
-    def __post_init__(self) -> None:
-        self._first_islands = self.islands
+        """The islands of a unit, at most."""
+        cost = self.plan.evaluations * 2.0 * self.n * self.batch * self.excess.dim
+        units = int(np.clip(cost / _LARGE_JOB, 1, max(1, self.batch // 4)))
+        return -(-self.batch // units)
 
     def ranges(self) -> list[tuple[int, int]]:
-        """Return the first island of each unit, and how many it has."""
+        """Return the first island of each unit, and how many it has: each batch is cut alike."""
         size = self.islands_at_once
-        return [(first, min(size, self.islands - first)) for first in range(0, self.islands, size)]
+        return [
+            (start + first, min(size, self.batch - first))
+            for start in range(0, self.islands, self.batch)
+            for first in range(0, self.batch, size)
+        ]
 
-    def run(self, first: int, islands: int, look: Look = lambda *a, **b: None) -> Unit:
-        """Lead some islands to the target and back."""
-        n, start = self.n, first * self.n
-        y = self.excess.draw(n * islands, start, self.seed)
-        # Another schedule is another use of the random numbers, whose steps are counted in 32 bits.
-        step = self.lengthened << 26
-        particles = Particles(
-            self.excess, self.kernel, y, seed=self.seed, first=start, step=step, dense=self.dense
-        )
+    def there(self, first: int, islands: int, look: Look = lambda *a, **b: None) -> Unit:
+        """Lead islands first, first + 1, ... to the target."""
+        y = self.excess.draw(self.n * islands, first * self.n, self.seed)
+        particles = self._particles(y, first, 0)
         check_start(particles.u)
-        settings = {"islands": islands, "threshold": self.threshold}
+        leg = run_leg(
+            particles, self.plan, islands, back=False, threshold=self.threshold, progress=self._show(look)
+        )
+        return Unit(leg, particles.y)
 
-        def show(k: int, ess: float) -> None:
-            look(1, beta=f"{self.plan.betas[k]:.3g}", ESS=f"{ess:.0%}")
+    def back(self, first: int, islands: int, unit: Unit, look: Look = lambda *a, **b: None) -> Leg:
+        """Lead the first islands of a unit back to the reference."""
+        particles = self._particles(unit.y[: islands * self.n].copy(), first, _BACK)
+        return run_leg(
+            particles, self.plan, islands, back=True, threshold=self.threshold,
+            start=unit.there.log_z[:islands], progress=self._show(look),
+        )  # fmt: skip
 
-        forward = run_leg(particles, self.plan, **settings, back=False, progress=show)
-        at_target = particles.y.copy()
-        particles.step = step + (1 << 31)
-        back = run_leg(particles, self.plan, **settings, back=True, start=forward.log_z, progress=show)
-        return Unit(forward, back, at_target)
+    def _particles(self, y: Array, first: int, step: int) -> Particles:
+        # Another schedule is another use of the random numbers, whose steps are counted in 32 bits.
+        step += self.lengthened << 26
+        return Particles(
+            self.excess, self.kernel, y, seed=self.seed, first=first * self.n, step=step, dense=self.dense
+        )
+
+    def _show(self, look: Look) -> Callable[[int, float], None]:
+        return lambda k, ess: look(1, beta=f"{self.plan.betas[k]:.3g}", ESS=f"{ess:.0%}")
 
     @property
     def dense(self) -> bool:
@@ -140,14 +152,9 @@ class Job:
         steps = 2 * (len(self.plan.betas) - 1)
         self.plan = Plan(self.kernel, self.plan.knots, equal_steps(self.plan.knots, steps))
 
-    def expect(self, bar: tqdm[Any], units: dict[int, Unit]) -> None:
-        """Set the length of a progress bar."""
-        bar.total = bar.n + 2 * len(self.plan.betas) * (len(self.ranges()) - len(units))
-        bar.refresh()
-
-    def evaluations(self) -> int:
-        """Gradients that were taken."""
-        return self.plan.knots.evaluations + 2 * self.n * self.islands * self.plan.evaluations
+    def evaluations(self, returned: int) -> int:
+        """Gradients that were taken, where some islands went back."""
+        return self.plan.knots.evaluations + self.n * (self.islands + returned) * self.plan.evaluations
 
     def uneven(self, y: Array) -> list[Finding]:
         """Doubt particles that autoMALA would spread further."""
@@ -175,7 +182,7 @@ class Job:
         found["betas"] = self.plan.betas
         about = {
             name: getattr(self, name)
-            for name in ("islands", "n", "threshold", "seed", "lengthened", "_first_islands")
+            for name in ("islands", "batch", "n", "threshold", "seed", "narrow", "lengthened")
         }
         kernel = {"name": type(self.kernel).__name__, **vars(self.kernel)}
         found["job"] = json.dumps({**about, "kernel": kernel})
@@ -201,16 +208,14 @@ class Job:
         about = json.loads(kept["job"])
         settings = about.pop("kernel")
         kernel = getattr(kernels, settings.pop("name"))(**settings)
-        first = about.pop("_first_islands")
         knots = Knots(**{k.split("/")[1]: v for k, v in kept.items() if k.startswith("knots/")})
         knots.evaluations = int(knots.evaluations)
-        job = cls(excess_of(reference, target), kernel, Plan(kernel, knots, kept["betas"]), **about)
-        job._first_islands = first
-        return job
+        return cls(excess_of(reference, target), kernel, Plan(kernel, knots, kept["betas"]), **about)
 
 
 def prepare(
-    excess: Excess, kernel: Kernel | None, islands: int, n: int, schedule: Any, method: str, seed: int, look: Look
+    excess: Excess, kernel: Kernel | None, islands: int, n: int, schedule: Any, method: str, seed: int,
+    look: Look,
 ) -> Job:  # fmt: skip
     """Send out the pilot, and freeze what it found.
 
@@ -237,9 +242,10 @@ def prepare(
         )  # fmt: skip
 
     knots, scouts = scout(kernel, dense)
-    if dense and kernel.metric != "dense" and not _correlated(knots):
-        knots.scales = np.sqrt(np.einsum("kij,kij->ki", knots.scales, knots.scales))
-        dense = False
+    if dense and kernel.metric != "dense" and not _correlated(knots, pilots):
+        dense, spent = False, knots.evaluations
+        knots, scouts = scout(kernel, dense)
+        knots.evaluations += spent
     per_spread = _STEPS_PER_SPREAD
     if automatic and compiled and excess.dim <= 4 * _DENSE_UP_TO:
         scale = knots.scales[-1] if not dense else np.sqrt(np.einsum("ij,ij->i", *[knots.scales[-1]] * 2))
@@ -254,15 +260,19 @@ def prepare(
         per_spread = max(per_spread, length)
     betas = _betas(schedule, knots, max(_LEAST_STEPS, math.ceil(per_spread * length)))
     threshold = 0.5 if method == "smc" else 0.0
-    return Job(excess, kernel, Plan(kernel, knots, betas), islands, n, threshold, seed)
+    return Job(excess, kernel, Plan(kernel, knots, betas), islands, islands, n, threshold, seed)
 
 
-def _correlated(knots: Knots) -> bool:
-    """Return whether a dense metric is worth its cost at some temperature."""
+def _correlated(knots: Knots, pilots: int) -> bool:
+    """Return whether a dense metric is worth its cost at some temperature: whether the eigenvalues of the
+    correlation differ by more than those of as many independent draws would."""
+    root = math.sqrt(knots.means.shape[1] / pilots)
+    by_chance = ((1 + root) / (1 - root)) ** 2
     for lower in knots.scales[1:]:
         covariance = lower @ lower.T
         std = np.sqrt(np.diag(covariance))
-        if np.abs(covariance / np.outer(std, std) - np.eye(len(std))).max() > _CORRELATED:
+        eigenvalues = np.linalg.eigvalsh(covariance / np.outer(std, std))
+        if eigenvalues[-1] > _CORRELATED * by_chance * eigenvalues[0]:
             return True
     return False
 
@@ -298,17 +308,32 @@ def _check_kernel(kernel: Any) -> None:
         )
 
 
-def run_units(
-    job: Job, units: dict[int, Unit], workers: int, look: Look, save: Callable[[dict[int, Unit]], None]
-) -> dict[int, Unit]:
-    """Return the units of a job by their first island: those that are done, and all others after running."""
-    done = dict(units)
-    todo = [(first, n) for first, n in job.ranges() if first not in done]
-    if workers == 1 or len(todo) == 1:
-        for first, n in todo:
-            done[first] = job.run(first, n, look)
-            save(done)
-        return done
+def lead(
+    job: Job, units: dict[int, Unit], returning: int, workers: int, look: Look,
+    save: Callable[[dict[int, Unit]], None],
+) -> None:  # fmt: skip
+    """Lead all islands to the target, and the first ``returning`` of them back; ``units`` grows."""
+    todo = [(first, n) for first, n in job.ranges() if first not in units]
+    for first, unit in _run(job, [("there", first, n, None) for first, n in todo], workers, look):
+        units[first] = unit
+        save(units)
+    tasks = []
+    for first, n in job.ranges():
+        n_back = min(n, returning - first)
+        seen = units[first].back
+        if n_back > 0 and (seen is None or len(seen.log_z) < n_back):
+            tasks.append(("back", first, n_back, units[first]))
+    for first, leg in _run(job, tasks, workers, look):
+        units[first].back = leg
+        save(units)
+
+
+def _run(job: Job, tasks: list[Any], workers: int, look: Look) -> Iterator[tuple[int, Any]]:
+    """Yield what each task gives as it is done, here or in other processes."""
+    if workers == 1 or len(tasks) < 2:
+        for task in tasks:
+            yield task[1], _do(job, task, look)
+        return
     try:
         sent = pickle.dumps(job)
     except Exception as error:
@@ -318,18 +343,21 @@ def run_units(
         ) from error
     shared = max(1, n_threads() // workers)
     with ProcessPoolExecutor(workers, get_context("spawn"), _receive, (sent, shared)) as pool:
-        waiting: dict[Future[Unit], int] = {pool.submit(_run, *one): one[0] for one in todo}
+        waiting: dict[Future[Any], int] = {pool.submit(_work, task): task[1] for task in tasks}
         try:
             while waiting:
                 for future in wait(waiting, 0.2, FIRST_COMPLETED).done:
-                    done[waiting.pop(future)] = future.result()
-                    save(done)
-                    look(2 * len(job.plan.betas))
+                    look(len(job.plan.betas))
+                    yield waiting.pop(future), future.result()
                 look(0)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return done
+
+
+def _do(job: Job, task: Any, look: Look = lambda *a, **b: None) -> Any:
+    way, first, islands, unit = task
+    return job.there(first, islands, look) if way == "there" else job.back(first, islands, unit, look)
 
 
 _job: Job
@@ -343,5 +371,5 @@ def _receive(sent: bytes, shared: int) -> None:
     _job = pickle.loads(sent)
 
 
-def _run(first: int, n: int) -> Unit:
-    return _job.run(first, n)
+def _work(task: Any) -> Any:
+    return _do(_job, task)

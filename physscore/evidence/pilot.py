@@ -284,10 +284,10 @@ def nearest_variances(y: Array, score: Array, groups: Array | None) -> Array:
         variances = (np.bincount(groups, variances) / many)[groups]
         slopes = (np.bincount(groups, slopes) / many)[groups]
     usable = (variances > 0) & (slopes > 0) & np.isfinite(slopes)
-    found = np.ones_like(variances)
+    found: Array = np.ones(len(variances))
     found[usable] = np.sqrt(variances[usable] / slopes[usable])
     if groups is not None:
-        return found
+        return np.asarray(found)
     share = len(y) / (len(y) + _SHRINK)
     return np.asarray(np.exp(share * np.log(found) + (1 - share) * np.log(found).mean()))
 

@@ -110,7 +110,7 @@ class Plan:
 
 
 def settings_of(kernel: Kernel, step_size: float) -> Moves:
-    """Return a kernel's settings with a step size; trajectories of "auto" length are a quarter of a period."""
+    """Return a kernel's settings with a step size; "auto" trajectories are a quarter of a period long."""
     if isinstance(kernel, HMC) and kernel.leapfrogs == "auto":
         leapfrogs = max(1, round(SHORT_OF_QUARTER / step_size))
         return kernel.tuned(step_size=step_size, leapfrogs=leapfrogs).moves()

@@ -19,6 +19,7 @@ _LEAST_ACCEPTANCE = 0.1, 0.01
 _LEAST_ESS = 0.05
 _ONE_ISLAND = 0.5  # of the variance between the islands
 _SCORE_ERROR = 1e-3
+HEAVY_TAIL = 0.5  # the shape parameter from which on weights have no variance
 
 
 @dataclass
@@ -38,16 +39,16 @@ def verdict_of(findings: Sequence[Finding]) -> tuple[str, list[str]]:
 
 
 def look_at(
-    legs: Sequence[Leg], total: Estimate, gap: Estimate, length: float, n_steps: int
+    legs: Sequence[Leg], total: Estimate, gap: float, gap_error: float, length: float, n_steps: int
 ) -> list[Finding]:
     """Return what speaks against a run."""
     found: list[Finding] = []
     if not (math.isfinite(total.value) and np.isfinite(total.influence).all()):
         return [Finding("the weights are not finite: log Z cannot be told", failed=True)]
-    far = abs(gap.value) / max(gap.error, 1e-300) if abs(gap.value) > 1e-9 else 0.0
+    far = abs(gap) / max(gap_error, 1e-300) if abs(gap) > 1e-9 else 0.0
     if far > _SUSPECT:
         found.append(Finding(
-            f"the ways there and back differ by {gap.value:.3g}, {far:.1f} of its errors: the particles lag, "
+            f"the ways there and back differ by {gap:.3g}, {far:.1f} of its errors: the particles lag, "
             "so give it more temperatures or a kernel that moves more", far > _FAILED,
         ))  # fmt: skip
     found += _not_invariant(legs)
@@ -70,15 +71,26 @@ def look_at(
     return found
 
 
+def heavy(tail: float) -> list[Finding]:
+    """Doubt weights without a variance."""
+    if tail <= HEAVY_TAIL:
+        return []
+    return [Finding(
+        f"the weights have tails so heavy (index {tail:.2f}) that their variance is infinite: "
+        "take a reference that is wider than the target"
+    )]  # fmt: skip
+
+
 def _not_invariant(legs: Sequence[Leg]) -> list[Finding]:
     """Test that -y . score = d on average, at every temperature, as it is for draws from the density.
 
     Both ways are averaged: what lags has opposite signs in them.
     """
-    virial = np.mean([leg.virial[1:] for leg in legs], axis=0)
-    spread = virial.std(axis=1, ddof=1) / math.sqrt(virial.shape[1])
+    virials = [leg.virial[1:] for leg in legs]
+    mean = np.mean([virial.mean(axis=1) for virial in virials], axis=0)
+    variance = sum(virial.var(axis=1, ddof=1) / virial.shape[1] for virial in virials) / len(virials) ** 2
     with np.errstate(divide="ignore", invalid="ignore"):
-        z = np.where(spread > 0, np.abs(virial.mean(axis=1)) / spread, 0.0)
+        z = np.where(variance > 0, np.abs(mean) / np.sqrt(variance), 0.0)
     if not np.isfinite(z).all():
         return [Finding("the scores are not finite", failed=True)]
     worst = float(z.max())
@@ -86,7 +98,7 @@ def _not_invariant(legs: Sequence[Leg]) -> list[Finding]:
     if worst <= limit:
         return []
     return [Finding(
-        f"the particles do not follow the density: the mean of x . grad E is off by {worst:.1f} of its errors "
+        f"the particles do not follow the density: the mean of x . grad E is off by {worst:.1f} errors "
         "(a wrong score, a kernel that does not leave it invariant, or too few moves)", worst > 2 * limit,
     )]  # fmt: skip
 
@@ -114,6 +126,6 @@ def score_fits(excess: Excess, y: Array) -> list[Finding]:
         return []
     worst = int(np.argmax(off - allowed))
     return [Finding(
-        f"the score does not fit the energy: along a line the energy changes by {finer[worst]:.4g}, the score "
-        f"says {slope[worst]:.4g}", failed=True,
+        f"the score does not fit the energy: along a line the energy changes by {finer[worst]:.4g}, "
+        f"the score says {slope[worst]:.4g}", failed=True,
     )]  # fmt: skip
