@@ -13,8 +13,9 @@ from physscore.cli.options import json_option, print_json, print_summary
 @click.argument("path", type=click.Path(path_type=Path))
 @json_option
 def command(path: Path, as_json: bool) -> None:
-    """Say what is in a file: fields, spectra or runs, finished or not."""
+    """Say what is in a file: fields, spectra, runs or estimates of log Z, finished or not."""
     from physscore.store import FieldFile
+    from physscore.store.evidence import read_log_z, unfinished
     from physscore.store.hdf5 import open_hdf5, summary
     from physscore.store.runs import RunFile
     from physscore.store.spectra import read_spectrum
@@ -24,12 +25,15 @@ def command(path: Path, as_json: bool) -> None:
         found = summary(file)
         if kind == "spectrum":
             found["bins"] = len(read_spectrum(file).k)
-    if kind == "run":
-        run = RunFile(path).run()
+        if kind == "evidence":
+            going_on = unfinished(file)
+            found |= going_on or {}
+    if kind == "run" or (kind == "evidence" and going_on is None):
+        result = RunFile(path).run() if kind == "run" else read_log_z(path)
         if as_json:
-            print_json(found | run.summary())
+            print_json(found | result.summary())
         else:
-            click.echo(f"{run}\nmade: {found['created']} by physscore {found['version']}")
+            click.echo(f"{result}\nmade: {found['created']} by physscore {found['version']}")
         return
     if kind != "fields":
         if as_json:
@@ -38,13 +42,13 @@ def command(path: Path, as_json: bool) -> None:
             click.echo("\n".join(f"{name}: {value}" for name, value in found.items()))
         return
     with FieldFile(path) as fields:
-        result, verdict = fields.summary(), fields.verdict()
+        about, verdict = fields.summary(), fields.verdict()
     if verdict is not None:
-        result["check"] = verdict.as_dict()
+        about["check"] = verdict.as_dict()
     if as_json:
-        print_json(result)
+        print_json(about)
         return
-    print_summary(result)
+    print_summary(about)
     if verdict is not None:
         click.echo(f"P(k) when written: {verdict}")
-    click.echo(f"made: {result['created']} by physscore {result['version']}")
+    click.echo(f"made: {about['created']} by physscore {about['version']}")

@@ -1,7 +1,6 @@
-"""HDF5: fields and spectra, written so that nothing finished is ever lost.
+"""HDF5: fields, spectra, runs and estimates, written so that nothing finished is ever lost.
 
-``hdf5.py`` opens and describes files, ``spectra.py`` and ``fields.py`` lay out their kinds, and
-here is what saves and loads them.
+``hdf5.py`` opens and describes files, the others lay out a kind each, and here is what saves and loads them.
 """
 
 from __future__ import annotations
@@ -14,7 +13,9 @@ import numpy as np
 
 from physscore.core import InputError
 from physscore.diagnostics.power import PowerSpectrum
+from physscore.evidence.result import LogZ
 from physscore.sampling.result import Run
+from physscore.store.evidence import read_log_z, write_log_z
 from physscore.store.fields import FieldFile, Fields, FieldWriter
 from physscore.store.hdf5 import check_output, describe, open_hdf5, part_of, writing
 from physscore.store.runs import RunFile, write_run
@@ -25,19 +26,19 @@ __all__ = ["FieldFile", "FieldWriter", "Fields", "load", "save"]
 
 def save(
     path: str | os.PathLike[str],
-    what: Fields | PowerSpectrum | Run,
+    what: Fields | PowerSpectrum | Run | LogZ,
     *,
     overwrite: bool = False,
     length_unit: str = "Mpc/h",
 ) -> None:
-    """Write fields or a power spectrum to an HDF5 file that appears only when it is whole.
+    """Write fields, a spectrum, a run or an estimate to an HDF5 file that appears only when it is whole.
 
     Parameters
     ----------
     path
         Name of the file.
     what
-        :class:`Fields`, a :class:`PowerSpectrum` or a :class:`Run`.
+        :class:`Fields`, a :class:`PowerSpectrum`, a :class:`Run` or a :class:`LogZ`.
     overwrite
         Replace an existing file.
     length_unit
@@ -82,14 +83,19 @@ def save(
         with writing(Path(path)):
             write_run(part_of(Path(path)), what)
             os.replace(part_of(Path(path)), path)
+    elif isinstance(what, LogZ):
+        check_output(Path(path), overwrite=overwrite)
+        write_log_z(Path(path), what)
     else:
-        raise InputError(f"what is a {type(what).__name__}: it must be Fields, a PowerSpectrum or a Run")
+        raise InputError(
+            f"what is a {type(what).__name__}: it must be Fields, a PowerSpectrum, a Run or a LogZ"
+        )
 
 
-def load(path: str | os.PathLike[str]) -> Fields | PowerSpectrum | Run:
-    """Return what :func:`save`, ``physscore field`` or a run wrote.
+def load(path: str | os.PathLike[str]) -> Fields | PowerSpectrum | Run | LogZ:
+    """Return what :func:`save`, ``physscore field``, a run or an estimate of log Z wrote.
 
-    Fields and spectra are read into memory; the draws of a run are an h5py dataset.
+    All is read into memory, but draws of a run, which are an h5py dataset.
 
     Raises
     ------
@@ -102,6 +108,8 @@ def load(path: str | os.PathLike[str]) -> Fields | PowerSpectrum | Run:
         kind = file.attrs.get("kind")
     if kind == "run":
         return RunFile(path).run()
+    if kind == "evidence":
+        return read_log_z(path)
     with FieldFile(path) as fields:
         return Fields(
             delta=fields.delta[...],
