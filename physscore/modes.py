@@ -21,7 +21,7 @@ from physscore.grid import Grid, WavenumberTable
 # Sums that share entries are kept in this many parts, whatever the number of threads, so that
 # their rounding does not depend on it.
 _PARTS = 16
-_AT_ONCE = 1 << 15  # coordinates of the fields that are transformed together
+_AT_ONCE = 1 << 17  # coordinates of the fields that are transformed together
 
 
 @compiled

@@ -116,7 +116,7 @@ class Leg:
     log_weights : array (islands, n)
         At the end, since the last resampling.
     work : array (islands, n)
-        What the particles that are left gathered on the whole way, resampled or not.
+        What the particles gathered on the whole way, each with its ancestors.
     resampled : array (islands,)
         How often.
     virial : array (k + 1, islands)
@@ -200,11 +200,11 @@ def run_leg(
         virial[k] = (normalised(log_w) * slope.reshape(islands, n)).sum(axis=1)
         progress(k, float(ess[k].mean()))
     log_z = log_z + log_mean(log_w)
-    final = log_w.copy()
+    final, gathered = log_w.copy(), work.copy()
     resample(
         particles, log_w, (np.ptp(log_w, axis=1) > 0) & np.isfinite(log_w).any(axis=1), uniforms[-1], work
     )
-    return Leg(seen, log_z, final, work, resampled, virial, acceptance, ess)
+    return Leg(seen, log_z, final, gathered, resampled, virial, acceptance, ess)
 
 
 def log_mean(log_w: Array) -> npt.NDArray[np.float64]:

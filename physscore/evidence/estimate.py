@@ -206,7 +206,7 @@ def _with_energy(target: Score) -> tuple[Energy, Doubt | None]:
 
 def _islands(particles: int, islands: Any) -> int:
     if islands is None:
-        return int(np.clip(particles // 32, 8, 64)) if particles >= 64 else max(4, particles // 4)
+        return int(np.clip(particles // 16, 8, 64)) if particles >= 64 else max(4, particles // 4)
     n = whole(4, islands=islands)
     if particles // n < 2:
         raise InputError(f"islands is {n} and particles {particles}: each island needs at least 2 particles")

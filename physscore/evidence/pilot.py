@@ -16,7 +16,7 @@ from physscore.kernels.kernel import Kernel
 from physscore.kernels.langevin import AutoMALA
 
 _SPREAD = 0.8  # a stop is so many standard deviations of u from the last
-_FORGOTTEN = 0.2  # correlation of u with where it was
+_FORGOTTEN = 0.1  # correlation of u with where it was
 _MOST_KNOTS = 64
 _UNEVEN = 0.12  # powers of 2
 _LOOKED_AT, _SPREADING, _FAR = 512, 20, 1 << 29  # steps are counted in 32 bits

@@ -17,7 +17,7 @@ from physscore.evidence.excess import Excess
 _SUSPECT, _FAILED = 4.5, 9.0
 _LEAST_ACCEPTANCE = 0.1, 0.01
 _LEAST_ESS = 0.05
-_ONE_ISLAND = 0.5  # of the variance between the islands
+_ONE_ISLAND = 0.5  # of the variance between many islands
 _SCORE_ERROR = 1e-3
 HEAVY_TAIL = 0.5  # the shape parameter from which on weights have no variance
 
@@ -61,7 +61,7 @@ def look_at(
     if ess < _LEAST_ESS:
         found.append(Finding(f"the effective sample size falls to {ess:.1%} of the particles"))
     squares = total.influence**2
-    if squares.sum() > 0 and squares.max() / squares.sum() > _ONE_ISLAND:
+    if squares.sum() > 0 and squares.max() / squares.sum() > _ONE_ISLAND + 3 / len(squares):
         share = squares.max() / squares.sum()
         found.append(Finding(f"one of {len(squares)} islands makes {share:.0%} of their scatter"))
     if length / max(n_steps, 1) > 2.0:
