@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import solve_triangular
+from scipy.linalg.lapack import dtrtri
 
 from physscore.core import Array
 from physscore.kernels.hamiltonian import HMC
@@ -92,8 +92,7 @@ class Plan:
         if a.ndim == 1:
             one, two = (1 - share) / a**2, share / b**2
             return (one * mean_a + two * mean_b) / (one + two), 1 / np.sqrt(one + two)
-        unit = np.eye(len(a))
-        roots = [solve_triangular(lower, unit, lower=True) for lower in (a, b)]
+        roots = [dtrtri(lower, lower=1)[0] for lower in (a, b)]
         parts = [weight * root.T @ root for weight, root in zip((1 - share, share), roots, strict=True)]
         covariance = np.linalg.inv(parts[0] + parts[1])
         mean = covariance @ (parts[0] @ mean_a + parts[1] @ mean_b)

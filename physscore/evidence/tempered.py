@@ -11,6 +11,7 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg.lapack import dtrtri
 
 from physscore.core import Array, Energy, Point
 from physscore.energies.whitening import pull_back, unwhiten
@@ -85,11 +86,13 @@ class Tempered(Energy):
         self.shape = (excess.dim,)
         self.one_by_one = excess.one_by_one
         one = np.eye(self.dim) if dense else np.ones(self.dim)
-        self.beta, self.mean, self.scale = 1.0, np.zeros(self.dim), one
+        self.beta, self.mean, self.scale, self.inverse = 1.0, np.zeros(self.dim), one, one
 
     def place(self, beta: float, mean: Array, scale: Array) -> None:
         """Go to ``beta``, and to the coordinates y = mean + scale v; a matrix is lower triangular."""
         self.beta, self.mean, self.scale = beta, mean, scale
+        if self.dense:  # BLAS would wake all its threads to solve for few rows
+            self.inverse = dtrtri(scale, lower=1)[0]
         if self.point is not None:
             self.point.params[: 2 + self.dim + scale.size] = np.concatenate(
                 [[beta, float(self.dense)], mean, scale.ravel()]
@@ -113,7 +116,7 @@ class Tempered(Energy):
     def back(self, y: Array) -> Array:
         """Return v."""
         centred = y - self.mean
-        return _solve(self.scale, centred, transposed=False) if self.dense else centred / self.scale
+        return np.asarray(centred @ self.inverse.T) if self.dense else centred / self.scale
 
     def score_of(self, y: Array, slope: Array) -> Array:
         """Return the score over v, given the gradient of u over y."""
@@ -122,7 +125,7 @@ class Tempered(Energy):
 
     def slope_of(self, y: Array, score: Array) -> Array:
         """Return the gradient of u over y, given the score over v: what :meth:`score_of` took."""
-        over_y = _solve(self.scale, score, transposed=True) if self.dense else score / self.scale
+        over_y = score @ self.inverse if self.dense else score / self.scale
         return -(over_y + y) / self.beta
 
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
@@ -131,11 +134,3 @@ class Tempered(Energy):
         u, slope = self.excess(y)
         energy = 0.5 * np.einsum("ni,ni->n", y, y) + self.beta * u
         return energy, self.score_of(y, slope)
-
-
-def _solve(lower: Array, rows: Array, *, transposed: bool) -> Array:
-    from scipy.linalg import solve_triangular
-
-    return np.asarray(
-        solve_triangular(lower, rows.T, lower=True, trans=int(transposed), check_finite=False).T
-    )
