@@ -1,0 +1,306 @@
+"""A second opinion on log Z: replica exchange, where states swap places between the reference and the target.
+
+Swaps are non-reversible, of even and odd neighbours in turn, which carries states along the ladder instead
+of letting them diffuse (Syed, Bouchard-Cote, Deligiannidis & Doucet 2022, arXiv:1905.02939). Ladders never
+meet: they are the islands, and their scatter is the error.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import log_ndtr, logsumexp
+from tqdm import tqdm
+
+from physscore.core import Array, Energy, InputError
+from physscore.evidence.annealed import Leg, Particles, effective_share, run_leg
+from physscore.evidence.bridge import Estimate, Populations, acceptance_ratio, mean_of, one_sided
+from physscore.evidence.excess import excess_of
+from physscore.evidence.job import Job, prepare
+from physscore.evidence.pilot import check_start
+from physscore.evidence.plan import Plan, equal_steps
+from physscore.evidence.reference import reference_for
+from physscore.evidence.result import LogZ
+from physscore.evidence.verdict import Finding, look_at, score_fits, verdict_of
+from physscore.interrupt import interruptible
+from physscore.kernels.kernel import Kernel
+from physscore.noise import normal
+from physscore.store.evidence import EvidenceWriter
+
+_LEAST_RUNGS, _RUNGS_PER_BARRIER = 4, 2.0  # half of the swaps are accepted
+_LADDERS, _LEAST_ROUNDS = 32, 16
+_BURN_IN = 0.25  # of the rounds that are kept
+_AT_ONCE = 1 << 22  # numbers of the reference's draws that are made together
+_SWAPS, _LADDER_STEPS = 5, 1 << 30  # where the random numbers of swaps and of ladders are
+_SUSPECT, _FAILED, _MOST_REJECTED = 4.5, 9.0, 0.9
+
+
+class Ladders:
+    """States on all rungs of independent ladders: those of one rung move together.
+
+    Parameters
+    ----------
+    job
+        What they move in, and its seed.
+    plan
+        The frozen ladder, with the kernel and the coordinates at each rung.
+    starts : array (rungs, ladders, d)
+        Where they begin.
+
+    Attributes
+    ----------
+    round_trips : int
+        How often a state came from the reference to the target.
+    """
+
+    def __init__(self, job: Job, plan: Plan, starts: Array) -> None:
+        self.job, self.plan = job, plan
+        self.n_rungs, self.n = starts.shape[:2]
+        self.steps = np.diff(plan.betas)[:, np.newaxis]
+        self.settings = [plan.settings(k) for k in range(self.n_rungs)]
+        self.rungs = []
+        for k, y in enumerate(starts):
+            rung = Particles(
+                job.excess, plan.kernel, y, seed=job.seed, first=k * self.n, step=_LADDER_STEPS,
+                dense=job.dense,
+            )  # fmt: skip
+            rung.place(float(plan.betas[k]), plan.coordinates(k))
+            self.rungs.append(rung)
+        self.drawn = job.islands * job.n  # of the reference, before
+        self.fresh: list[tuple[Array, Array, Array]] = []
+        self.rounds = 0
+        # Where each state was last: +1 at the reference, -1 at the target.
+        self.origin = np.zeros((self.n_rungs, self.n), int)
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what was seen, as after a burn-in."""
+        self.u: list[Array] = []
+        self.at_target: list[Array] = []
+        self.rejected, self.tried = np.zeros(self.n_rungs - 1), np.zeros(self.n_rungs - 1)
+        self.accepted, self.virial = np.zeros((2, self.n_rungs, self.n))
+        self.round_trips = 0
+
+    def round(self, keep: bool) -> None:
+        """Move all states, see what they are like, and swap neighbours; keep those at the target if asked."""
+        self.rungs[0].y, self.rungs[0].u, self.rungs[0].slope = self._exact_draws()
+        self.accepted[0] += 1.0
+        for k, rung in enumerate(self.rungs):
+            if k > 0:
+                self.accepted[k] += rung.move(self.settings[k], int(self.plan.moves[k]))
+                self.virial[k] -= np.einsum("ni,ni->n", rung.y, rung.score()) + rung.y.shape[1]
+        self.u.append(np.array([rung.u for rung in self.rungs]))
+        if keep:
+            self.at_target.append(self.rungs[-1].y.copy())
+        self._swap(self.u[-1])
+        self.rounds += 1
+        self.origin[0] = 1
+        self.round_trips += int((self.origin[-1] == 1).sum())
+        self.origin[-1] = -1
+
+    def _exact_draws(self) -> tuple[Array, Array, Array]:
+        """Return draws from the reference, with u and its gradient there."""
+        if not self.fresh:
+            excess, n = self.job.excess, self.n
+            rounds = int(np.clip(_AT_ONCE // (n * excess.dim), 1, 64))
+            y = excess.draw(rounds * n, self.drawn, self.job.seed)
+            self.drawn += len(y)
+            here = Particles(excess, self.plan.kernel, y, seed=self.job.seed, dense=self.job.dense)
+            parts = [slice(i * n, (i + 1) * n) for i in range(rounds)]
+            self.fresh = [(here.y[part], here.u[part], here.slope[part]) for part in reversed(parts)]
+        return self.fresh.pop()
+
+    def _swap(self, u: Array) -> None:
+        """Swap even neighbours in even rounds, odd ones in odd rounds."""
+        with np.errstate(invalid="ignore"):  # neighbours that are both outside stay
+            log_ratio = np.nan_to_num(self.steps * (u[1:] - u[:-1]), nan=-np.inf, posinf=np.inf)
+        deviates = normal(self.n, self.n_rungs - 1, seed=self.job.seed, step=self.rounds, draw=_SWAPS)
+        taken = log_ndtr(deviates.T) < log_ratio
+        for k in range(self.rounds % 2, self.n_rungs - 1, 2):
+            self.rejected[k] += 1.0 - np.exp(np.minimum(log_ratio[k], 0.0)).mean()
+            self.tried[k] += 1
+            which, a, b = taken[k], self.rungs[k], self.rungs[k + 1]
+            for one, other in ((a.y, b.y), (a.u, b.u), (a.slope, b.slope), self.origin[k : k + 2]):
+                one[which], other[which] = other[which], one[which].copy()
+
+    @property
+    def rejection(self) -> npt.NDArray[np.float64]:
+        """Mean rejection of the swaps between neighbours."""
+        return np.asarray(self.rejected / np.maximum(self.tried, 1))
+
+    def seen(self) -> Leg:
+        """Return what was seen at each rung: the rounds are in the place of particles."""
+        u = np.stack(self.u, axis=2)  # (rungs, ladders, rounds)
+        shape = u.shape
+        steps = self.steps[:, np.newaxis]
+        work = -(steps * u[:-1]).sum(axis=0)
+        ess = np.ones(shape[:2])
+        ess[1:] = effective_share(-steps * u[:-1])
+        log_z = logsumexp(work, axis=1) - math.log(shape[2])
+        return Leg(
+            Populations(u, np.zeros(shape), np.zeros(shape[:2])), log_z, np.zeros(shape[1:]), work,
+            np.zeros(shape[1], np.int64), self.virial / shape[2],
+            self.accepted / shape[2], ess,
+        )  # fmt: skip
+
+
+def annealed_starts(job: Job, plan: Plan, look: Callable[..., None]) -> Array:
+    """Return where ladders begin, (rungs, ladders, d): for each an island of particles is led to the target,
+    resampled at every rung, and one of them stays."""
+    y = job.excess.draw(job.islands * job.n, 0, job.seed)
+    particles = Particles(job.excess, plan.kernel, y, seed=job.seed, dense=job.dense)
+    check_start(particles.u)
+    starts = []
+
+    def leave_one(k: int, ess: float) -> None:
+        starts.append(particles.y[k % job.n :: job.n].copy())
+        look(1, beta=f"{plan.betas[k]:.3g}")
+
+    run_leg(particles, plan, job.islands, back=False, threshold=2.0, progress=leave_one)
+    return np.array(starts)
+
+
+def stepping_stone(betas: Array, u: Array, sign: int) -> Estimate:
+    """Return log Z as the product over rungs of the mean weight from each to the next, or back: sign -1.
+
+    Parameters
+    ----------
+    betas : array (k,)
+    u : array (k, ladders, rounds)
+        Energies beyond the reference's.
+    """
+    steps = np.diff(betas)[:, np.newaxis, np.newaxis]
+    log_weights = -steps * u[:-1] if sign > 0 else steps * u[1:]
+    by_ladder = logsumexp(log_weights, axis=2) - math.log(u.shape[2])
+    parts = [one_sided(sign * row, sign) for row in by_ladder]
+    return Estimate(sum(part.value for part in parts), np.sum([part.influence for part in parts], axis=0))
+
+
+def estimate_by_tempering(
+    target: Energy, reference: Any, kernel: Kernel | None, *, particles: int, islands: int | None,
+    schedule: Any, seed: int, target_error: float | None, progress: bool, settings: dict[str, Any],
+    checkpoint: str | os.PathLike[str] | None = None, resume: bool = False, overwrite: bool = False,
+    doubt: Callable[[Array], tuple[float, list[Finding]]] | None = None,
+) -> LogZ:  # fmt: skip
+    """Estimate log Z by replica exchange; ``estimate_log_z(..., method="tempering")`` calls it.
+
+    Every rung is seen about as often as by annealing with as many ``particles`` there and back.
+    """
+    if kernel is not None and kernel.step_function == "langevin":
+        raise InputError(
+            f"kernel is {kernel!r}, which never rejects: replica exchange has no weights to mend that, so "
+            "use MALA() or HMC()"
+        )
+    writer = None
+    if checkpoint is not None:
+        writer = EvidenceWriter(checkpoint, seed, settings, overwrite=overwrite, resume=resume, target=target)
+        if writer.finished:
+            return writer.result()
+    n = int(np.clip(particles // 32, 4, _LADDERS)) if islands is None else islands
+    rounds = max(_LEAST_ROUNDS, math.ceil(2 * particles / n))
+    with interruptible() as stop_if_asked, tqdm(disable=not progress, unit="step") as bar:
+
+        def look(step: int, **shown: Any) -> None:
+            bar.set_postfix(shown, refresh=False)
+            bar.update(step)
+            stop_if_asked()
+
+        bar.set_description("pilot")
+        excess = excess_of(reference_for(target, reference, seed, lambda stage: look(1)), target)
+        job = prepare(excess, kernel, n, max(2, particles // n), schedule, "tempering", seed, look)
+        plan = job.plan
+        if schedule is None:
+            rungs = max(_LEAST_RUNGS, math.ceil(_RUNGS_PER_BARRIER * plan.knots.barrier))
+            plan = Plan(job.kernel, plan.knots, equal_steps(plan.knots, rungs))
+        ladders = Ladders(job, plan, annealed_starts(job, plan, look))
+        burn_in = math.ceil(_BURN_IN * rounds)
+        bar.set_description("burn-in")
+        for _ in range(burn_in):
+            ladders.round(keep=False)
+            look(1)
+        ladders.forget()
+        bar.set_description("exchanging")
+        wanted = rounds
+        while True:
+            bar.total = bar.n + wanted - len(ladders.u)
+            while len(ladders.u) < wanted:
+                ladders.round(keep=len(ladders.u) < rounds and len(ladders.u) % 2 == 0)
+                look(1)
+            leg = ladders.seen()
+            total, by_rung = acceptance_ratio(plan.betas, [leg.populations])
+            if target_error is None or not total.error > target_error:
+                break
+            wanted = min(math.ceil(1.05 * wanted * (total.error / target_error) ** 2), 8 * wanted)
+    result = _result(job, plan, ladders, leg, total, by_rung, settings, doubt)
+    if writer is not None:
+        writer.finish(result)
+    return result
+
+
+def _result(
+    job: Job, plan: Plan, ladders: Ladders, leg: Leg, total: Estimate, by_rung: Array,
+    settings: dict[str, Any], doubt: Callable[[Array], tuple[float, list[Finding]]] | None,
+) -> LogZ:  # fmt: skip
+    u = leg.populations.u
+    forward, reverse = (stepping_stone(plan.betas, u, sign) for sign in (1, -1))
+    estimates = {
+        "BAR": total, "forward": forward, "reverse": reverse,
+        "stepping stone": mean_of(forward, reverse),
+    }  # fmt: skip
+    gap = Estimate(reverse.value - forward.value, reverse.influence - forward.influence)
+    y = np.swapaxes(np.array(ladders.at_target), 0, 1)  # (ladders, kept, d)
+    samples = job.excess.to_state(y.reshape(-1, job.excess.dim))
+    findings = look_at([leg], total, 0.0, 0.0, float(plan.knots.length[-1]), len(plan.betas) - 1)
+    findings += _doubts(ladders, plan.betas, u, gap)
+    findings += score_fits(job.excess, y[:, 0]) + job.uneven(y.reshape(-1, job.excess.dim))
+    error = total.error
+    if doubt is not None:
+        more, reasons = doubt(samples)
+        error = math.hypot(error, more)
+        findings += reasons
+    verdict, words = verdict_of(findings)
+    back = (np.diff(plan.betas)[:, np.newaxis, np.newaxis] * u[1:]).sum(axis=0)
+    evaluations = job.plan.knots.evaluations + plan.evaluations * (
+        ladders.n * ladders.rounds + job.islands * job.n
+    )
+    return LogZ(
+        total.value, error, verdict, words, "BAR",
+        {name: (one.value, one.error) for name, one in estimates.items()},
+        forward.value, reverse.value, gap.error, float(ladders.rejection.sum()), plan.betas, by_rung,
+        leg.ess.mean(axis=1), leg.acceptance.mean(axis=1), {"forward": leg.work, "reverse": -back},
+        np.full(y.shape[:2], -math.log(len(samples))), total.value + total.influence, samples,
+        evaluations, repr(job.kernel), repr(job.excess.reference), settings["target"], "tempering",
+        job.seed, settings,
+    )  # fmt: skip
+
+
+def _doubts(ladders: Ladders, betas: Array, u: Array, gap: Estimate) -> list[Finding]:
+    """Return what speaks against a run of ladders."""
+    found = []
+    middle = u.shape[2] // 2
+    halves = []
+    for part in (u[:, :, :middle], u[:, :, middle:]):
+        shape = part.shape
+        halves.append(acceptance_ratio(betas, [Populations(part, np.zeros(shape), np.zeros(shape[:2]))])[0])
+    drift = Estimate(halves[1].value - halves[0].value, halves[1].influence - halves[0].influence)
+    for what, one, remedy in (
+        ("both halves of the run", drift, "a longer run"),
+        ("the stepping stones there and back", gap, "more temperatures"),
+    ):
+        far = abs(one.value) / max(one.error, 1e-300) if abs(one.value) > 1e-9 else 0.0
+        if far > _SUSPECT:
+            found.append(Finding(
+                f"{what} differ by {one.value:.3g}, {far:.1f} of its errors: give it {remedy}", far > _FAILED
+            ))  # fmt: skip
+    if ladders.round_trips == 0:
+        found.append(Finding("no state came from the reference to the target: give it a longer run"))
+    worst = float(ladders.rejection.max())
+    if worst > _MOST_REJECTED:
+        k = int(ladders.rejection.argmax())
+        found.append(Finding(f"{worst:.0%} of the swaps are rejected at beta = {betas[k]:.3g}"))
+    return found
