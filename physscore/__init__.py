@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from physscore.evidence.factors import BayesFactor as BayesFactor
     from physscore.evidence.factors import bayes_factor as bayes_factor
     from physscore.evidence.result import LogZ as LogZ
+    from physscore.evidence.verify import Verification as Verification
+    from physscore.evidence.verify import verify as verify
     from physscore.grid import Grid as Grid
     from physscore.kernels.hamiltonian import HMC as HMC
     from physscore.kernels.langevin import MALA as MALA
@@ -119,6 +121,7 @@ _HOMES = {
     "ULA": "kernels.langevin",
     "Underdamped": "kernels.langevin",
     "Uniform": "energies.priors",
+    "Verification": "evidence.verify",
     "annealed_langevin": "sampling.annealed",
     "bayes_factor": "evidence.factors",
     "LogZ": "evidence.result",
@@ -138,6 +141,7 @@ _HOMES = {
     "temper": "sampling.tempering",
     "threads": "arrays",
     "ula_covariance": "kernels.langevin",
+    "verify": "evidence.verify",
 }
 _MODULES = {"spectra"}
 

@@ -24,6 +24,7 @@ def from_functions(
     energy_and_score: Callable[[Array], tuple[Array, Array]] | None = None,
     shape: int | Sequence[int],
     name: str = "from_functions",
+    simulate: Callable[..., Energy] | None = None,
 ) -> Any:
     """Return an energy, or only a score, made of vectorised functions.
 
@@ -39,6 +40,9 @@ def from_functions(
         Shape of one state.
     name
         What it is called in messages and files.
+    simulate
+        Of a likelihood: a function of (x, *, seed) that draws data at one state and returns their
+        likelihood, which ``verify`` needs.
 
     Returns
     -------
@@ -61,7 +65,9 @@ def from_functions(
     if energy is None and energy_and_score is None:
         assert score is not None
         return _ScoreFunction(score, sides, name)
-    return _EnergyFunctions(energy, score, energy_and_score, sides, name)
+    made = _EnergyFunctions(energy, score, energy_and_score, sides, name)
+    made.simulate = simulate
+    return made
 
 
 class _ScoreFunction(Score):
@@ -77,6 +83,8 @@ class _ScoreFunction(Score):
 
 
 class _EnergyFunctions(Energy):
+    simulate: Callable[..., Energy] | None = None
+
     def __init__(self, energy: Any, score: Any, both: Any, shape: tuple[int, ...], name: str) -> None:
         self._energy, self._score, self._both = energy, score, both
         self.shape, self._name = shape, name
@@ -119,7 +127,12 @@ def _checked_score(score: Any, x: Array) -> Array:
 
 
 def compiled(
-    energy_and_gradient: Any, *, dim: int, params: Any = (), name: str | None = None
+    energy_and_gradient: Any,
+    *,
+    dim: int,
+    params: Any = (),
+    name: str | None = None,
+    simulate: Callable[..., Energy] | None = None,
 ) -> CompiledEnergy:
     """Return the energy of one Numba function, which runs in the loop over many small states.
 
@@ -134,6 +147,8 @@ def compiled(
         Numbers that the function reads. Changing them compiles nothing.
     name
         What it is called in messages and files. [default: the function's name]
+    simulate
+        As of :func:`from_functions`.
 
     Returns
     -------
@@ -144,11 +159,15 @@ def compiled(
     InputError
         If the function does not compile, with the line that is to blame.
     """
-    return CompiledEnergy(energy_and_gradient, dim, params, name)
+    made = CompiledEnergy(energy_and_gradient, dim, params, name)
+    made.simulate = simulate
+    return made
 
 
 class CompiledEnergy(Energy):
     """The energy of one Numba function; see :func:`compiled`."""
+
+    simulate: Callable[..., Energy] | None = None
 
     def __init__(self, energy_and_gradient: Any, dim: int, params: Any, name: str | None) -> None:
         import numba

@@ -1,0 +1,167 @@
+"""Simulated data bound log Z from both sides, and what does not hold is said."""
+
+import math
+
+import numpy as np
+import pytest
+
+import physscore as ps
+from physscore.evidence import verify as module
+
+GRID = ps.Grid((8, 8), [8.0, 8.0])
+FIELD = ps.GaussianRandomField(GRID, ps.spectra.PowerLaw(index=-2.0))
+MEANS, STDS, NOISE = np.array([0.0, 1.0, 0.0]), np.array([1.0, 2.0, 3.0]), np.array([0.5, 0.2, 1.0])
+PARAMETERS = ps.Parameters(
+    **{f"x{i}": ps.Normal(m, s) for i, (m, s) in enumerate(zip(MEANS, STDS, strict=True))}
+)
+
+
+def exact_of_parameters(data):
+    variance = STDS**2 + NOISE**2
+    return float(-0.5 * ((data - MEANS) ** 2 / variance + np.log(2 * math.pi * variance)).sum())
+
+
+@pytest.fixture
+def simulated(monkeypatch):
+    """Return the likelihoods that were estimated, in order."""
+    seen = []
+    estimate = module.estimate_log_z
+
+    def watched(posterior, **settings):
+        seen.append(posterior.likelihood)
+        return estimate(posterior, **settings)
+
+    monkeypatch.setattr(module, "estimate_log_z", watched)
+    return seen
+
+
+def test_bounds_hold_the_exact_evidence(simulated):
+    found = ps.verify(
+        PARAMETERS + ps.GaussianNoise(np.zeros(3), NOISE), seed=1, simulations=16, particles=512
+    )
+    exact = np.array([exact_of_parameters(one.data) for one in simulated])
+    assert len(np.unique(exact)) == 16
+    low = (found.lower - exact) / found.lower_error
+    high = (found.upper - exact) / found.upper_error
+    z = np.array([(one.log_z - e) / one.error for one, e in zip(found.estimates, exact, strict=True)])
+    assert low.max() < 3.5
+    assert high.min() > -3.5
+    for scaled in (low, high, z):
+        assert 0.5 < np.sqrt((scaled**2).mean()) < 1.5
+    assert low.mean() < 0.75
+    assert high.mean() > -0.75
+    assert not any("bound" in reason for reason in found.reasons)
+    assert sum(one.verdict != "pass" for one in found.estimates) <= 1
+
+
+def test_bounds_of_fields_meet():
+    found = ps.verify(FIELD + ps.GaussianNoise(np.zeros((8, 8)), 1.0), seed=2, simulations=4, particles=512)
+    assert found.passed, found.reasons
+    assert (np.abs(found.gap) < 4 * found.gap_error).all()
+    assert (found.gap_error < 0.3).all()
+    assert "verified" in str(found)
+    assert len(set(found.lower)) == 4
+
+
+def test_data_are_those_of_the_prior(simulated):
+    """Over many simulations data scatter by the prior's and the noise's variances."""
+    target = PARAMETERS + ps.GaussianNoise(np.zeros(3), NOISE)
+    ps.verify(target, seed=3, simulations=60, particles=16, schedule=2)
+    data = np.array([one.data for one in simulated])
+    expected = np.sqrt(STDS**2 + NOISE**2)
+    assert np.abs((data.mean(axis=0) - MEANS) / (expected / np.sqrt(60))).max() < 4
+    assert np.abs(data.std(axis=0) / expected - 1).max() < 0.4
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        FIELD + ps.PoissonCounts(np.ones((8, 8)), 3.0),
+        PARAMETERS + ps.GaussianNoise(np.zeros(3), NOISE),
+    ],
+    ids=["counts", "parameters"],
+)
+def test_short_schedules_are_flagged(target):
+    found = ps.verify(target, seed=1, schedule=2)
+    assert not found.passed
+    assert any(reason.startswith("the estimate is") for reason in found.reasons)
+    assert any(reason.startswith("the bounds are") for reason in found.reasons)
+    assert "NOT VERIFIED" in str(found)
+    assert found.gap[0] > 1
+
+
+def test_the_second_opinion_is_verified():
+    found = ps.verify(
+        PARAMETERS + ps.GaussianNoise(np.zeros(3), NOISE), seed=4, particles=512, method="tempering"
+    )
+    assert found.passed, found.reasons
+    assert found.estimates[0].method == "tempering"
+
+
+def test_estimates_outside_of_the_bounds_are_flagged(monkeypatch):
+    estimate = module.estimate_log_z
+
+    def wrong(*args, **settings):
+        found = estimate(*args, **settings)
+        found.log_z += 1.0
+        return found
+
+    monkeypatch.setattr(module, "estimate_log_z", wrong)
+    found = ps.verify(PARAMETERS + ps.GaussianNoise(np.zeros(3), NOISE), seed=1)
+    assert not found.passed
+    assert "above the upper bound" in found.reasons[0]
+
+
+def test_likelihoods_have_seeds_of_their_own(simulated):
+    first, second = ps.GaussianNoise(np.zeros((8, 8)), 1.0), ps.GaussianNoise(np.zeros((8, 8)), 1.0)
+    found = ps.verify(FIELD + first + second, seed=5, particles=64)
+    data = [term.data for _, term in simulated[0].terms]
+    assert abs(np.corrcoef(*[d.ravel() - np.mean(data, axis=0).ravel() for d in data])[0, 1] + 1) < 1e-9
+    assert not np.allclose(*data)
+    assert len(found.estimates) == 1
+
+
+def test_a_run_is_its_seed():
+    target = PARAMETERS + ps.GaussianNoise(np.zeros(3), NOISE)
+    a, b, c = (ps.verify(target, seed=seed, particles=128) for seed in (7, 7, 8))
+    assert a.lower == b.lower != c.lower
+    assert a.upper == b.upper != c.upper
+
+
+def test_user_energies_simulate():
+    def squares(x, params, gradient_out):
+        gradient_out[0] = x[0] - params[0]
+        return 0.5 * (x[0] - params[0]) ** 2 + 0.9189385332046727
+
+    def likelihood(datum):
+        return ps.compiled(squares, dim=1, params=[datum], name="datum", simulate=simulate)
+
+    def simulate(x, *, seed):
+        return likelihood(x[0] + np.random.default_rng(seed).normal())
+
+    found = ps.verify(ps.Gaussian(0.0, 1.0, dim=1) + likelihood(0.0), seed=1, particles=512)
+    assert found.passed, found.reasons
+    summary = found.summary()
+    assert summary["passed"] is True
+    assert summary["gap"][0] == pytest.approx(summary["upper"][0] - summary["lower"][0])
+    vectorised = ps.from_functions(energy=lambda x: x[:, 0], score=lambda x: x, shape=1, simulate=simulate)
+    assert vectorised.simulate is simulate
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (ps.Gaussian(0.0, 1.0, dim=2), "it must be prior \\+ likelihood"),
+        (PARAMETERS + 0.5 * ps.GaussianNoise(np.zeros(3), NOISE), "cannot be simulated from a power"),
+        (PARAMETERS + ps.Ring(dim=3), "give it a method simulate\\(x, \\*, seed\\)"),
+        (3.0, "target is 3.0"),
+    ],
+)
+def test_what_cannot_be_simulated_is_refused(target, words):
+    with pytest.raises(ps.InputError, match=words):
+        ps.verify(target)
+
+
+def test_bad_numbers_are_refused():
+    with pytest.raises(ps.InputError, match="simulations is 0"):
+        ps.verify(PARAMETERS + ps.GaussianNoise(np.zeros(3), NOISE), simulations=0)
