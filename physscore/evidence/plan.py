@@ -17,6 +17,8 @@ from physscore.kernels.loops import Moves
 
 SHORT_OF_QUARTER = 1.4  # of a trajectory, where the density is near a standard normal: pi / 2 forgets all
 
+_MOST_LEAPFROGS = 64  # where even the shortest steps are rejected, trajectories do not grow without end
+
 
 @dataclass
 class Knots:
@@ -111,7 +113,7 @@ class Plan:
 def settings_of(kernel: Kernel, step_size: float) -> Moves:
     """Return a kernel's settings with a step size; "auto" trajectories are a quarter of a period long."""
     if isinstance(kernel, HMC) and kernel.leapfrogs == "auto":
-        leapfrogs = max(1, round(SHORT_OF_QUARTER / step_size))
+        leapfrogs = max(1, round(min(SHORT_OF_QUARTER / step_size, _MOST_LEAPFROGS)))
         return kernel.tuned(step_size=step_size, leapfrogs=leapfrogs).moves()
     settings = kernel.tuned(step_size=step_size).moves()
     return settings._replace(adjusted=False) if kernel.step_function == "langevin" else settings
