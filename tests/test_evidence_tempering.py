@@ -166,3 +166,12 @@ def test_a_finished_file_is_returned(tmp_path):
 def test_unadjusted_kernels_are_refused():
     with pytest.raises(ps.InputError, match="never rejects: replica exchange"):
         estimate("mixture", 0, kernel=ps.ULA())
+
+
+def test_scores_that_are_no_gradients_are_seen():
+    curl = ps.from_functions(score=lambda x: 0.3 * np.stack([-x[:, 1], x[:, 0]], axis=1) - x, shape=2)
+    run = ps.estimate_log_z(
+        curl, ps.Gaussian(0.0, 2.0, dim=2), method="tempering", particles=256, kernel=ps.MALA()
+    )
+    assert run.verdict == "failed"
+    assert any("around loops" in reason for reason in run.reasons)

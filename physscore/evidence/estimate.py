@@ -73,7 +73,7 @@ def estimate_log_z(
     particles
         How many, over all islands.
     islands
-        Independent groups of them, at least 8. [default: 64 of 32 particles or more, fewer if there are few]
+        Independent groups of them, at least 4. [default: 64, fewer if particles are few]
     schedule
         Number of temperatures, or all of them from 0 to 1. [default: two for each standard deviation of
         the energy on the way, and more if the ways there and back differ]
@@ -128,7 +128,7 @@ def estimate_log_z(
         return estimate_by_tempering(
             energy, reference, kernel, particles=particles, islands=islands, schedule=schedule, seed=seed,
             target_error=target_error, progress=progress, settings=settings, checkpoint=checkpoint,
-            resume=resume, overwrite=overwrite,
+            resume=resume, overwrite=overwrite, on_interrupt=on_interrupt, doubt=doubt,
         )  # fmt: skip
     writer = None
     if checkpoint is not None:
@@ -206,7 +206,7 @@ def _with_energy(target: Score) -> tuple[Energy, Doubt | None]:
 
 def _islands(particles: int, islands: Any) -> int:
     if islands is None:
-        return int(np.clip(particles // 16, 8, 64)) if particles >= 64 else max(4, particles // 4)
+        return int(np.clip(particles // 16, 8, 64)) if particles >= 128 else max(4, particles // 2)
     n = whole(4, islands=islands)
     if particles // n < 2:
         raise InputError(f"islands is {n} and particles {particles}: each island needs at least 2 particles")

@@ -185,6 +185,7 @@ def estimate_by_tempering(
     target: Energy, reference: Any, kernel: Kernel | None, *, particles: int, islands: int | None,
     schedule: Any, seed: int, target_error: float | None, progress: bool, settings: dict[str, Any],
     checkpoint: str | os.PathLike[str] | None = None, resume: bool = False, overwrite: bool = False,
+    on_interrupt: Callable[[], None] = lambda: None,
     doubt: Callable[[Array], tuple[float, list[Finding]]] | None = None,
 ) -> LogZ:  # fmt: skip
     """Estimate log Z by replica exchange; ``estimate_log_z(..., method="tempering")`` calls it.
@@ -203,7 +204,7 @@ def estimate_by_tempering(
             return writer.result()
     n = int(np.clip(particles // 32, 4, _LADDERS)) if islands is None else islands
     rounds = max(_LEAST_ROUNDS, math.ceil(2 * particles / n))
-    with interruptible() as stop_if_asked, tqdm(disable=not progress, unit="step") as bar:
+    with interruptible(on_interrupt) as stop_if_asked, tqdm(disable=not progress, unit="step") as bar:
 
         def look(step: int, **shown: Any) -> None:
             bar.set_postfix(shown, refresh=False)
