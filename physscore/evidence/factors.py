@@ -86,12 +86,12 @@ class BayesFactor:
         how = "paired islands" if self.paired else "independent runs"
         lines = [
             f"log Bayes factor = {self.log_factor:.{digits}f} +- {self.error:.{digits}f}   ({how})",
-            f"for {better.target}: {self.strength} (Kass & Raftery 1995)",
+            f"for {_ending(better.target)}: {self.strength} (Kass & Raftery 1995)",
         ]
         for name, one in (("a", self.a), ("b", self.b)):
             lines.append(
                 f"  {name}: log Z = {one.log_z:.{digits}f} +- {one.error:.{digits}f}   ({one.verdict})   "
-                f"{one.target}"
+                f"{_ending(one.target)}"
             )
         if not self.trusted:
             lines.append("NOT TO BE TRUSTED: " + "; ".join(
@@ -146,3 +146,8 @@ def _variance_of_mean(values: Any) -> float:
 
 def _word(log_factor: float) -> str:
     return next(word for limit, word in _WORDS if log_factor < limit or math.isinf(limit))
+
+
+def _ending(name: str) -> str:
+    """Return a name, or its end, where two models with one prior differ."""
+    return name if len(name) <= 60 else f"... {name[-56:]}"
