@@ -1,0 +1,8 @@
+"""Every picture the package draws, a kind a file."""
+
+from physscore.plots.evidence import plot_log_z
+from physscore.plots.fields import plot_field, plot_spectrum
+from physscore.plots.figure import require_matplotlib
+from physscore.plots.runs import plot_run
+
+__all__ = ["plot_field", "plot_log_z", "plot_run", "plot_spectrum", "require_matplotlib"]

@@ -1,0 +1,170 @@
+"""Pictures of density fields and their power spectra."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from physscore.core import Array
+from physscore.grid import Grid
+from physscore.plots.figure import MEASURED, MODEL, pyplot, write
+from physscore.store.hdf5 import inverse
+
+if TYPE_CHECKING:
+    from physscore.diagnostics.comparison import Comparison
+    from physscore.diagnostics.power import PowerSpectrum
+
+
+def plot_field(
+    path: str | os.PathLike[str],
+    delta: Array,
+    grid: Grid,
+    *,
+    spectrum: PowerSpectrum,
+    comparison: Comparison | None = None,
+    check: Comparison | None = None,
+    length_unit: str = "Mpc/h",
+    title: str = "",
+    model_name: str = "model",
+) -> None:
+    """Draw a slice through one field beside its measured power spectrum.
+
+    Parameters
+    ----------
+    path
+        Picture to write; its ending says the format.
+    delta
+        The field, of shape ``grid.shape``. In 3 dimensions a slab of about 1/64 of the box is averaged.
+    grid
+        The box and its cells.
+    spectrum
+        Measured spectrum of the field.
+    comparison
+        The comparison with a model, which is drawn as a line, with the pulls below.
+    check
+        The comparison whose pulls and verdict are shown, if it is another one (``check_field``).
+    length_unit, title, model_name
+        For the labels.
+    """
+    plt = pyplot()
+    figure = plt.figure(figsize=(12.8, 5.6), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=[1.0, 1.05])
+    _draw_slice(left, left.add_subplot(), delta, grid, length_unit)
+    _draw_spectrum(right, grid, spectrum, comparison, check, length_unit, model_name)
+    figure.suptitle(title)
+    write(figure, path)
+
+
+def plot_spectrum(
+    path: str | os.PathLike[str],
+    grid: Grid,
+    spectrum: PowerSpectrum,
+    comparison: Comparison | None = None,
+    check: Comparison | None = None,
+    *,
+    length_unit: str = "Mpc/h",
+    title: str = "",
+    model_name: str = "model",
+) -> None:
+    """Draw a measured power spectrum alone; arguments as for :func:`plot_field`."""
+    plt = pyplot()
+    figure = plt.figure(figsize=(7.2, 5.6), layout="constrained")
+    _draw_spectrum(figure, grid, spectrum, comparison, check, length_unit, model_name)
+    figure.suptitle(title)
+    write(figure, path)
+
+
+def _draw_slice(figure: Any, axes: Any, delta: Array, grid: Grid, length_unit: str) -> None:
+    if grid.dim == 1:
+        axes.plot(grid.coordinates(0), delta, lw=0.8, color=MEASURED)
+        axes.set(xlabel=f"x [{length_unit}]", ylabel=r"$\delta$", xlim=(0, grid.box_size[0]))
+        return
+    what = r"$\delta$"
+    if grid.dim == 3:
+        thickness = max(1, grid.shape[2] // 64)
+        delta = delta[:, :, :thickness].mean(axis=2)
+        what = rf"$\delta$, mean over {thickness * grid.cell_size[2]:.3g} {length_unit}"
+    low, high = np.percentile(delta, [0.5, 99.5])
+    # A symmetric scale for a symmetric field; a lognormal one is shown by its logarithm.
+    skewed = delta.min() > -1 and high > -1.5 * low
+    shown = np.log10(1 + delta) if skewed else delta
+    limits = np.percentile(shown, [0.5, 99.5]) if skewed else np.array([-1, 1]) * max(-low, high)
+    image = axes.imshow(
+        shown.T,
+        origin="lower",
+        extent=(0, grid.box_size[0], 0, grid.box_size[1]),
+        cmap="inferno" if skewed else "RdBu_r",
+        vmin=limits[0],
+        vmax=limits[1],
+        interpolation="nearest",
+    )
+    axes.set(xlabel=f"x [{length_unit}]", ylabel=f"y [{length_unit}]")
+    label = what.replace(r"$\delta$", r"$\log_{10}(1+\delta)$") if skewed else what
+    figure.colorbar(image, ax=axes, label=label, fraction=0.046, pad=0.03)
+
+
+def _draw_spectrum(
+    figure: Any,
+    grid: Grid,
+    spectrum: PowerSpectrum,
+    comparison: Comparison | None,
+    check: Comparison | None,
+    length_unit: str,
+    model_name: str,
+) -> None:
+    rows = figure.add_gridspec(2 if comparison else 1, 1, height_ratios=[3, 1] if comparison else [1])
+    upper = figure.add_subplot(rows[0])
+    lower: Any = figure.add_subplot(rows[1], sharex=upper) if comparison else None
+    wavenumber = inverse(length_unit)
+    power, error = spectrum.power, spectrum.error
+    if power.ndim == 2:  # the mean of a batch, and its error
+        error = np.sqrt((error**2).sum(axis=0)) / len(power)
+        power = power.mean(axis=0)
+    if comparison is not None and len(comparison.error) == len(power):
+        error = comparison.error  # as expected: the error of a low measurement is not low
+    upper.errorbar(
+        spectrum.k, power, error, fmt=".", ms=4, lw=0.8, color=MEASURED, label="measured", zorder=2
+    )
+    if comparison is not None:
+        upper.plot(comparison.k, comparison.model, color=MODEL, lw=1.5, label=model_name, zorder=3)
+        upper.tick_params(labelbottom=False)
+        check = check or comparison
+        of_logarithm = "" if check is comparison else r" of $\ln(1+\delta)$"
+        lower.axhspan(-2, 2, color="0.92")
+        lower.axhline(0, color=MODEL, lw=1.2)
+        lower.plot(check.k, check.pulls, ".", ms=4, color=MEASURED)
+        bound = max(4.0, float(np.abs(check.pulls).max()) * 1.1)
+        lower.set(ylabel=f"pull{of_logarithm} [$\\sigma$]", ylim=(-bound, bound))
+        verdict = "passed" if check.passed else "FAILED"
+        upper.text(
+            0.03,
+            0.05,
+            f"{verdict}: $\\chi^2$ = {check.chi2:.1f} for {check.dof} bins, p = {check.p_value:.2g}\n"
+            f"amplitude {check.amplitude:.4f} $\\pm$ {check.amplitude_error:.1g}",
+            transform=upper.transAxes,
+            fontsize=10,
+        )
+    exponent = "" if grid.dim == 1 else f"$^{grid.dim}$"
+    # A bin of one or two modes must not set the scale.
+    certain = power[(spectrum.n_modes >= min(16, int(spectrum.n_modes.max()))) & (power > 0)]
+    shown = certain if comparison is None else np.concatenate([certain, comparison.model])
+    if shown.size:
+        upper.set_ylim(shown.min() / 2.5, shown.max() * 2.5)
+    upper.set(xscale="log", yscale="log", ylabel=f"P(k) [({length_unit}){exponent}]")
+    nyquist = min(grid.nyquist)
+    for axes in (upper, lower) if lower is not None else (upper,):
+        axes.axvline(nyquist, color="0.6", lw=0.8, ls=":")
+    upper.annotate(
+        "Nyquist",
+        (nyquist, 0.03),
+        xycoords=("data", "axes fraction"),
+        rotation=90,
+        ha="right",
+        va="bottom",
+        fontsize=8,
+        color="0.4",
+    )
+    upper.legend(loc="upper right" if power[-1] < power[0] else "upper left", frameon=False)
+    (lower or upper).set_xlabel(f"k [{wavenumber}]")

@@ -1,0 +1,43 @@
+"""What every picture needs: matplotlib, if it is there, colours, and a file that appears when it is whole."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from physscore.core import InputError
+from physscore.store.hdf5 import writing
+
+MEASURED, MODEL = "#1f4e79", "#d1495b"
+
+
+def pyplot() -> Any:
+    """Return matplotlib's pyplot, drawing to files."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise InputError('plots need matplotlib: pip install "physscore[plot]"') from None
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def require_matplotlib() -> None:
+    """Refuse early, before any work, where plots cannot be drawn."""
+    pyplot()
+
+
+def write(figure: Any, path: str | os.PathLike[str]) -> None:
+    """Write a figure to a picture whose ending says the format."""
+    plt = pyplot()
+    final = Path(path)
+    part = final.with_name(f".{final.name}.part")
+    try:
+        with writing(final):
+            figure.savefig(part, dpi=150, format=final.suffix.lstrip(".") or "png")
+            os.replace(part, final)
+    finally:
+        part.unlink(missing_ok=True)
+        plt.close(figure)
