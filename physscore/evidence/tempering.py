@@ -202,7 +202,7 @@ def estimate_by_tempering(
         writer = EvidenceWriter(checkpoint, seed, settings, overwrite=overwrite, resume=resume, target=target)
         if writer.finished:
             return writer.result()
-    n = int(np.clip(particles // 32, 4, _LADDERS)) if islands is None else islands
+    n = int(np.clip(particles // 32, 8, _LADDERS)) if islands is None else islands
     rounds = max(_LEAST_ROUNDS, math.ceil(2 * particles / n))
     with interruptible(on_interrupt) as stop_if_asked, tqdm(disable=not progress, unit="step") as bar:
 
