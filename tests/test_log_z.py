@@ -1,6 +1,7 @@
 """estimate_log_z: right numbers with right errors, and a word where they cannot be right."""
 
 import math
+from itertools import pairwise
 
 import numba
 import numpy as np
@@ -122,7 +123,7 @@ def test_works_obey_the_fluctuation_relation():
     there, back, exact = exact_legs(0.0)
     forward, reverse = there.work.ravel() - exact, -(back.work.ravel() + exact)
     edges = np.quantile(np.concatenate([forward, reverse]), np.linspace(0.02, 0.98, 11))
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         a = np.where((forward > low) & (forward < high), np.exp(forward), 0.0)
         b = ((reverse > low) & (reverse < high)).astype(float)
         error = math.sqrt(a.var() / len(a) + b.var() / len(b))
@@ -326,7 +327,7 @@ def test_bad_input(target, options, message):
 
 def test_interval():
     found, _ = estimate("phi4-4x4", particles=512)
-    low, high = found.interval(0.95)
+    _, high = found.interval(0.95)
     assert 1.9 * found.error < high - found.log_z < 2.4 * found.error
     with pytest.raises(ps.InputError, match="between 0 and 1"):
         found.interval(1.5)

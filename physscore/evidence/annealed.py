@@ -84,15 +84,13 @@ class Particles:
         ``log_ratio`` is left with what unadjusted steps add to the log weights.
         """
         tempered = self.tempered
-        energy = 0.5 * np.einsum("ni,ni->n", self.y, self.y) + tempered.beta * self.u
-        score = np.ascontiguousarray(tempered.score_of(self.y, self.slope))
-        v = np.ascontiguousarray(tempered.back(self.y))
+        v, score, squares = tempered.leave(self.y, self.slope)
+        energy = 0.5 * squares + tempered.beta * self.u
         state = State(v, energy, score, np.zeros_like(v), self.seed, self.step, self.first)
         info = self.loop.advance(state, settings, Identity(), n)
         self.step += n
-        self.y = tempered.forth(state.x)
-        self.u = (state.energy - 0.5 * np.einsum("ni,ni->n", self.y, self.y)) / tempered.beta
-        self.slope = tempered.slope_of(self.y, state.score)
+        self.y, self.slope, squares = tempered.arrive(state.x, state.score)
+        self.u = (state.energy - 0.5 * squares) / tempered.beta
         self.exponent = info.exponent
         if self.adjusted:
             return info.acceptance

@@ -195,8 +195,8 @@ def _with_energy(target: Score) -> tuple[Energy, Doubt | None]:
         loops = energy.curl(samples, np.roll(samples, 1, axis=0))
         curl = float(np.sqrt(np.mean(loops**2)))
         found = []
-        for what, size in (("line integrals of the score are off by", quadrature),
-                           ("integrals of the score around loops, of a gradient zero, are", curl)):  # fmt: skip
+        names = ("line integrals of the score are off by", "integrals of the score around loops are")
+        for what, size in zip(names, (quadrature, curl), strict=True):
             if size > _DOUBTFUL:
                 found.append(Finding(f"{what} {size:.2g}", size > 10 * _DOUBTFUL))
         return math.hypot(quadrature, curl), found

@@ -229,7 +229,7 @@ def prepare(
     if kernel is None:
         kernel = MALA() if compiled else HMC(harmonic=True)
     _check_kernel(kernel)
-    pilots = int(np.clip(2**25 // excess.dim, 16, 512 if compiled else max(32, min(128, islands * n // 4))))
+    pilots = int(np.clip(2**21 // excess.dim, 8, 512 if compiled else max(32, min(128, islands * n // 4))))
     dense = kernel.metric == "dense" or (
         kernel.metric == "diagonal" and excess.dim <= _DENSE_UP_TO and excess.groups is None
         and not getattr(kernel, "sweep", False)

@@ -16,6 +16,7 @@ from physscore.kernels.kernel import Kernel
 from physscore.kernels.langevin import AutoMALA
 
 _SPREAD = 0.8  # a stop is so many standard deviations of u from the last
+_LARGE = 10_000  # dimensions
 _FORGOTTEN = 0.1  # correlation of u with where it was
 _MOST_KNOTS = 64
 _UNEVEN = 0.12  # powers of 2
@@ -75,6 +76,8 @@ class Pilot:
         self.particles, self.kernel, self.most_moves = particles, kernel, most_moves
         self.d = particles.y.shape[1]
         self.dense = particles.tempered.dense
+        # In large fields means over the modes hardly vary: longer strides show the same.
+        self.spread = _SPREAD * max(1.0, math.sqrt(self.d / _LARGE))
         self.step_size = 1.0 / self.d ** (1 / 3)
         self.rows: list[tuple[float, ...]] = []
         self.lengths: list[float] = []
@@ -110,7 +113,11 @@ class Pilot:
         rates = self.rates()
         u = rates[np.isfinite(rates)]
         if self.rows:
-            self.lengths.append(distance(beta - self.rows[-1][0], self.last, rates))
+            step = beta - self.rows[-1][0]
+            if self.spread > _SPREAD:
+                self.lengths.append(step * 0.5 * float(self.last.std() + rates.std()))
+            else:
+                self.lengths.append(distance(step, self.last, rates))
         self.last = rates
         self.rows.append(
             (beta, float(u.mean()), float(u.std()), self.step_size, self.n_moves, self.acceptance)
@@ -129,8 +136,10 @@ class Pilot:
         if not finite.all():  # what is outside is left behind at once, in the first step
             least = 1e-12
             spread = float(u[finite].std()) if finite.sum() > 1 else 0.0
-            return min(1.0 - beta, _SPREAD / spread if spread > 0 else 1.0, 1.0) if beta == 0 else least
-        goal = 1.0 / (1.0 + _SPREAD**2)  # effective share of weights with this spread
+            return min(1.0 - beta, self.spread / spread if spread > 0 else 1.0, 1.0) if beta == 0 else least
+        if self.spread > _SPREAD:
+            return min(1.0 - beta, self.spread / max(float(u.std()), 1e-300))
+        goal = 1.0 / (1.0 + self.spread**2)  # effective share of weights with this spread
 
         def share(step: float) -> float:
             weights = normalised(-step * u)

@@ -11,8 +11,10 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+from numba import njit
 from scipy.linalg.lapack import dtrtri
 
+from physscore.arrays import compiled, parallel
 from physscore.core import Array, Energy, Point
 from physscore.energies.whitening import pull_back, unwhiten
 from physscore.evidence.excess import Excess
@@ -62,6 +64,36 @@ def _tempered_block(x, params, gradient_out, energy_out):
         else:
             for j in range(n):
                 gradient_out[i, j] = scale[i] * slope[i, j]
+
+
+@njit(nogil=True, error_model="numpy", fastmath={"reassoc"})
+def _sum_of_squares(x):
+    total = 0.0
+    for i in range(len(x)):
+        total += x[i] * x[i]
+    return total
+
+
+@compiled
+def _leave(y, slope, mean, scale, beta, v, score, squares, start, stop):
+    """Turn rows of y and of the gradient of u into v and its score."""
+    for row in range(start, stop):
+        here, bent, there, out = y[row], slope[row], v[row], score[row]
+        for i in range(len(here)):
+            there[i] = (here[i] - mean[i]) / scale[i]
+            out[i] = -scale[i] * (here[i] + beta * bent[i])
+        squares[row] = _sum_of_squares(here)
+
+
+@compiled
+def _arrive(v, score, mean, scale, beta, y, slope, squares, start, stop):
+    """Turn rows of v and its score back into y and the gradient of u."""
+    for row in range(start, stop):
+        here, bent, there, out = v[row], score[row], y[row], slope[row]
+        for i in range(len(here)):
+            there[i] = mean[i] + scale[i] * here[i]
+            out[i] = -(bent[i] / scale[i] + there[i]) / beta
+        squares[row] = _sum_of_squares(there)
 
 
 class Tempered(Energy):
@@ -127,6 +159,30 @@ class Tempered(Energy):
         """Return the gradient of u over y, given the score over v: what :meth:`score_of` took."""
         over_y = score @ self.inverse if self.dense else score / self.scale
         return -(over_y + y) / self.beta
+
+    def leave(self, y: Array, slope: Array) -> tuple[Array, Array, Array]:
+        """Return v, its score and |y|^2 for coordinates ``y``, given the gradient of u there."""
+        if self.dense:
+            squares = np.einsum("ni,ni->n", y, y)
+            return np.ascontiguousarray(self.back(y)), np.ascontiguousarray(self.score_of(y, slope)), squares
+        v, score, squares = np.empty_like(y), np.empty_like(y), np.empty(len(y))
+        at_least = max(1, 10_000 // self.dim)
+        parallel(
+            _leave, len(y), y, slope, self.mean, self.scale, self.beta, v, score, squares, at_least=at_least
+        )
+        return v, score, squares
+
+    def arrive(self, v: Array, score: Array) -> tuple[Array, Array, Array]:
+        """Return y, the gradient of u and |y|^2: what :meth:`leave` was given."""
+        if self.dense:
+            y = self.forth(v)
+            return y, self.slope_of(y, score), np.einsum("ni,ni->n", y, y)
+        y, slope, squares = np.empty_like(v), np.empty_like(v), np.empty(len(v))
+        at_least = max(1, 10_000 // self.dim)
+        parallel(
+            _arrive, len(v), v, score, self.mean, self.scale, self.beta, y, slope, squares, at_least=at_least
+        )
+        return y, slope, squares
 
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return E_beta and the score at coordinates v."""
