@@ -219,7 +219,8 @@ class Loop:
         parallel(
             getattr(fused, self._step), n, (self._address, self.point.params), kernel,
             (metric.kind, metric.factor), seed_key(state.seed), flat, drawn, tally,
-            (state.step, n_steps, thin, state.first), at_least=max(1, 10_000 // (n_steps * (self.target.dim + 4))),
+            (state.step, n_steps, thin, state.first),
+            at_least=max(1, 10_000 // (n_steps * (self.target.dim + 4))),
         )  # fmt: skip
 
     def _batched(
