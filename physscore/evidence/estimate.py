@@ -156,9 +156,11 @@ def estimate_log_z(
             job = prepare(excess, kernel, n_islands, particles // n_islands, schedule, method, seed, look)
         if writer is not None:
             writer.recognise(job.excess.to_state(job.excess.draw(_RECOGNISED, 0, seed)))
-        save = (
-            (lambda units: writer.write({**job.arrays(), **_flat(units)})) if writer else (lambda units: None)
-        )
+
+        def save(units: dict[int, Unit]) -> None:
+            if writer is not None:
+                writer.write({**job.arrays(), **_flat(units)})
+
         units = _units(kept)
         save(units)
         while True:
