@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,12 +108,40 @@ def load_model(name: str, parameters: dict[str, Any]) -> Score:
     InputError
         If there is no such model, or it does not take the parameters.
     """
+    return _called(_named(name), name, parameters)
+
+
+def load_models(names: Sequence[str], parameters: dict[str, Any]) -> list[Score]:
+    """Return several models; each is given those of the parameters that it takes.
+
+    Raises
+    ------
+    InputError
+        If there is no such model, or none takes one of the parameters.
+    """
+    if len(names) == 1:
+        return [load_model(names[0], parameters)]
+    found = [_named(name) for name in names]
+    taken: list[dict[str, Any]] = [{} for _ in names]
+    for key, value in parameters.items():
+        # One that takes any name gets those that no other model has.
+        takers = [t for t, one in zip(taken, found, strict=True) if key in _arguments(one)]
+        takers = takers or [t for t, one in zip(taken, found, strict=True) if _takes_any(one)]
+        if not takers:
+            raise InputError(f"none of the models {', '.join(names)} takes -p {key}")
+        for taker in takers:
+            taker[key] = value
+    return [_called(one, name, some) for one, name, some in zip(found, names, taken, strict=True)]
+
+
+def _named(name: str) -> Any:
+    """Return what a name stands for: an energy, or a function of one."""
     file, colon, attribute = name.rpartition(":")
     if not colon and not name.endswith(".py"):
         if name not in BUILT_IN:
             known = ", ".join(BUILT_IN)
             raise InputError(f"model is {name!r}: it must be one of {known}, or my_model.py:name")
-        return _call(BUILT_IN[name], name, parameters)
+        return BUILT_IN[name]
     if not colon:
         raise InputError(f"model is {name!r}: say which of its names, as in {name}:posterior")
     path = Path(file)
@@ -122,17 +150,19 @@ def load_model(name: str, parameters: dict[str, Any]) -> Score:
     found = getattr(_module(path), attribute, None)
     if found is None:
         raise InputError(f"model {name!r}: {path} has no {attribute!r}")
-    if isinstance(found, Score):
-        if parameters:
-            raise InputError(
-                f"model {name!r} is an energy, not a function: it takes no -p {next(iter(parameters))}"
-            )
-        return found
-    if not callable(found):
+    if not isinstance(found, Score) and not callable(found):
         raise InputError(
             f"model {name!r} is a {type(found).__name__}: it must be an Energy or a function of one"
         )
-    return _call(found, name, parameters)
+    return found
+
+
+def _arguments(found: Any) -> dict[str, inspect.Parameter]:
+    return {} if isinstance(found, Score) else dict(inspect.signature(found).parameters)
+
+
+def _takes_any(found: Any) -> bool:
+    return any(one.kind is one.VAR_KEYWORD for one in _arguments(found).values())
 
 
 def _module(path: Path) -> Any:
@@ -166,14 +196,22 @@ def _where(error: BaseException, path: Path) -> str:
     return "" if line is None else f"line {line}: "
 
 
-def _call(function: Callable[..., Any], name: str, parameters: dict[str, Any]) -> Score:
+def _called(found: Any, name: str, parameters: dict[str, Any]) -> Score:
+    """Return an energy as it is, or what a function makes of the parameters."""
+    if isinstance(found, Score):
+        if parameters:
+            raise InputError(
+                f"model {name!r} is an energy, not a function: it takes no -p {next(iter(parameters))}"
+            )
+        return found
+    function: Callable[..., Any] = found
     try:
         inspect.signature(function).bind(**parameters)
     except TypeError as error:
         takes = ", ".join(str(p) for p in inspect.signature(function).parameters.values()) or "nothing"
         raise InputError(f"model {name!r} does not take these -p ({error}): it takes {takes}") from None
     try:
-        found = function(**parameters)
+        made = function(**parameters)
     except InputError:
         raise
     except Exception as error:
@@ -182,9 +220,9 @@ def _call(function: Callable[..., Any], name: str, parameters: dict[str, Any]) -
         raise InputError(
             f"model {name!r} failed{' with ' * bool(given)}{given}: {where}{type(error).__name__}: {error}"
         ) from error
-    if not isinstance(found, Score):
-        raise InputError(f"model {name!r} returned a {type(found).__name__}: it must return an Energy")
-    return found
+    if not isinstance(made, Score):
+        raise InputError(f"model {name!r} returned a {type(made).__name__}: it must return an Energy")
+    return made
 
 
 def parse_value(text: str) -> Any:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import physscore as ps
-from physscore.models import BUILT_IN, load_model, parse_value
+from physscore.models import BUILT_IN, load_model, load_models, parse_value
 
 PARAMETERS = {
     "banana": {"scale": 2.0, "bend": 0.1, "dim": 3},
@@ -176,3 +176,20 @@ def test_values(text, value):
     found = parse_value(text)
     assert found == value
     assert type(found) is type(value)
+
+
+def test_several_models_share_the_parameters(file):
+    names = ["gaussian", f"{file}:posterior", f"{file}:energy", "phi4"]
+    found = load_models(names, {"width": 4.0, "beta": 1.0, "dim": 3})
+    assert found[0].dim == 3
+    assert found[1].covariance[0] == 4.0
+    assert len(found[3].shape) == 3
+    found = load_models(["phi4", "gaussian"], {"kappa": 0.1, "lam": 0.2, "variance": 4.0})
+    assert found[1].covariance[0] == 4.0  # not for phi4, which takes couplings of any name
+    assert load_models(["gaussian"], {"dim": 5})[0].dim == 5
+    with pytest.raises(ps.InputError, match="none of the models gaussian, .* takes -p beat"):
+        load_models(names[:3], {"beat": 1.0, "beta": 1.0})
+    with pytest.raises(ps.InputError, match="does not take these -p"):
+        load_models(["gaussian"], {"beta": 1.0})
+    with pytest.raises(ps.InputError, match="missing a required argument: 'beta'"):
+        load_models(names[:2], {"dim": 3})

@@ -9,6 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+KERNELS = {
+    "ula": "ULA", "mala": "MALA", "automala": "AutoMALA", "underdamped": "Underdamped", "hmc": "HMC",
+    "crank-nicolson": "CrankNicolson",
+}  # fmt: skip
+
 if TYPE_CHECKING:
     from physscore.diagnostics.comparison import Verdict
     from physscore.store import FieldFile
@@ -32,6 +37,18 @@ def numbers(kind: type[int] | type[float]) -> Callable[..., tuple[Any, ...] | No
     return convert
 
 
+def _parameters(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
+    from physscore.models import parse_value
+
+    found = {}
+    for value in values:
+        name, equals, text = value.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"{value!r} must be name=value, as in coupling=0.44")
+        found[name.replace("-", "_")] = parse_value(text)
+    return found
+
+
 def _threads(ctx: click.Context, param: click.Parameter, value: int | None) -> None:
     if value is not None:
         from physscore.arrays import threads
@@ -44,6 +61,10 @@ def say_stopping() -> None:
     click.echo("\nstopping after this piece; Ctrl-C again to stop now", err=True)
 
 
+parameters_option = click.option(
+    "-p", "parameters", multiple=True, callback=_parameters, metavar="NAME=VALUE",
+    help="A parameter of the model; may be given several times.",
+)  # fmt: skip
 threads_option = click.option(
     "--threads",
     type=int,
@@ -113,6 +134,6 @@ def print_verdict(model: str, lognormal: bool, verdict: Verdict, *, met: bool = 
     click.echo(f"{what}: {verdict}")
 
 
-def print_json(result: dict[str, Any]) -> None:
-    """Print a result as JSON."""
+def print_json(result: dict[str, Any] | list[dict[str, Any]]) -> None:
+    """Print a result, or several, as JSON."""
     click.echo(json.dumps(result, indent=2))

@@ -9,31 +9,16 @@ from typing import Any
 import click
 
 from physscore.cli.options import (
+    KERNELS,
     json_option,
     overwrite_option,
+    parameters_option,
     picture_of,
     plot_option,
     print_json,
     say_stopping,
     threads_option,
 )
-
-_KERNELS = {
-    "ula": "ULA", "mala": "MALA", "automala": "AutoMALA", "underdamped": "Underdamped", "hmc": "HMC",
-    "crank-nicolson": "CrankNicolson",
-}  # fmt: skip
-
-
-def _parameters(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
-    from physscore.models import parse_value
-
-    found = {}
-    for value in values:
-        name, equals, text = value.partition("=")
-        if not equals or not name:
-            raise click.BadParameter(f"{value!r} must be name=value, as in coupling=0.44")
-        found[name.replace("-", "_")] = parse_value(text)
-    return found
 
 
 def _number_or_auto(ctx: click.Context, param: click.Parameter, value: str) -> float | str:
@@ -45,10 +30,9 @@ def _number_or_auto(ctx: click.Context, param: click.Parameter, value: str) -> f
 
 @click.command(name="sample")
 @click.argument("model")
-@click.option("-p", "parameters", multiple=True, callback=_parameters, metavar="NAME=VALUE",
-              help="A parameter of the model; may be given several times.")  # fmt: skip
+@parameters_option
 @click.option(
-    "-k", "--kernel", "kernel_name", type=click.Choice(list(_KERNELS)), default="mala", show_default=True
+    "-k", "--kernel", "kernel_name", type=click.Choice(list(KERNELS)), default="mala", show_default=True
 )
 @click.option("--step-size", callback=_number_or_auto, default="auto", show_default=True)
 @click.option("--metric", type=click.Choice(["identity", "diagonal", "dense", "fourier"]),
@@ -118,7 +102,7 @@ def command(
     if plot:
         plots.require_matplotlib()
     target = load_model(model, parameters)
-    kernel = getattr(kernels, _KERNELS[kernel_name])(**given)
+    kernel = getattr(kernels, KERNELS[kernel_name])(**given)
     run = sample(
         target, kernel, chains=chains, steps=steps, warmup=warmup, thin=thin, seed=seed, dtype=dtype,
         progress=not as_json and sys.stderr.isatty(), output=output, resume=resume, overwrite=overwrite,

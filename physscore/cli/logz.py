@@ -1,0 +1,198 @@
+"""``physscore logz``: partition functions and evidence of built-in models or the user's own."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from physscore.cli.options import (
+    KERNELS,
+    json_option,
+    overwrite_option,
+    parameters_option,
+    picture_of,
+    plot_option,
+    print_json,
+    say_stopping,
+    threads_option,
+)
+
+if TYPE_CHECKING:
+    from physscore.evidence.factors import BayesFactor
+    from physscore.evidence.result import LogZ
+
+
+@click.command(name="logz")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@parameters_option
+@click.option("--reference", type=click.Choice(["fitted"]),
+              help="Where to begin. [default: the model's prior; fitted, where there is none]")  # fmt: skip
+@click.option("-k", "--kernel", "kernel_name", type=click.Choice([k for k in KERNELS if k != "underdamped"]),
+              help="How particles move. [default: mala for small states, hmc for fields]")  # fmt: skip
+@click.option("--particles", type=int, default=2000, show_default=True, help="Over all islands.")
+@click.option("--islands", type=int, help="Independent groups of particles. [default: 64, fewer if small]")
+@click.option("--temperatures", type=int, help="Steps of the way. [default: as the pilot finds]")
+@click.option("--method", type=click.Choice(["smc", "ais", "tempering"]), default="smc", show_default=True)
+@click.option("--target-error", type=float, help="Go on until the error is as small as this.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--workers", type=int, default=1, show_default=True, help="Processes that share the islands.")
+@click.option("-o", "--output", type=click.Path(path_type=Path),
+              help="HDF5 file for the result; of several models name-MODEL.h5.")  # fmt: skip
+@click.option("--resume", is_flag=True, help="Go on with an unfinished file.")
+@overwrite_option
+@click.option("--verify", is_flag=True,
+              help="Also bracket log Z of data simulated from the model's prior and likelihood.")  # fmt: skip
+@plot_option("the work there and back, ESS, barrier and islands")
+@json_option
+@threads_option
+def command(
+    models: tuple[str, ...],
+    parameters: dict[str, Any],
+    reference: str | None,
+    kernel_name: str | None,
+    particles: int,
+    islands: int | None,
+    temperatures: int | None,
+    method: str,
+    target_error: float | None,
+    seed: int,
+    workers: int,
+    output: Path | None,
+    resume: bool,
+    overwrite: bool,
+    verify: bool,
+    plot: bool,
+    as_json: bool,
+) -> None:
+    """Estimate log Z, the log of the integral of exp(-E), of each MODEL: a built-in one (funnel, ising, ...)
+    or my_model.py:name. Of prior + likelihood it is the evidence.
+
+    A model of your own is an Energy, or a function of the -p values that returns one. Several models are
+    compared with the first by Bayes factors; each takes those of the -p values that it knows. Exit code 1 if
+    a number is not to be trusted.
+    """
+    from physscore import kernels, plots
+    from physscore.core import InputError
+    from physscore.evidence.estimate import estimate_log_z
+    from physscore.models import BUILT_IN, load_models
+    from physscore.store.hdf5 import check_output
+
+    if resume and output is None:
+        raise InputError("--resume needs the file to go on with: -o name.h5")
+    names = [_short(model) for model in models]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"models are {' '.join(models)}: two of them are called {twice}")
+    if plot:
+        plots.require_matplotlib()
+    outputs: list[Path | None] = [output] * len(names)
+    if output is not None and len(names) > 1:
+        outputs = [output.with_name(f"{output.stem}-{name}{output.suffix}") for name in names]
+    for path in outputs:
+        if path is not None:
+            check_output(path, overwrite=overwrite, resume=resume)
+    targets: list[Any] = load_models(models, parameters)
+    options: dict[str, Any] = {
+        "reference": reference, "kernel": getattr(kernels, KERNELS[kernel_name])() if kernel_name else None,
+        "particles": particles, "islands": islands, "schedule": temperatures, "method": method, "seed": seed,
+        "workers": workers, "progress": not as_json and sys.stderr.isatty(),
+    }  # fmt: skip
+    checks = []
+    if verify:  # first: it may say that a model cannot be verified
+        from physscore.evidence.verify import verify as verified
+
+        checks = [verified(target, **options) for target in targets]
+    found, results = [], []
+    for model, name, target, path in zip(models, names, targets, outputs, strict=True):
+        z = estimate_log_z(
+            target, **options, target_error=target_error, checkpoint=path, resume=resume, overwrite=overwrite,
+            on_interrupt=say_stopping,
+        )  # fmt: skip
+        exact = getattr(target, "log_z", None) if model in BUILT_IN else None
+        result: dict[str, Any] = {"model": model} | z.summary()
+        if exact is not None:
+            result["exact"] = exact
+        if path is not None:
+            result["file"] = str(path)
+        if plot:
+            picture = picture_of(path or Path(f"{name}-log-z.h5"))
+            plots.plot_log_z(picture, z, exact)
+            result["picture"] = str(picture)
+        found.append(z)
+        results.append(result)
+    for result, check in zip(results, checks, strict=False):
+        result["verification"] = check.summary()
+    factors = _factors(found)
+    for result, factor in zip(results[1:], factors, strict=True):
+        numbers = {key: value for key, value in factor.summary().items() if key not in ("a", "b")}
+        result["bayes_factor"] = {"against": models[0], **numbers}
+    if as_json:
+        print_json(results[0] if len(results) == 1 else results)
+    else:
+        click.echo(_table(names, found, factors, results) if factors else _single(found[0], results[0]))
+        for result in results:
+            for what in ("file", "picture"):
+                if what in result:
+                    click.echo(f"{what}: {result[what]}")
+        for check in checks:
+            click.echo(str(check))
+    if not all(z.verdict == "pass" for z in found) or not all(check.passed for check in checks):
+        click.get_current_context().exit(1)
+
+
+def _short(model: str) -> str:
+    """Return a model's name for tables and files: my_model-posterior for my_model.py:posterior."""
+    file, colon, attribute = model.rpartition(":")
+    return f"{Path(file).stem}-{attribute}" if colon else Path(model).name
+
+
+def _factors(found: list[LogZ]) -> list[BayesFactor]:
+    """Return the Bayes factors of all but the first against it."""
+    if len(found) == 1:
+        return []
+    from physscore.evidence.factors import bayes_factor
+
+    return [bayes_factor(z, found[0]) for z in found[1:]]
+
+
+def _single(z: LogZ, result: dict[str, Any]) -> str:
+    """Return an estimate in words, and how far it is from the exact value where that is known."""
+    if "exact" not in result:
+        return str(z)
+    away = abs(z.log_z - result["exact"]) / z.error if z.error > 0 else math.nan
+    return f"{z}\nexact {_pair(result['exact'], z.error)[0]}, {away:.1f} errors away"
+
+
+def _table(
+    names: list[str], found: list[LogZ], factors: list[BayesFactor], results: list[dict[str, Any]]
+) -> str:
+    """Return several estimates, a line each, and why some are not to be trusted."""
+    rows = [["", "log Z", "error", "verdict", "ln B", "error", "exact"]]
+    for name, z, factor, result in zip(names, found, [None, *factors], results, strict=True):
+        ratio = ("0", "") if factor is None else _pair(factor.log_factor, factor.error)
+        exact = _pair(result["exact"], z.error)[0] if "exact" in result else ""
+        rows.append([name, *_pair(z.log_z, z.error), z.verdict, *ratio, exact])
+    if not any("exact" in result for result in results):
+        rows = [row[:-1] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column in (0, 3) else cell.rjust(width)  # words to the left
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    reasons = [f"{name}: {reason}" for name, z in zip(names, found, strict=True) for reason in z.reasons]
+    return "\n".join(lines + reasons)
+
+
+def _pair(value: float, error: float) -> tuple[str, str]:
+    """Return a value and its error, to two digits of the error."""
+    if not (math.isfinite(value) and 0 < error < math.inf):
+        return f"{value:.4g}", f"{error:.2g}"
+    digits = min(max(1 - math.floor(math.log10(error)), 2), 10)
+    return f"{value:.{digits}f}", f"{error:.{digits}f}"
