@@ -43,10 +43,12 @@ if TYPE_CHECKING:
     from physscore.energies.random_field import GaussianRandomField as GaussianRandomField
     from physscore.energies.shells import Ring as Ring
     from physscore.energies.shells import Shells as Shells
+    from physscore.evidence.curves import Thermodynamics as Thermodynamics
     from physscore.evidence.estimate import estimate_log_z as estimate_log_z
     from physscore.evidence.factors import BayesFactor as BayesFactor
     from physscore.evidence.factors import bayes_factor as bayes_factor
     from physscore.evidence.result import LogZ as LogZ
+    from physscore.evidence.thermodynamics import thermodynamics as thermodynamics
     from physscore.evidence.verify import Verification as Verification
     from physscore.evidence.verify import verify as verify
     from physscore.grid import Grid as Grid
@@ -118,6 +120,7 @@ _HOMES = {
     "Shells": "energies.shells",
     "Student": "energies.analytic",
     "TemperedRun": "sampling.tempering",
+    "Thermodynamics": "evidence.curves",
     "ULA": "kernels.langevin",
     "Underdamped": "kernels.langevin",
     "Uniform": "energies.priors",
@@ -139,6 +142,7 @@ _HOMES = {
     "score_flow": "sampling.flow",
     "stagnation_points": "sampling.flow",
     "temper": "sampling.tempering",
+    "thermodynamics": "evidence.thermodynamics",
     "threads": "arrays",
     "ula_covariance": "kernels.langevin",
     "verify": "evidence.verify",

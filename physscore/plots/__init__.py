@@ -4,5 +4,8 @@ from physscore.plots.evidence import plot_log_z
 from physscore.plots.fields import plot_field, plot_spectrum
 from physscore.plots.figure import require_matplotlib
 from physscore.plots.runs import plot_run
+from physscore.plots.thermodynamics import plot_thermodynamics
 
-__all__ = ["plot_field", "plot_log_z", "plot_run", "plot_spectrum", "require_matplotlib"]
+__all__ = [
+    "plot_field", "plot_log_z", "plot_run", "plot_spectrum", "plot_thermodynamics", "require_matplotlib",
+]  # fmt: skip

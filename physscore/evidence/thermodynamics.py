@@ -1,0 +1,265 @@
+"""Log Z, free energy, mean energy and heat capacity along a whole coupling axis, out of one run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtri, stdtr
+from tqdm import tqdm
+
+from physscore.core import Array, Energy, InputError, Prior
+from physscore.energies.lattice import Lattice
+from physscore.evidence.bridge import Estimate, bridged
+from physscore.evidence.coupling import Family, Seen, explore_couplings, go_along, ladder
+from physscore.evidence.curves import Thermodynamics
+from physscore.evidence.estimate import estimate_log_z
+from physscore.evidence.excess import Excess
+from physscore.evidence.plan import Plan
+from physscore.evidence.reference import reference_for
+from physscore.evidence.result import LogZ
+from physscore.evidence.verdict import Finding, look_at, score_fits, verdict_of
+from physscore.interrupt import interruptible
+from physscore.kernels.hamiltonian import HMC
+from physscore.kernels.kernel import Kernel
+from physscore.sampling.engine import whole
+
+_DENSE_UP_TO = 32
+_MOST_LENGTHENINGS = 2
+_SUSPECT, _FAILED = 4.5, 9.0  # errors between the ways there and back
+_PILOT, _PATH = 0x2545F4914F6CDD1D, 0x9E3779B97F4A7C15  # make seeds: random numbers other than the estimate's
+
+
+def thermodynamics(
+    model: Callable[[float], Energy] | Energy,
+    couplings: Any,
+    *,
+    reference: Prior | str | None = None,
+    kernel: Kernel | None = None,
+    particles: int = 2000,
+    islands: int | None = None,
+    log_z_first: float | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> Thermodynamics:
+    """Estimate log Z and its first two derivatives along a coupling, with their joint covariance.
+
+    ``estimate_log_z`` brings islands of particles to the first coupling; from there the same islands are led
+    through all the others, and back, over rungs that a pilot has set. Differences of log Z come from
+    Bennett's acceptance ratio (Bennett 1976, J. Comput. Phys. 22, 245) on every rung, energies and heat
+    capacities from mean and variance of dE / d coupling at the particles, the error of all from the scatter
+    of the islands. For :class:`physscore.Ising`, the energy of the spins expected given the states takes the
+    place of dE / d coupling: the same mean, at 16 x 16 with up to half the noise, and of the heat capacity
+    with down to a quarter of the variance, least near the critical point where the spins' own noise rules.
+
+    Parameters
+    ----------
+    model
+        A function that returns the energy at a coupling, as ``lambda k: ps.Ising((16, 16), coupling=k)`` or
+        ``lambda b: prior + b * likelihood``; or a lattice that has a ``coupling``, which is changed.
+    couplings
+        At least 2 numbers that rise.
+    reference
+        What annealing to the first coupling begins with; see :func:`physscore.estimate_log_z`.
+    kernel
+        How particles move. [default along the couplings: ``HMC(harmonic=True)``]
+    particles
+        How many, over all islands.
+    islands
+        Independent groups of them, at least 4. [default: 32 of 64 particles or more, fewer if there are few]
+    log_z_first
+        Log Z at the first coupling, where it is known. [default: it is estimated]
+    seed
+        A whole number from 0 to 2^64 - 1.
+    progress
+        Show progress bars.
+
+    Returns
+    -------
+    Thermodynamics
+
+    Raises
+    ------
+    InputError
+        If an argument makes no sense.
+    """
+    points = _rising(couplings)
+    model = _function(model)
+    energies = [_checked(model, float(k)) for k in points]
+    if len({energy.shape for energy in energies}) > 1:
+        shapes = sorted({energy.shape for energy in energies})
+        raise InputError(f"model has states of shape {shapes[0]} and {shapes[-1]}: it must keep to one")
+    known = isinstance(log_z_first, int | float | np.number) and math.isfinite(log_z_first)
+    if log_z_first is not None and not known:
+        raise InputError(f"log_z_first is {log_z_first!r}: it must be a finite number, or None")
+    if islands is None:
+        islands = int(np.clip(whole(16, particles=particles) // 64, 4, 32))
+    begin = reference_for(energies[0], reference, seed, lambda stage: None)
+    first = estimate_log_z(
+        energies[0], begin, kernel=kernel, particles=particles, islands=islands, seed=seed, progress=progress
+    )
+    family = Family(model, points, begin)
+    kernel = HMC(harmonic=True) if kernel is None else kernel
+    with interruptible() as stop_if_asked, tqdm(disable=not progress, unit="step") as bar:
+
+        def look(beta: float, **shown: Any) -> None:
+            bar.set_postfix({"coupling": f"{family.at(beta):.4g}", **shown}, refresh=False)
+            bar.update()
+            stop_if_asked()
+
+        return _run(family, kernel, first, log_z_first, seed, bar, look)
+
+
+def _run(
+    family: Family, kernel: Kernel, first: LogZ, log_z_first: float | None, seed: int, bar: Any,
+    look: Callable[..., None],
+) -> Thermodynamics:  # fmt: skip
+    excess = family.excess(0.0)
+    y = excess.from_state(first.samples)
+    dense = _is_dense(kernel, excess)
+    islands = len(first.islands)
+    bar.set_description("pilot")
+    knots = explore_couplings(family, kernel, y, seed=seed ^ _PILOT, dense=dense, progress=look)
+    bar.set_description("along the coupling")
+    evaluations, n = first.evaluations + knots.evaluations, len(y) // islands
+    start, returning = first.log_weights[:, 0], _returning(islands)
+    for lengthened in range(_MOST_LENGTHENINGS + 1):
+        betas, stops = ladder(family, knots, lengthened)
+        plan = Plan(kernel, knots, betas)
+        bar.total = bar.n + 2 * len(betas)
+        settings: dict[str, Any] = {"dense": dense, "look": lambda beta, ess: look(beta, ESS=f"{ess:.0%}")}
+        step = lengthened << 26
+        there, at = go_along(
+            family, plan, stops, y, start, back=False, seed=seed ^ _PATH, step=step, **settings
+        )
+        back, _ = go_along(
+            family, plan, stops, at[: returning * n], (start + there.leg.log_z)[:returning], back=True,
+            seed=seed ^ _PATH, step=step + (1 << 31), **settings,
+        )  # fmt: skip
+        evaluations += (islands + returning) * n * plan.evaluations
+        (rises, influence), (others, doubts) = _rises(there), _rises(back)
+        total = Estimate(float(rises.sum()), influence.sum(axis=0))
+        gap = float(others.sum()) - total.value
+        gap_error = math.hypot(Estimate(0.0, doubts.sum(axis=0)).error, total.error)
+        scatter = float(there.leg.populations.log_z[-1].var())
+        if abs(gap) <= max(_SUSPECT * gap_error, 0.5 * total.error) and scatter < 1.0:
+            break
+    known = log_z_first is not None
+    begin = float(log_z_first) if log_z_first is not None else first.log_z
+    adds = np.zeros(islands) if known else first.islands - first.log_z
+    log_z = begin + np.append(0.0, np.cumsum(rises))[stops]
+    adds = adds + np.concatenate([np.zeros((1, islands)), np.cumsum(influence, axis=0)])[stops]
+    (slope, slope_adds), (bend, bend_adds) = _derivatives(there, stops)
+    squares = family.couplings**2
+    influences = {
+        "log_z": adds.T, "mean_energy": slope_adds.T, "heat_capacity": (squares[:, np.newaxis] * bend_adds).T
+    }  # fmt: skip
+    findings = _about_first(first, log_z_first)
+    findings += look_at([there.leg, back.leg], total, gap, gap_error, float(knots.length[-1]), len(betas) - 1)
+    findings += _hysteresis(there, back, stops, family.couplings)
+    for beta in (0.5, 1.0):
+        findings += score_fits(family.excess(beta), y)
+    verdict, reasons = verdict_of(findings)
+    return Thermodynamics(
+        family.couplings, log_z, slope, squares * bend, family.n_sites, verdict, reasons,
+        np.array([family.at(beta) for beta in betas]), first, influences, evaluations,
+    )  # fmt: skip
+
+
+def _returning(islands: int) -> int:
+    """Return how many islands also go back, as a check."""
+    return min(islands, max(8, islands // 4))
+
+
+def _rises(seen: Seen) -> tuple[Array, Array]:
+    """Return how much log Z rises from rung to rung, and what each island adds."""
+    between, within = seen.leg.populations.weights()
+    return bridged(*(part[np.newaxis] for part in (seen.below, seen.above, between, within)))
+
+
+def _derivatives(seen: Seen, stops: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Return -d log Z / d coupling and d^2 log Z / d coupling^2, each with what each island adds."""
+    between, within = (part[stops] for part in seen.leg.populations.weights())
+
+    def averaged(values: Array) -> tuple[Array, Array]:
+        by_island = (within * values).sum(axis=2)
+        mean = (between * by_island).mean(axis=1)
+        return mean, between * (by_island - mean[:, np.newaxis])
+
+    mean, adds = averaged(seen.slope)
+    square, more = averaged((seen.slope - mean[:, np.newaxis, np.newaxis]) ** 2 - seen.bend)
+    chance = adds.var(axis=1, ddof=1) / adds.shape[1]  # of the mean that was taken off
+    return (mean, adds), (square + chance, more)
+
+
+def _hysteresis(up: Seen, down: Seen, stops: Array, couplings: Array) -> list[Finding]:
+    """Doubt energies that remember from which side the particles came."""
+    (there, adds), (back, more) = (_derivatives(one, stops)[0] for one in (up, down))
+    n = more.shape[1]
+    error = np.sqrt(sum(one.var(axis=1, ddof=1) / one.shape[1] for one in (adds, more)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.where(error > 0, np.abs(back - there) / error, 0.0)
+    z = -ndtri(np.maximum(stdtr(n - 1, -t), 1e-300))
+    worst = int(np.argmax(z))
+    limit = _SUSPECT + 0.5 * math.log(len(couplings))
+    if not z[worst] > limit:
+        return []
+    return [Finding(
+        f"at coupling {couplings[worst]:.6g} the mean energy is {there[worst]:.6g} on the way up and "
+        f"{back[worst]:.6g} on the way back, {t[worst]:.1f} errors apart: the particles lag, so give it "
+        "couplings that are closer, or a kernel that moves more", bool(z[worst] > _FAILED),
+    )]  # fmt: skip
+
+
+def _about_first(first: LogZ, known: float | None) -> list[Finding]:
+    """Doubt what is doubtful at the first coupling, or not what it was said to be."""
+    found = [
+        Finding(f"at the first coupling {reason}", first.verdict == "failed") for reason in first.reasons
+    ]
+    if known is not None and abs(first.log_z - known) > _SUSPECT * max(first.error, 1e-9):
+        found.append(Finding(
+            f"log_z_first is {known:.6g}, but estimated at the first coupling is {first.log_z:.6g} +- "
+            f"{first.error:.2g}", abs(first.log_z - known) > _FAILED * first.error,
+        ))  # fmt: skip
+    return found
+
+
+def _is_dense(kernel: Kernel, excess: Excess) -> bool:
+    """Return whether local coordinates have matrices for scales: where dimensions are few."""
+    few = excess.dim <= _DENSE_UP_TO and excess.groups is None and not getattr(kernel, "sweep", False)
+    return kernel.metric == "dense" or (kernel.metric == "diagonal" and few)
+
+
+def _rising(couplings: Any) -> npt.NDArray[np.float64]:
+    try:
+        points = np.asarray(couplings, np.float64)
+    except (TypeError, ValueError):
+        points = np.zeros(0)
+    if points.ndim != 1 or len(points) < 2 or not np.isfinite(points).all() or (np.diff(points) <= 0).any():
+        raise InputError(f"couplings is {couplings!r}: it must be at least 2 finite numbers that rise")
+    return points
+
+
+def _function(model: Any) -> Callable[[float], Energy]:
+    """Return a function of the coupling; of a lattice, one that makes it anew with another."""
+    if isinstance(model, Lattice) and getattr(model, "coupling", None) is not None:
+        make, shape = type(model), model.shape
+        others = {name: getattr(model, name) for name in model._settings if name != "coupling"}
+        given: dict[str, Any] = {name: value for name, value in others.items() if value is not None}
+        return lambda k: make(shape, coupling=k, **given)  # type: ignore[call-arg]
+    if isinstance(model, Energy) or not callable(model):
+        raise InputError(
+            f"model is {model!r}: it must be a function of one coupling that returns an Energy, "
+            "or a lattice with a coupling such as Ising"
+        )
+    return model  # type: ignore[no-any-return]
+
+
+def _checked(model: Callable[[float], Energy], coupling: float) -> Energy:
+    energy = model(coupling)
+    if not isinstance(energy, Energy):
+        raise InputError(f"model returned {energy!r} at {coupling:.6g}: it must return an Energy")
+    return energy
