@@ -24,7 +24,7 @@ def rms(z):
 )
 def test_exact_log_z(name, seeds):
     runs, z = zip(*(estimate(name, seed, particles=512) for seed in range(seeds)), strict=True)
-    assert 1 - 2.5 / np.sqrt(2 * seeds) < rms(z) < 1.15 + 2.5 / np.sqrt(2 * seeds)  # 15 degrees of freedom
+    assert 1 - 2.5 / np.sqrt(2 * seeds) < rms(z) < 1.15 + 2.5 / np.sqrt(2 * seeds)
     assert np.abs(z).max() < 5
     assert sum(run.verdict != "pass" for run in runs) <= 1
 
@@ -55,7 +55,7 @@ def test_what_comes_with_it():
     run, _ = estimate("mixture", 1, particles=512)
     ladders, kept = run.log_weights.shape
     assert run.method == "tempering"
-    assert len(run.islands) == ladders == 16
+    assert len(run.islands) == ladders == 32
     assert run.samples.shape == (ladders * kept, 2)
     assert run.betas[0] == 0
     assert run.betas[-1] == 1
@@ -64,7 +64,7 @@ def test_what_comes_with_it():
     assert run.islands.mean() == pytest.approx(run.log_z)
     assert np.logaddexp.reduce(run.log_weights, axis=None) == pytest.approx(0.0)
     for leg in ("forward", "reverse"):
-        assert run.work[leg].shape == (ladders, 64)
+        assert run.work[leg].shape == (ladders, 32)
     assert set(run.estimates) == {"BAR", "forward", "reverse", "stepping stone"}
     assert "tempering" in str(run.summary())
 
@@ -116,14 +116,9 @@ def test_target_error_is_met():
 
 
 def test_few_temperatures_are_seen():
-    run, _ = estimate("gaussian", 7, particles=512, schedule=1)
+    run, _ = estimate("field-16x16", 7, particles=64, schedule=2)
     assert run.verdict != "pass"
     assert any("swaps are rejected" in reason for reason in run.reasons)
-
-
-def test_short_runs_are_seen():
-    run, _ = estimate("field-16x16", 7, particles=16, islands=4, schedule=40)
-    assert run.verdict != "pass"
     assert any("from the reference to the target" in reason for reason in run.reasons)
 
 
