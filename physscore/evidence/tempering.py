@@ -301,7 +301,7 @@ def _doubts(ladders: Ladders, betas: Array, u: Array) -> list[Finding]:
     likewise = -float(ndtri(stdtr(ladders.n - 1, -far)))
     if likewise > _SUSPECT:
         found.append(Finding(
-            f"both halves of the run differ by {drift.value:.3g}, {far:.1f} of its errors: give it a longer run",
+            f"both halves of the run differ by {drift.value:.3g}, {far:.1f} errors: give it a longer run",
             likewise > _FAILED,
         ))  # fmt: skip
     if ladders.round_trips == 0:
