@@ -69,7 +69,7 @@ def thermodynamics(
     particles
         How many, over all islands.
     islands
-        Independent groups of them, at least 4. [default: 32 of 64 particles or more, fewer if there are few]
+        Independent groups of them, at least 4. [default: 32 of 32 particles or more, fewer if there are few]
     log_z_first
         Log Z at the first coupling, where it is known. [default: it is estimated]
     seed
@@ -96,7 +96,7 @@ def thermodynamics(
     if log_z_first is not None and not known:
         raise InputError(f"log_z_first is {log_z_first!r}: it must be a finite number, or None")
     if islands is None:
-        islands = int(np.clip(whole(16, particles=particles) // 64, 4, 32))
+        islands = int(np.clip(whole(16, particles=particles) // 32, 4, 32))
     begin = reference_for(energies[0], reference, seed, lambda stage: None)
     first = estimate_log_z(
         energies[0], begin, kernel=kernel, particles=particles, islands=islands, seed=seed, progress=progress

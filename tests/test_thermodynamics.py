@@ -1,0 +1,253 @@
+"""Log Z, energy and heat capacity along a coupling, against exact solutions.
+
+Exact derivatives are those of a spline through log Z. A quick test fails if one of its z-scores exceeds 5.2:
+for 31 islands by chance once in 1e5 each, so once in 2000 runs for all of them. The root mean square of the
+12 or fewer of a run is beyond 2 less than once in 1e4 runs.
+"""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy.interpolate import make_interp_spline
+
+import physscore as ps
+from physscore.evidence.coupling import Family, ladder
+from physscore.evidence.plan import Knots
+from physscore.plots import plot_thermodynamics
+from physscore.points import address_of
+from physscore.systems import phi4_log_z
+
+LIMIT, RMS = 5.2, 2.0
+NAMES = ("log_z", "mean_energy", "heat_capacity")
+COUPLINGS = np.array([0.2, 0.35, 0.44, 0.6])
+
+
+def ising(coupling, side=8):
+    return ps.Ising((side, side), coupling=coupling)
+
+
+def exact_curves(log_z, couplings):
+    """Return log Z, energy and heat capacity from log Z as a function of the coupling."""
+    low, high = couplings[0], couplings[-1]
+    grid = np.linspace(low, high, 201)
+    curve = make_interp_spline(grid, [log_z(k) for k in grid], k=7)
+    parts = curve(couplings), -curve.derivative(1)(couplings), curve.derivative(2)(couplings)
+    return dict(zip(NAMES, (parts[0], parts[1], couplings**2 * parts[2]), strict=True))
+
+
+def z_scores(result, exact):
+    return np.array([(getattr(result, n) - exact[n]) / getattr(result, f"{n}_error") for n in NAMES])
+
+
+def check(result, exact):
+    z = z_scores(result, exact)
+    assert np.abs(z).max() < LIMIT
+    assert np.sqrt((z**2).mean()) < RMS
+    assert result.verdict == "pass", result.reasons
+
+
+@pytest.fixture(scope="module")
+def ising_exact():
+    return exact_curves(lambda k: ising(k).exact_log_z(), COUPLINGS)
+
+
+@pytest.fixture(scope="module")
+def run():
+    return ps.thermodynamics(ising, COUPLINGS, particles=1000, seed=1)
+
+
+def test_ising_follows_kaufman(run, ising_exact):
+    check(run, ising_exact)
+    np.testing.assert_array_equal(run.couplings, COUPLINGS)
+    assert (run.log_z_error < 0.2).all()
+    assert run.n_sites == 64
+    np.testing.assert_allclose(run.free_energy, -run.log_z / COUPLINGS)
+    np.testing.assert_allclose(run.reduced_free_energy, -run.log_z)
+    np.testing.assert_allclose(run.ladder[np.searchsorted(run.ladder, COUPLINGS - 1e-9)], COUPLINGS)
+
+
+def test_errors_have_one_covariance(run):
+    whole = run.covariance()
+    assert whole.shape == (12, 12)
+    np.testing.assert_allclose(whole, whole.T)
+    assert np.linalg.eigvalsh(whole).min() > -1e-12 * whole.max()
+    np.testing.assert_allclose(
+        np.sqrt(np.diag(whole)), np.concatenate([getattr(run, f"{name}_error") for name in NAMES])
+    )
+    np.testing.assert_allclose(run.covariance("log_z", "heat_capacity"), whole[:4, 8:])
+    np.testing.assert_allclose(
+        run.covariance("free_energy"), run.covariance("log_z") / np.outer(COUPLINGS, COUPLINGS)
+    )
+    np.testing.assert_allclose(run.free_energy_error**2, np.diag(run.covariance("free_energy")))
+    # What is common to neighbours drops out of their difference.
+    log_z = run.covariance("log_z")
+    rise = log_z[0, 0] + log_z[1, 1] - 2 * log_z[0, 1]
+    assert rise < log_z[0, 0] + log_z[1, 1]
+    with pytest.raises(ps.InputError, match="quantity is 'entropy'"):
+        run.covariance("entropy")
+
+
+def test_table_and_summary(run):
+    lines = str(run).splitlines()
+    assert lines[0].endswith("each of 64 sites   (pass)")
+    assert len(lines) == 2 + len(COUPLINGS)
+    summary = run.summary()
+    assert summary["verdict"] == "pass"
+    assert summary["free_energy"][0] == pytest.approx(-run.log_z[0] / 0.2)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_picture(run, tmp_path, exact):
+    path = tmp_path / "ising.png"
+    plot_thermodynamics(path, run, (lambda k: ising(k).exact_log_z()) if exact else None, mark=0.44)
+    assert path.stat().st_size > 10_000
+
+
+def test_a_known_beginning_and_the_same_seed():
+    """With log Z = N log 2 at coupling 0, only its rise is estimated; a lattice is made anew by itself."""
+    couplings = np.array([0.0, 0.15, 0.3])
+    settings = {"particles": 256, "islands": 16, "seed": 2, "log_z_first": 16 * np.log(2)}
+    result = ps.thermodynamics(ps.Ising((4, 4), coupling=0.1), couplings, **settings)
+    assert result.log_z_error[0] == 0
+    assert result.log_z[0] == 16 * np.log(2)
+    assert np.isnan(result.free_energy[0])
+    assert result.summary()["free_energy"][0] is None
+    exact = exact_curves(lambda k: ising(k, 4).exact_log_z(), couplings)
+    for name in NAMES:
+        z = (getattr(result, name) - exact[name])[1:] / getattr(result, f"{name}_error")[1:]
+        assert np.abs(z).max() < 7  # 16 islands: by chance once in 1e5 each
+    again = ps.thermodynamics(lambda k: ising(k, 4), couplings, **settings)
+    np.testing.assert_array_equal(again.covariance(), result.covariance())
+    wrong = ps.thermodynamics(lambda k: ising(k, 4), couplings, **settings | {"log_z_first": 13.0})
+    assert wrong.verdict != "pass"
+    assert any("log_z_first is 13" in reason for reason in wrong.reasons)
+
+
+def test_phi4_chain_follows_its_transfer_matrix():
+    couplings = np.array([0.3, 0.6, 1.2])
+    result = ps.thermodynamics(ps.Phi4((12,), mass2=-1.0, coupling=0.5), couplings, particles=1000, seed=3)
+    check(result, exact_curves(lambda k: phi4_log_z((12,), -1.0, k, 24), couplings))
+
+
+def test_power_of_a_likelihood():
+    """prior + b likelihood: thermodynamic integration over b, with a normal density at every b."""
+    data, noise = np.array([1.0, 2.0, -1.0]), np.array([0.5, 0.5, 0.3])
+    prior, likelihood = ps.Gaussian(0.0, 1.0, dim=3), ps.GaussianNoise(data, noise)
+
+    def log_z(b):
+        wide = 1 + noise**2 / b
+        power = -0.5 * b * np.log(2 * np.pi * noise**2) + 0.5 * np.log(2 * np.pi * noise**2 / b)
+        return float((power - 0.5 * np.log(2 * np.pi * wide) - 0.5 * data**2 / wide).sum())
+
+    couplings = np.array([0.1, 0.3, 1.0])
+    result = ps.thermodynamics(
+        lambda b: prior + b * likelihood, couplings, reference=prior, particles=1000, seed=4
+    )
+    assert result.n_sites == 1
+    check(result, exact_curves(log_z, couplings))
+
+
+def test_coupling_that_enters_otherwise():
+    """E = k^2 |x|^2 / 2 - k x_0: its second derivative counts, and the mean of E itself is another thing."""
+
+    def model(k):
+        return ps.from_functions(
+            energy=lambda x: 0.5 * k**2 * (x**2).sum(axis=1) - k * x[:, 0],
+            score=lambda x: -(k**2) * x + k * np.eye(1, 5),
+            shape=5,
+        )
+
+    couplings = np.array([0.8, 1.2, 2.0])
+    result = ps.thermodynamics(model, couplings, particles=1000, seed=5)
+    check(result, exact_curves(lambda k: 2.5 * np.log(2 * np.pi / k**2) + 0.5, couplings))
+
+    family = Family(model, couplings, ps.Gaussian(0.0, 1.0, dim=5))
+    x = np.random.default_rng(0).normal(size=(7, 5))
+    for beta in (0.0, 0.3, 1.0):  # at the ends by one-sided differences
+        slope, bend = family.slopes(beta, x)
+        np.testing.assert_allclose(slope, family.at(beta) * (x**2).sum(axis=1) - x[:, 0], atol=1e-6)
+        np.testing.assert_allclose(bend, (x**2).sum(axis=1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(6,), (2, 3), (2, 2)])
+def test_spin_energy_given_the_states(shape):
+    """Mean and variance over all spins; where a side is 2, each pair has two bonds."""
+    model = ps.Ising(shape, coupling=0.4, field=0.2)
+    x = np.random.default_rng(1).normal(size=(3, *shape))
+    spins = np.array(list(itertools.product([-1, 1], repeat=model.n_sites)))
+    energy = model.spin_energy(spins.reshape(-1, *shape))
+    local = model._local_field(x).reshape(3, -1)
+    weight = np.exp(local @ spins.T)
+    weight /= weight.sum(axis=1, keepdims=True)
+    mean, variance = model.spin_energy_given(x)
+    np.testing.assert_allclose(mean, weight @ energy, rtol=1e-12)
+    np.testing.assert_allclose(variance, weight @ energy**2 - mean**2, rtol=1e-11)
+
+
+def test_rungs_are_dense_where_the_way_is_long():
+    family = Family(ising, np.array([0.0, 0.5, 1.0]), ps.Gaussian(0.0, 1.0, dim=4))
+    ones, none = np.ones(3), np.zeros((3, 4))
+    knots = Knots(
+        np.array([0.0, 0.5, 1.0]), np.array([0.0, 0.4, 4.3]), ones, ones, ones, ones, ones, none, none
+    )
+    for lengthened, steps in ((0, [1, 8]), (1, [2, 16])):
+        betas, stops = ladder(family, knots, lengthened)
+        np.testing.assert_array_equal(np.diff(stops), steps)
+        np.testing.assert_allclose(betas[stops], [0.0, 0.5, 1.0])
+        np.testing.assert_allclose(np.diff(betas)[steps[0] :], 0.5 / steps[1])
+
+
+def test_energies_of_one_kind_are_compiled_once():
+    assert address_of(ising(0.1).point) == address_of(ising(0.2).point)
+
+
+def test_a_wrong_score_does_not_pass():
+    def model(k):
+        return ps.from_functions(
+            energy=lambda x: 0.5 * k * (x**2).sum(axis=1), score=lambda x: -1.3 * k * x, shape=4
+        )
+
+    assert ps.thermodynamics(model, [1.0, 2.0], particles=256).verdict == "failed"
+
+
+@pytest.mark.parametrize(
+    ("model", "couplings", "message"),
+    [
+        (3, [1, 2], "model is 3: it must be a function"),
+        (ps.Phi4((4,), kappa=0.1, lam=0.1), [1, 2], "or a lattice with a coupling"),
+        (lambda k: 3, [1, 2], "model returned 3 at 1"),
+        (lambda k: ps.Gaussian(0.0, 1.0, dim=int(k)), [1, 2], r"shape \(1,\) and \(2,\)"),
+        (ising, [0.2], "couplings is"),
+        (ising, [0.2, 0.2], "at least 2 finite numbers that rise"),
+        (ising, "ab", "couplings is 'ab'"),
+        (ising, [0.2, np.nan], "couplings is"),
+    ],
+)
+def test_bad_input(model, couplings, message):
+    with pytest.raises(ps.InputError, match=message):
+        ps.thermodynamics(model, couplings)
+
+
+def test_bad_beginning():
+    with pytest.raises(ps.InputError, match="log_z_first is 'x'"):
+        ps.thermodynamics(ising, COUPLINGS, log_z_first="x")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["ising", "phi4"])
+def test_errors_are_right(name):
+    """The root mean square of z over 60 runs; a verdict of "pass" hides no z above 5."""
+    if name == "ising":
+        model, couplings, log_z = ising, np.linspace(0.2, 0.65, 6), lambda k: ising(k).exact_log_z()
+    else:
+        model, couplings = ps.Phi4((16,), mass2=-1.0, coupling=0.5), np.array([0.25, 0.5, 1.0])
+        log_z = lambda k: phi4_log_z((16,), -1.0, k, 24)  # noqa: E731
+    exact = exact_curves(log_z, couplings)
+    results = [ps.thermodynamics(model, couplings, seed=seed) for seed in range(60)]
+    passed = [result for result in results if result.verdict == "pass"]
+    assert len(passed) >= 54
+    z = np.array([z_scores(result, exact) for result in passed])
+    rms = np.sqrt((z**2).mean(axis=(0, 2)))
+    assert ((rms > 0.8) & (rms < 1.25)).all(), rms
+    assert np.abs(z).max() < 5
