@@ -186,21 +186,24 @@ def test_interrupt_keeps_what_is_finished(tmp_path, uninterrupted):
 # --- Refused --------------------------------------------------------------------------------------
 
 
+def interrupted(monkeypatch, target, *args, **options):
+    """Leave an unfinished file: the job ends when it has written its first state."""
+    write = EvidenceWriter.write
+
+    def stop(self, state):
+        write(self, state)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(EvidenceWriter, "write", stop)
+        with pytest.raises(KeyboardInterrupt):
+            ps.estimate_log_z(target, *args, **options)
+
+
 @pytest.fixture
-def unfinished(tmp_path):
+def unfinished(tmp_path, monkeypatch):
     """Return the name of a file that is not finished."""
-    calls = 0
-
-    def energy(x):
-        nonlocal calls
-        calls += 1
-        if calls == 200:
-            raise KeyboardInterrupt
-        return TARGET.energy(x)
-
-    broken = ps.from_functions(energy=energy, score=TARGET.score, shape=2)
-    with pytest.raises(KeyboardInterrupt):
-        ps.estimate_log_z(broken, **QUICK, checkpoint=tmp_path / "z.h5")
+    interrupted(monkeypatch, functions(), **QUICK, checkpoint=tmp_path / "z.h5")
     return tmp_path / "z.h5"
 
 
@@ -237,16 +240,7 @@ def test_only_the_same_job_is_gone_on_with(unfinished, in_pieces):
 
 def test_another_reference_of_the_same_name_is_refused(tmp_path, in_pieces, monkeypatch):
     job = QUICK | {"checkpoint": tmp_path / "z.h5", "resume": True}
-
-    write = EvidenceWriter.write
-
-    def stop(self, state):
-        write(self, state)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(EvidenceWriter, "write", stop)
-    with pytest.raises(KeyboardInterrupt):
-        ps.estimate_log_z(TARGET, ps.Gaussian(0.0, 1.0, dim=2), **job)
+    interrupted(monkeypatch, TARGET, ps.Gaussian(0.0, 1.0, dim=2), **job)
     with pytest.raises(ps.InputError, match=r"resume it with the same target and reference"):
         ps.estimate_log_z(TARGET, ps.Gaussian(0.0, 2.0, dim=2), **job)
 
