@@ -26,7 +26,7 @@ def ising(coupling: float) -> ps.Ising:
 
 def main(particles: int = 2000) -> None:
     """Estimate, print and plot."""
-    couplings = np.linspace(0.28, 0.6, 13)
+    couplings = np.linspace(0.28, 0.6, 17)
     result = ps.thermodynamics(ising, couplings, particles=particles, seed=1, progress=sys.stderr.isatty())
     print(result)
 

@@ -32,7 +32,7 @@ def plot_thermodynamics(
     path
         Picture to write; its ending says the format.
     result
-        What :func:`physscore.thermodynamics` returned. Its errors are drawn as a band of two of them.
+        What :func:`physscore.thermodynamics` returned.
     exact
         Log Z as a function of the coupling, where it is known: all three lines follow from it, and the
         deviations are drawn below, in units of their errors.
@@ -53,7 +53,7 @@ def plot_thermodynamics(
         "mean_energy": r"mean energy  $-\partial_K \log Z$",
         "heat_capacity": r"heat capacity  $K^2\,\partial_K^2 \log Z$",
     }
-    site = " for each site" if result.n_sites > 1 else ""
+    site = ", per site" if result.n_sites > 1 else ""
     for column, (name, label) in enumerate(names.items()):
         upper = axes[0, column]
         _draw_curve(upper, result, name, lines)
@@ -65,8 +65,9 @@ def plot_thermodynamics(
             if mark is not None:
                 panel.axvline(mark, color="black", lw=0.8, ls=":")
         axes[-1, column].set_xlabel("coupling K")
-    axes[0, 0].legend(frameon=False, fontsize=9)
-    figure.suptitle(title or ": ".join([result.verdict, *result.reasons[:1]]), fontsize=11)
+    axes[0, 0].legend(fontsize=9, framealpha=1.0, edgecolor="none")
+    heading = f"{len(result.couplings)} couplings out of one run"
+    figure.suptitle(title or ": ".join([heading, result.verdict, *result.reasons[:1]]), fontsize=11)
     write(figure, path)
 
 
@@ -90,15 +91,16 @@ class _Lines:
 def _draw_curve(axes: Any, result: Thermodynamics, name: str, lines: _Lines | None) -> None:
     n = result.n_sites
     value, error = getattr(result, name) / n, getattr(result, f"{name}_error") / n
-    if lines is not None:
+    if lines is not None:  # which a band between the points would hide
         axes.plot(lines.couplings, lines(name, lines.couplings) / n, color=MODEL, lw=1.5, label="exact")
-    axes.fill_between(
-        result.couplings, value - 2 * error, value + 2 * error, color=MEASURED, alpha=0.25, lw=0,
-        label="two standard errors",
-    )  # fmt: skip
+    else:
+        axes.fill_between(
+            result.couplings, value - 2 * error, value + 2 * error, color=MEASURED, alpha=0.25, lw=0,
+            label="two standard errors",
+        )  # fmt: skip
     axes.errorbar(
-        result.couplings, value, error, fmt="o" if lines is not None else "o-", ms=3.5, lw=1, color=MEASURED,
-        label="estimate",
+        result.couplings, value, error, fmt="o-" if lines is None else "o", ms=3.5, lw=1, capsize=2,
+        color=MEASURED, label="estimate",
     )  # fmt: skip
 
 
