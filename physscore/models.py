@@ -147,7 +147,7 @@ def _named(name: str) -> Any:
     path = Path(file)
     if not path.is_file():
         raise InputError(f"model {name!r}: there is no file {path}")
-    found = getattr(_module(path), attribute, None)
+    found = getattr(load_file(path), attribute, None)
     if found is None:
         raise InputError(f"model {name!r}: {path} has no {attribute!r}")
     if not isinstance(found, Score) and not callable(found):
@@ -165,7 +165,22 @@ def _takes_any(found: Any) -> bool:
     return any(one.kind is one.VAR_KEYWORD for one in _arguments(found).values())
 
 
-def _module(path: Path) -> Any:
+_own: dict[str, Path] = {}
+
+
+def own_files() -> list[Path]:
+    """Return the users' files that are loaded: what other processes load, too, before they get energies."""
+    return list(_own.values())
+
+
+def load_file(path: Path) -> Any:
+    """Return a user's file as a module.
+
+    Raises
+    ------
+    InputError
+        If it cannot be loaded.
+    """
     name = f"model_{path.stem}"  # a user's json.py takes no other module's place
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -183,6 +198,7 @@ def _module(path: Path) -> Any:
         ) from error
     finally:
         sys.path.pop(0)
+    _own[name] = path.resolve()
     return module
 
 

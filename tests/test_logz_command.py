@@ -29,6 +29,17 @@ def fixed(noise=1.0):
 
 energy = ps.Gaussian(0.0, 1.0, dim=2)
 
+def quartic(x):
+    return 0.25 * (x**4).sum(axis=1)
+
+def cubic(x):
+    return -(x**3)
+
+def own():
+    from physscore.evidence import job
+    job._LARGE_JOB = 1.0  # many units
+    return ps.from_functions(energy=quartic, score=cubic, shape=2)
+
 def slow(pause=0.002):
     def both(x):
         time.sleep(pause)
@@ -106,6 +117,13 @@ def test_target_error_is_met(folder):
     assert found["error"] <= 0.02
     assert found["exact"] == 0.0
     assert abs(found["log_z"]) < 5 * found["error"]
+
+
+def test_own_models_go_to_other_processes(folder):
+    """Each way is a task of its own, so two processes are at work."""
+    job = ("logz", "my_model.py:own", "--particles", 4000, "--islands", 64, "--json")
+    out = [json.loads(physscore(*job, "--workers", n, cwd=folder).stdout) for n in (1, 2)]
+    assert out[0] == out[1]
 
 
 def test_models_are_compared(folder):

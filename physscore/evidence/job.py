@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from physscore.kernels.kernel import Kernel
 from physscore.kernels.langevin import MALA, AutoMALA
 from physscore.kernels.loops import FUSED_UP_TO
 from physscore.kernels.metric import Metric
+from physscore.models import load_file, own_files
 from physscore.sampling.engine import grid_of
 
 Look = Callable[..., None]
@@ -342,7 +344,7 @@ def _run(job: Job, tasks: list[Any], workers: int, look: Look) -> Iterator[tuple
             "define it in a module, or use workers=1"
         ) from error
     shared = max(1, n_threads() // workers)
-    with ProcessPoolExecutor(workers, get_context("spawn"), _receive, (sent, shared)) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), _receive, (sent, shared, own_files())) as pool:
         waiting: dict[Future[Any], int] = {pool.submit(_work, task): task[1] for task in tasks}
         try:
             while waiting:
@@ -363,11 +365,13 @@ def _do(job: Job, task: Any, look: Look = lambda *a, **b: None) -> Any:
 _job: Job
 
 
-def _receive(sent: bytes, shared: int) -> None:
+def _receive(sent: bytes, shared: int, own: list[Path]) -> None:
     """Begin a worker: Ctrl-C is its parent's business."""
     global _job
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["PHYSSCORE_THREADS"] = str(shared)
+    for path in own:
+        load_file(path)
     _job = pickle.loads(sent)
 
 
