@@ -104,6 +104,7 @@ job._LARGE_JOB = 1.0
 evidence._EVERY = float(sys.argv[2])
 target = ps.GaussianMixture([1, 3], [[0.0, 0.0], [3.0, 1.0]], 1.0)
 def slow(x):
+    print("working", flush=True)
     time.sleep(float(sys.argv[1]))
     return target.energy_and_score(x)
 slowly = ps.from_functions(energy_and_score=slow, shape=2, name="slowly")
@@ -140,14 +141,15 @@ def uninterrupted(tmp_path_factory):
 
 
 def test_killed_at_any_moment_and_resumed(tmp_path, uninterrupted):
-    """About 2 s of work: killed in the pilot, and then wherever it happens to be."""
+    """At least 7 s of pauses, killed after 5 s in all: in the pilot, and then wherever it happens to be."""
     rng = np.random.default_rng(0)
     part, done = tmp_path / "z.h5.part", 0
     for attempt in range(20):
-        process = start(tmp_path, pause=0.0005)
+        process = start(tmp_path, pause=0.003)
+        process.stdout.readline()  # "working"
         while attempt > 0 and process.poll() is None and not part.exists():
             time.sleep(0.005)
-        time.sleep(0.02 if attempt == 0 else 0.7 * rng.random())
+        time.sleep(0.02 if attempt == 0 else 0.5 * rng.random())
         process.kill()
         process.communicate()
         assert not (tmp_path / "z.h5").exists()
