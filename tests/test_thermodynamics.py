@@ -189,7 +189,16 @@ def test_rungs_are_dense_where_the_way_is_long():
     family = Family(ising, np.array([0.0, 0.5, 1.0]), ps.Gaussian(0.0, 1.0, dim=4))
     ones, none = np.ones(3), np.zeros((3, 4))
     knots = Knots(
-        np.array([0.0, 0.5, 1.0]), np.array([0.0, 0.4, 4.3]), ones, ones, ones, ones, ones, none, none
+        np.array([0.0, 0.5, 1.0]),
+        np.array([0.0, 0.4, 4.3]),
+        ones,
+        ones,
+        ones,
+        ones,
+        ones,
+        ones,
+        none,
+        none,
     )
     for lengthened, steps in ((0, [1, 8]), (1, [2, 16])):
         betas, stops = ladder(family, knots, lengthened)

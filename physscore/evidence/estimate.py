@@ -29,6 +29,7 @@ from physscore.store.evidence import EvidenceWriter
 Doubt = Callable[[Array], tuple[float, list[Finding]]]
 METHODS = ("smc", "ais", "tempering")
 _MOST_LENGTHENINGS = 4
+_MANY = 16  # islands, whose variance can be told
 _RECOGNISED = 16  # states by whose energies a job knows its target
 _DOUBTFUL = 0.1  # of a line integral of a score
 _LAG = 3.0  # errors between the ways there and back, above which the schedule is lengthened
@@ -73,7 +74,7 @@ def estimate_log_z(
     particles
         How many, over all islands.
     islands
-        Independent groups of them, at least 4. [default: 64, fewer if particles are few]
+        Independent groups of them, at least 4. [default: 64, fewer if particles are few, but 8]
     schedule
         Number of temperatures, or all of them from 0 to 1. [default: two for each standard deviation of
         the energy on the way, and more if the ways there and back differ]
@@ -168,7 +169,7 @@ def estimate_log_z(
             bar.total = None
             lead(job, units, job.islands if job.narrow else _checking(job.islands), workers, look, save)
             seen = Seen.of(job, units)
-            if schedule is None and job.lengthened < _MOST_LENGTHENINGS and seen.lags:
+            if schedule is None and job.lengthened < _MOST_LENGTHENINGS and seen.lags(target_error):
                 job.lengthen()
                 units = {}
             elif seen.uneven and not job.narrow:
@@ -208,7 +209,7 @@ def _with_energy(target: Score) -> tuple[Energy, Doubt | None]:
 
 def _islands(particles: int, islands: Any) -> int:
     if islands is None:
-        return int(np.clip(particles // 16, 8, 64)) if particles >= 128 else max(4, particles // 2)
+        return min(int(np.clip(particles // 8, 8, 64)), particles // 2)
     n = whole(4, islands=islands)
     if particles // n < 2:
         raise InputError(f"islands is {n} and particles {particles}: each island needs at least 2 particles")
@@ -284,13 +285,14 @@ class Seen:
 
     @property
     def uneven(self) -> bool:
-        """Whether the mean over the islands is ruled by few."""
-        return float(self.there.log_z.var()) > 1.0 or self.tail > HEAVY_TAIL
+        """Whether the mean over the islands is ruled by few, or may be."""
+        log_z = self.there.log_z
+        return len(log_z) < _MANY or float(log_z.var()) > 1.0 or self.tail > HEAVY_TAIL
 
-    @property
-    def lags(self) -> bool:
-        """Whether the ways there and back differ by more than chance, and enough to matter."""
-        return abs(self.gap) > max(_LAG * self.gap_error, 0.5 * self.total.error)
+    def lags(self, target_error: float | None = None) -> bool:
+        """Return whether the ways there and back differ by more than chance, and enough to matter: a quarter
+        of the gap is part of the error."""
+        return abs(self.gap) > max(_LAG * self.gap_error, target_error or self.total.error)
 
 
 def _result(

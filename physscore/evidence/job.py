@@ -149,8 +149,9 @@ class Job:
         return self.plan.knots.scales.ndim == 3
 
     def lengthen(self) -> None:
-        """Take twice as many temperatures."""
+        """Take twice as many temperatures, with as many islands as in the beginning."""
         self.lengthened += 1
+        self.islands = self.batch
         steps = 2 * (len(self.plan.betas) - 1)
         self.plan = Plan(self.kernel, self.plan.knots, equal_steps(self.plan.knots, steps))
 

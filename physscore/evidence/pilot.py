@@ -11,14 +11,16 @@ from scipy.special import erfinv
 from physscore.core import Array, InputError
 from physscore.evidence.annealed import Particles, normalised, resampling_uniforms, systematic
 from physscore.evidence.excess import Excess
-from physscore.evidence.plan import Knots, settings_of
+from physscore.evidence.plan import SHORT_OF_QUARTER, Knots, settings_of
 from physscore.kernels.kernel import Kernel
 from physscore.kernels.langevin import AutoMALA
+from physscore.kernels.loops import Moves
 
 _SPREAD = 0.8  # a stop is so many standard deviations of u from the last
 _LARGE = 10_000  # dimensions
 _FORGOTTEN = 0.1  # correlation of u with where it was
 _MOST_KNOTS = 64
+_LONGEST = 4 * SHORT_OF_QUARTER  # trajectory
 _UNEVEN = 0.12  # powers of 2
 _LOOKED_AT, _SPREADING, _FAR = 512, 20, 1 << 29  # steps are counted in 32 bits
 _SHRINK = 5.0  # particles that a measured variance must outnumber
@@ -79,6 +81,7 @@ class Pilot:
         # In large fields means over the modes hardly vary: longer strides show the same.
         self.spread = _SPREAD * max(1.0, math.sqrt(self.d / _LARGE))
         self.step_size = 1.0 / self.d ** (1 / 3)
+        self.trajectory = SHORT_OF_QUARTER
         self.rows: list[tuple[float, ...]] = []
         self.lengths: list[float] = []
         self.last: Array = np.zeros(0)
@@ -97,7 +100,8 @@ class Pilot:
         while beta < 1.0:
             step = self.next_step(beta)
             there = 1.0 if 1.0 - beta - step < 1e-12 else beta + step
-            self.reweight(beta, there, resampling_uniforms(seed, 0, 1, stops + 1, back=False)[stops, 0])
+            if self.spread == _SPREAD:  # of few particles and long strides one would be left
+                self.reweight(beta, there, resampling_uniforms(seed, 0, 1, stops + 1, back=False)[stops, 0])
             beta = there
             self.settle(beta)
             self.measure(beta)
@@ -119,9 +123,8 @@ class Pilot:
             else:
                 self.lengths.append(distance(step, self.last, rates))
         self.last = rates
-        self.rows.append(
-            (beta, float(u.mean()), float(u.std()), self.step_size, self.n_moves, self.acceptance)
-        )
+        settings = (self.step_size, self.trajectory, self.n_moves, self.acceptance)
+        self.rows.append((beta, float(u.mean()), float(u.std()), *settings))
         self.coordinates.append(self.local)
         if len(self.rows) > 2 * _MOST_KNOTS:  # every other of those between the ends
             kept = [0, *range(2, len(self.rows) - 1, 2), len(self.rows) - 1]
@@ -174,9 +177,11 @@ class Pilot:
         correlation, moves, calm, total = 1.0, 0, 0, 0
         accepted = []
         goal = _goal(kernel)
+        forgotten = max(_FORGOTTEN, 1 / math.sqrt(len(start)))  # what chance makes it
         while total < 4 * self.most_moves:
-            acceptance = float(particles.move(settings_of(kernel, self.step_size), 1).mean())
-            self.evaluations += int(len(start) * settings_of(kernel, self.step_size).length)
+            settings = self._settings(self.step_size)
+            acceptance = float(particles.move(settings, 1).mean())
+            self.evaluations += int(len(start) * settings.length)
             total += 1
             if goal is not None:
                 change = rate * (acceptance - goal)
@@ -193,9 +198,15 @@ class Pilot:
             elif calm > 3:
                 moves += 1
                 correlation = _correlation(start, particles.u)
-                if correlation < _FORGOTTEN or moves >= self.most_moves:
+                if correlation < forgotten or moves >= self.most_moves:
                     break
         self.n_moves, self.acceptance = max(1, moves), float(np.mean(accepted[3:] or accepted))
+        # One long trajectory goes farther than several short ones.
+        change = 1.3 if self.n_moves > 2 else 0.9 if self.n_moves == 1 else 1.0
+        self.trajectory = float(np.clip(change * self.trajectory, SHORT_OF_QUARTER, _LONGEST))
+
+    def _settings(self, step_size: float) -> Moves:
+        return settings_of(self.kernel, step_size, self.trajectory)
 
     def _search(self) -> None:
         """Find a step size that is about right."""
@@ -207,7 +218,7 @@ class Pilot:
 
         def acceptance(step_size: float) -> float:
             kept = particles.y, particles.u, particles.slope
-            found = float(particles.move(settings_of(self.kernel, step_size), 1).mean())
+            found = float(particles.move(self._settings(step_size), 1).mean())
             particles.y, particles.u, particles.slope = kept
             return found
 
@@ -246,13 +257,13 @@ class Pilot:
 
     def knots(self) -> Knots:
         """Return all that was measured."""
-        betas, energy, spread, step_sizes, moves, acceptance = np.array(self.rows).T
+        betas, energy, spread, step_sizes, trajectories, moves, acceptance = np.array(self.rows).T
         means = np.array([mean for mean, _ in self.coordinates])
         scales = np.array([scale for _, scale in self.coordinates])
         step_sizes[0], moves[0] = step_sizes[1], moves[1]
         return Knots(
-            betas, self._length(), energy, spread, step_sizes, moves, acceptance, means, scales,
-            self.evaluations,
+            betas, self._length(), energy, spread, step_sizes, trajectories, moves, acceptance, means,
+            scales, self.evaluations,
         )  # fmt: skip
 
 

@@ -31,8 +31,9 @@ class Knots:
         The integral of the standard deviation of u over beta, from 0: the length of the path.
     energy, spread : array (k,)
         Mean and standard deviation of u.
-    step_sizes, moves, acceptance : array (k,)
-        Step size of the kernel, moves until u has forgotten where it was, acceptance.
+    step_sizes, trajectories, moves, acceptance : array (k,)
+        Step size of the kernel and length of its trajectories, moves until u has forgotten where it was,
+        acceptance.
     means : array (k, d)
     scales : array (k, d) or (k, d, d)
         The coordinates; see ``Tempered``.
@@ -43,6 +44,7 @@ class Knots:
     energy: Array
     spread: Array
     step_sizes: Array
+    trajectories: Array
     moves: Array
     acceptance: Array
     means: Array
@@ -65,7 +67,7 @@ class Plan:
         From 0 to 1.
     places : array (k + 1,)
         Where they are between the knots: a whole number and a fraction.
-    step_sizes, moves : array (k + 1,)
+    step_sizes, trajectories, moves : array (k + 1,)
     """
 
     kernel: Kernel
@@ -78,6 +80,7 @@ class Plan:
         self._low = np.minimum(at.astype(int), len(knots.betas) - 2)
         self._share = at - self._low
         self.step_sizes = np.exp(self._between(np.log(knots.step_sizes)))
+        self.trajectories = self._between(knots.trajectories)
         self.moves = np.maximum(1, np.rint(self._between(knots.moves.astype(float)))).astype(np.int64)
 
     def _between(self, values: Array) -> Array:
@@ -102,7 +105,7 @@ class Plan:
 
     def settings(self, k: int) -> Moves:
         """Return the kernel's settings at temperature ``k``."""
-        return settings_of(self.kernel, float(self.step_sizes[k]))
+        return settings_of(self.kernel, float(self.step_sizes[k]), float(self.trajectories[k]))
 
     @property
     def evaluations(self) -> int:
@@ -110,10 +113,10 @@ class Plan:
         return int(sum(m * self.settings(k).length for k, m in enumerate(self.moves) if k)) + 1
 
 
-def settings_of(kernel: Kernel, step_size: float) -> Moves:
-    """Return a kernel's settings with a step size; "auto" trajectories are a quarter of a period long."""
+def settings_of(kernel: Kernel, step_size: float, trajectory: float = SHORT_OF_QUARTER) -> Moves:
+    """Return a kernel's settings with a step size, and "auto" trajectories of a given length."""
     if isinstance(kernel, HMC) and kernel.leapfrogs == "auto":
-        leapfrogs = max(1, round(min(SHORT_OF_QUARTER / step_size, _MOST_LEAPFROGS)))
+        leapfrogs = max(1, round(min(trajectory / step_size, _MOST_LEAPFROGS)))
         return kernel.tuned(step_size=step_size, leapfrogs=leapfrogs).moves()
     settings = kernel.tuned(step_size=step_size).moves()
     return settings._replace(adjusted=False) if kernel.step_function == "langevin" else settings

@@ -50,10 +50,11 @@ def fitted(target: Energy, seed: int, progress: Callable[[int], None] = lambda n
     field = isinstance(target, Lattice) or len(target.shape) > 1 or has_field(target)
     crude = _crude_field(target) if field else Gaussian(0.0, 1.0, dim=target.dim)
     excess = excess_of(crude, target)
-    n = int(np.clip(2**23 // excess.dim, 8, 64 if field else 256))
-    particles = Particles(excess, HMC(), excess.draw(n, 0, seed), seed=seed)
+    n = int(np.clip(2**23 // excess.dim, 8, 32 if field else 256))
+    kernel = HMC(harmonic=field)
+    particles = Particles(excess, kernel, excess.draw(n, 0, seed), seed=seed)
     check_start(particles.u)
-    pilot = Pilot(particles, HMC(), 20)
+    pilot = Pilot(particles, kernel, 20)
     energies = []
     for stage in range(_MOST_STAGES):
         pilot.settle(1.0)

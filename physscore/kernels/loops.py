@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -231,15 +232,17 @@ class Loop:
 
         keep_freed_memory()
         n = len(state.x)
-        size = max(1, round(_BYTES_AT_ONCE / state.x[0].nbytes))
+        # All of a group stays in the cache. Groups are alike and even in number, to keep threads busy, and
+        # do not depend on how many threads there are: FFTs of several fields round as their number does.
+        groups = min(n, 2 * math.ceil(state.x.nbytes / (2 * _BYTES_AT_ONCE)))
 
         def one_by_one(start: int, stop: int) -> None:
             with threads(1):
-                for group in range(start, stop):  # all of a group stays in the cache
-                    move(group * size, min((group + 1) * size, n))
+                for group in range(start, stop):
+                    move(n * group // groups, n * (group + 1) // groups)
 
         if self.target.one_by_one and self.target.dim <= _ONE_BY_ONE_UP_TO:
-            parallel(one_by_one, -(-n // size))
+            parallel(one_by_one, groups)
         else:
             move(0, n)
 
