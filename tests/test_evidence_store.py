@@ -45,6 +45,7 @@ JOBS = {
     "field": (FIELD + ps.GaussianNoise(np.zeros(FIELD.shape), 1.0), {"method": "ais"}),
     "lattice": (ps.Phi4((4, 4), mass2=-2.0, coupling=0.5), {}),
     "score": (ps.from_functions(score=ps.Gaussian([1.0, 0.0], 2.0).score, shape=2), {"kernel": ps.ULA()}),
+    "tempering": (TARGET, {"method": "tempering"}),
     "prior": (ps.Parameters(a=ps.Uniform(0.0, 1.0)) + ps.GaussianNoise([0.5], 0.1), {"target_error": 0.02}),
 }
 

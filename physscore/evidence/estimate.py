@@ -24,13 +24,12 @@ from physscore.evidence.verdict import HEAVY_TAIL, Finding, heavy, look_at, scor
 from physscore.interrupt import interruptible
 from physscore.kernels.kernel import Kernel
 from physscore.sampling.engine import whole
-from physscore.store.evidence import EvidenceWriter
+from physscore.store.evidence import COMPARED, EvidenceWriter
 
 Doubt = Callable[[Array], tuple[float, list[Finding]]]
 METHODS = ("smc", "ais", "tempering")
 _MOST_LENGTHENINGS = 4
 _MANY = 16  # islands, whose variance can be told
-_RECOGNISED = 16  # states by whose energies a job knows its target
 _DOUBTFUL = 0.1  # of a line integral of a score
 _LAG = 3.0  # errors between the ways there and back, above which the schedule is lengthened
 
@@ -156,7 +155,7 @@ def estimate_log_z(
             excess = excess_of(begin, energy)
             job = prepare(excess, kernel, n_islands, particles // n_islands, schedule, method, seed, look)
         if writer is not None:
-            writer.recognise(job.excess.to_state(job.excess.draw(_RECOGNISED, 0, seed)))
+            writer.recognise(job.excess.to_state(job.excess.draw(COMPARED, 0, seed)))
 
         def save(units: dict[int, Unit]) -> None:
             if writer is not None:

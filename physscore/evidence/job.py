@@ -353,6 +353,12 @@ def _run(job: Job, tasks: list[Any], workers: int, look: Look) -> Iterator[tuple
                     look(len(job.plan.betas))
                     yield waiting.pop(future), future.result()
                 look(0)
+        except KeyboardInterrupt:  # what is running ends, and is kept
+            pool.shutdown(cancel_futures=True)
+            for future, first in waiting.items():
+                if not future.cancelled() and future.exception() is None:
+                    yield first, future.result()
+            raise
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -30,13 +31,17 @@ from physscore.evidence.verdict import Finding, look_at, score_fits, verdict_of
 from physscore.interrupt import interruptible
 from physscore.kernels.kernel import Kernel
 from physscore.noise import normal
-from physscore.store.evidence import EvidenceWriter
+from physscore.store.evidence import COMPARED, EvidenceWriter
 
 _LEAST_RUNGS, _RUNGS_PER_BARRIER = 4, 2.0  # half of the swaps are accepted
 _LADDERS, _LEAST_ROUNDS = (16, 32), 16
 _BURN_IN = 0.25  # of the rounds that are kept
 _AT_ONCE = 1 << 22  # numbers of the reference's draws that are made together
 _SWAPS, _LADDER_STEPS = 5, 1 << 30  # where the random numbers of swaps and of ladders are
+_OF_RUNGS = ("y", "u", "slope", "step")
+_SEEN = ("u", "at_target")
+_SUMS = ("origin", "rejected", "tried", "accepted", "virial")
+_COUNTS = ("rounds", "drawn", "round_trips")
 _SUSPECT, _FAILED, _MOST_REJECTED = 4.5, 9.0, 0.9
 
 
@@ -46,9 +51,7 @@ class Ladders:
     Parameters
     ----------
     job
-        What they move in, and its seed.
-    plan
-        The frozen ladder, with the kernel and the coordinates at each rung.
+        What they move in, its seed, and the frozen ladder with the kernel and the coordinates at each rung.
     starts : array (rungs, ladders, d)
         Where they begin.
 
@@ -58,8 +61,9 @@ class Ladders:
         How often a state came from the reference to the target.
     """
 
-    def __init__(self, job: Job, plan: Plan, starts: Array) -> None:
-        self.job, self.plan = job, plan
+    def __init__(self, job: Job, starts: Array) -> None:
+        self.job, self.plan = job, job.plan
+        plan = self.plan
         self.n_rungs, self.n = starts.shape[:2]
         self.steps = np.diff(plan.betas)[:, np.newaxis]
         self.settings = [plan.settings(k) for k in range(self.n_rungs)]
@@ -77,6 +81,35 @@ class Ladders:
         # Where each state was last: +1 at the reference, -1 at the target.
         self.origin = np.zeros((self.n_rungs, self.n), int)
         self.forget()
+
+    def arrays(self) -> dict[str, Array]:
+        """Return their state and all that was seen as named arrays, for a file."""
+        found = {f"rung_{name}": np.array([getattr(r, name) for r in self.rungs]) for name in _OF_RUNGS}
+        found |= {name: np.array(getattr(self, name)) for name in (*_SEEN, *_SUMS, *_COUNTS)}
+        return {f"ladders/{name}": array for name, array in found.items()} | {
+            "ladders/fresh": np.array(len(self.fresh))
+        }
+
+    @classmethod
+    def from_arrays(cls, job: Job, kept: dict[str, Any]) -> Ladders:
+        """Return what :meth:`arrays` gave."""
+        found = {name.split("/")[1]: array for name, array in kept.items() if name.startswith("ladders/")}
+        ladders = cls(job, found["rung_y"])
+        for k, rung in enumerate(ladders.rungs):
+            for name in _OF_RUNGS:
+                setattr(rung, name, found[f"rung_{name}"][k])
+            rung.step = int(rung.step)
+        for name in _SEEN:
+            setattr(ladders, name, list(found[name]))
+        for name in _SUMS:
+            setattr(ladders, name, found[name])
+        for name in _COUNTS:
+            setattr(ladders, name, int(found[name]))
+        if found["fresh"] > 0:
+            ladders.drawn -= ladders.drawn_at_once * ladders.n
+            ladders._draw()
+            del ladders.fresh[int(found["fresh"]) :]
+        return ladders
 
     def forget(self) -> None:
         """Drop what was seen, as after a burn-in."""
@@ -106,14 +139,21 @@ class Ladders:
     def _exact_draws(self) -> tuple[Array, Array, Array]:
         """Return draws from the reference, with u and its gradient there."""
         if not self.fresh:
-            excess, n = self.job.excess, self.n
-            rounds = int(np.clip(_AT_ONCE // (n * excess.dim), 1, 64))
-            y = excess.draw(rounds * n, self.drawn, self.job.seed)
-            self.drawn += len(y)
-            here = Particles(excess, self.plan.kernel, y, seed=self.job.seed, dense=self.job.dense)
-            parts = [slice(i * n, (i + 1) * n) for i in range(rounds)]
-            self.fresh = [(here.y[part], here.u[part], here.slope[part]) for part in reversed(parts)]
+            self._draw()
         return self.fresh.pop()
+
+    @property
+    def drawn_at_once(self) -> int:
+        """For how many rounds draws are made together."""
+        return int(np.clip(_AT_ONCE // (self.n * self.job.excess.dim), 1, 64))
+
+    def _draw(self) -> None:
+        n, job = self.n, self.job
+        y = job.excess.draw(self.drawn_at_once * n, self.drawn, job.seed)
+        self.drawn += len(y)
+        here = Particles(job.excess, self.plan.kernel, y, seed=job.seed, dense=job.dense)
+        parts = [slice(i, i + n) for i in range(0, len(y), n)]
+        self.fresh = [(here.y[part], here.u[part], here.slope[part]) for part in reversed(parts)]
 
     def _swap(self, u: Array) -> None:
         """Swap even neighbours in even rounds, odd ones in odd rounds."""
@@ -149,10 +189,11 @@ class Ladders:
         )  # fmt: skip
 
 
-def annealed_starts(job: Job, plan: Plan, look: Callable[..., None]) -> Array:
+def annealed_starts(job: Job, look: Callable[..., None]) -> Array:
     """Return where ladders begin, (rungs, ladders, d): for each an island of particles is led to the target,
     resampled at every rung, and one of them stays."""
     y = job.excess.draw(job.islands * job.n, 0, job.seed)
+    plan = job.plan
     particles = Particles(job.excess, plan.kernel, y, seed=job.seed, dense=job.dense)
     check_start(particles.u)
     starts = []
@@ -202,55 +243,75 @@ def estimate_by_tempering(
         writer = EvidenceWriter(checkpoint, seed, settings, overwrite=overwrite, resume=resume, target=target)
         if writer.finished:
             return writer.result()
-    with interruptible(on_interrupt) as stop_if_asked, tqdm(disable=not progress, unit="step") as bar:
+    with (
+        interruptible(on_interrupt) as stop_if_asked,
+        tqdm(disable=not progress, unit="step") as bar,
+        writer or nullcontext(),
+    ):
 
         def look(step: int, **shown: Any) -> None:
             bar.set_postfix(shown, refresh=False)
             bar.update(step)
             stop_if_asked()
 
+        kept = writer.restore() if writer is not None else {}
         bar.set_description("pilot")
-        excess = excess_of(reference_for(target, reference, seed, lambda stage: look(1)), target)
-        least = islands or _LADDERS[0]
-        job = prepare(excess, kernel, least, max(2, particles // least), schedule, "tempering", seed, look)
-        plan = job.plan
-        if schedule is None:
-            rungs = max(_LEAST_RUNGS, math.ceil(_RUNGS_PER_BARRIER * plan.knots.barrier))
-            plan = Plan(job.kernel, plan.knots, equal_steps(plan.knots, rungs))
+        if kept:
+            job = Job.from_arrays(target, reference, kept)
+        else:
+            excess = excess_of(reference_for(target, reference, seed, lambda stage: look(1)), target)
+            least = islands or _LADDERS[0]
+            job = prepare(
+                excess, kernel, least, max(2, particles // least), schedule, "tempering", seed, look
+            )
+            if schedule is None:
+                knots = job.plan.knots
+                rungs = max(_LEAST_RUNGS, math.ceil(_RUNGS_PER_BARRIER * knots.barrier))
+                job.plan = Plan(job.kernel, knots, equal_steps(knots, rungs))
+        if writer is not None:
+            writer.recognise(job.excess.to_state(job.excess.draw(COMPARED, 0, seed)))
+        betas = job.plan.betas
         # Rounds enough for states to cross the ladder, even if there are fewer ladders for that.
-        crossing = max(_LEAST_ROUNDS, 2 * len(plan.betas))
+        crossing = max(_LEAST_ROUNDS, 2 * len(betas))
         job.islands = islands or int(np.clip(2 * particles // crossing, *_LADDERS))
         job.n = max(2, particles // job.islands)
         rounds = max(crossing, math.ceil(2 * particles / job.islands))
-        ladders = Ladders(job, plan, annealed_starts(job, plan, look))
+        wanted = int(kept.get("wanted", rounds))
+        ladders = Ladders.from_arrays(job, kept) if kept else Ladders(job, annealed_starts(job, look))
+
+        def go_on(keep: bool) -> None:
+            ladders.round(keep)
+            if writer is not None:
+                writer.write({**job.arrays(), **ladders.arrays(), "wanted": wanted})
+            look(1)
+
         burn_in = math.ceil(_BURN_IN * rounds)
         bar.set_description("burn-in")
-        for _ in range(burn_in):
-            ladders.round(keep=False)
-            look(1)
-        ladders.forget()
+        while ladders.rounds < burn_in:
+            go_on(keep=False)
+        if ladders.rounds == burn_in:
+            ladders.forget()
         bar.set_description("exchanging")
-        wanted = rounds
         while True:
             bar.total = bar.n + wanted - len(ladders.u)
             while len(ladders.u) < wanted:
-                ladders.round(keep=len(ladders.u) < rounds and len(ladders.u) % 2 == 0)
-                look(1)
+                go_on(keep=len(ladders.u) < rounds and len(ladders.u) % 2 == 0)
             leg = ladders.seen()
-            total, by_rung = acceptance_ratio(plan.betas, [leg.populations])
+            total, by_rung = acceptance_ratio(betas, [leg.populations])
             if target_error is None or not total.error > target_error:
                 break
             wanted = min(math.ceil(1.05 * wanted * (total.error / target_error) ** 2), 8 * wanted)
-    result = _result(job, plan, ladders, leg, total, by_rung, settings, doubt)
+    result = _result(job, ladders, leg, total, by_rung, settings, doubt)
     if writer is not None:
         writer.finish(result)
     return result
 
 
 def _result(
-    job: Job, plan: Plan, ladders: Ladders, leg: Leg, total: Estimate, by_rung: Array,
+    job: Job, ladders: Ladders, leg: Leg, total: Estimate, by_rung: Array,
     settings: dict[str, Any], doubt: Callable[[Array], tuple[float, list[Finding]]] | None,
 ) -> LogZ:  # fmt: skip
+    plan = job.plan
     u = leg.populations.u
     forward, reverse = (stepping_stone(plan.betas, u, sign) for sign in (1, -1))
     estimates = {

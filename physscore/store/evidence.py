@@ -31,7 +31,7 @@ _LABELS = {
 }  # fmt: skip
 _EVERY = 1.0  # seconds between two states
 _SHARE = 0.1  # of the time may go into writing them
-_COMPARED = 16
+COMPARED = 16  # states by whose energies a job knows its target
 _ALIKE = 1e-6  # of the largest energy: what float32 leaves
 _AT_ONCE = 1 << 22  # components of the states whose energy is asked for together
 
@@ -99,7 +99,7 @@ class EvidenceWriter:
             found = _read(file, self.path)
             known = file["samples/energy"][...] if "samples/energy" in file else None
         if known is not None and self.target is not None:
-            some = np.unique(np.linspace(0, len(known) - 1, _COMPARED).astype(int))
+            some = np.unique(np.linspace(0, len(known) - 1, COMPARED).astype(int))
             self._require_same_energies(self.path, known[some], _energies(self.target, found.samples[some]))
         return found
 
