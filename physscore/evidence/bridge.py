@@ -178,8 +178,12 @@ def one_sided(log_z: Array, sign: float) -> Estimate:
 
 
 def tail_index(betas: Array, leg: Populations) -> float:
-    """Return the largest shape parameter k of the tails of the weights on any rung: their variance is
-    infinite beyond 1/2 (Zhang & Stephens 2009; Vehtari et al. 2024, arXiv:1507.02646, appendix J)."""
+    """Return the largest shape parameter k of the tails of the weights on any rung, and what chance may have
+    taken from it, 0.5 / sqrt(m) for m weights.
+
+    Their variance is infinite beyond k = 1/2 (Zhang & Stephens 2009; Vehtari et al. 2024, arXiv:1507.02646,
+    appendix J).
+    """
     found = -np.inf
     for rung, step in enumerate(np.diff(betas)):
         log_w = np.sort(-step * leg.u[rung].ravel())
@@ -201,7 +205,7 @@ def tail_index(betas: Array, leg: Populations) -> float:
         weights = 1 / np.exp(likelihood - likelihood[:, np.newaxis]).sum(axis=1)
         best = (theta * weights).sum() / weights.sum()
         shape = float(np.log1p(-best * x).mean())
-        found = max(found, shape)
+        found = max(found, shape + 0.5 / np.sqrt(m))
     return found
 
 

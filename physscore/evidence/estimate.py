@@ -29,6 +29,7 @@ from physscore.store.evidence import COMPARED, EvidenceWriter
 Doubt = Callable[[Array], tuple[float, list[Finding]]]
 METHODS = ("smc", "ais", "tempering")
 _MOST_LENGTHENINGS = 4
+_UNEVEN = 0.5  # variance of the islands' log Z: beyond, few of them rule their mean
 _MANY = 16  # islands, whose variance can be told
 _DOUBTFUL = 0.1  # of a line integral of a score
 _LAG = 3.0  # errors between the ways there and back, above which the schedule is lengthened
@@ -272,7 +273,7 @@ class Seen:
         found["thermodynamic integration"] = integrated(betas, legs)
         gap = found["BAR back"].value - found["BAR there"].value
         gap_error = math.hypot(found["BAR back"].error, found["BAR there"].error)
-        # While islands differ by less than a factor e, the mean of their estimates of Z is unbiased and good.
+        # While islands differ little, the mean of their estimates of Z is unbiased and good.
         name = "BAR" if job.narrow else "way there"
         total, extra = found[name], 0.25 * gap if job.narrow else 0.0
         if extra:
@@ -286,7 +287,7 @@ class Seen:
     def uneven(self) -> bool:
         """Whether the mean over the islands is ruled by few, or may be."""
         log_z = self.there.log_z
-        return len(log_z) < _MANY or float(log_z.var()) > 1.0 or self.tail > HEAVY_TAIL
+        return len(log_z) < _MANY or float(log_z.var()) > _UNEVEN or self.tail > HEAVY_TAIL
 
     def lags(self, target_error: float | None = None) -> bool:
         """Return whether the ways there and back differ by more than chance, and enough to matter: a quarter

@@ -83,7 +83,7 @@ class Job:
     islands, batch, n : int
         How many, how many a batch, and the particles of each.
     narrow : bool
-        Whether islands differ by more than a factor e in Z, so that both ways are needed by all.
+        Whether islands differ so much in Z that both ways are needed by all.
     threshold : float
         Effective share of the particles below which an island is resampled.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ from physscore.kernels.hamiltonian import HMC
 from physscore.sampling.engine import grid_of
 
 _MOST_STAGES, _STAGES = 40, 10
-_WIDEN = 1.5  # the variances of a fitted vector: its tails must cover the target's
+_WIDEN = 1.5  # the variances that were fitted: tails must cover the target's
 
 
 def reference_for(target: Energy, given: Any, seed: int, progress: Callable[[int], None]) -> Prior:
@@ -78,7 +79,8 @@ def fitted(target: Energy, seed: int, progress: Callable[[int], None] = lambda n
         many = np.bincount(excess.groups)
         spread = (np.bincount(excess.groups, ((rows - mean) ** 2).mean(axis=0)) / many)[excess.groups]
         std = np.sqrt(crude.variances)
-        return FourierGaussian(crude.grid, crude.mean + std * mean, crude.variances * spread)
+        wide = min(_WIDEN, 1.0 + 4.0 / math.sqrt(excess.dim))  # so that the way grows alike in all sizes
+        return FourierGaussian(crude.grid, crude.mean + std * mean, wide * crude.variances * spread)
     covariance = np.atleast_2d(np.cov(rows.T))
     wide = _WIDEN * (0.95 * covariance + 0.05 * np.diag(np.diag(covariance)))
     return Gaussian(rows.mean(axis=0), wide)

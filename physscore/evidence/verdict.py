@@ -76,7 +76,7 @@ def heavy(tail: float) -> list[Finding]:
     if tail <= HEAVY_TAIL:
         return []
     return [Finding(
-        f"the weights have tails so heavy (index {tail:.2f}) that their variance is infinite: "
+        f"the weights have tails so heavy (index {tail:.2f}) that their variance may be infinite: "
         "take a reference that is wider than the target"
     )]  # fmt: skip
 
