@@ -136,7 +136,7 @@ class Leg:
         """Return all as named arrays."""
         found = dict(vars(self))
         seen = found.pop("populations")
-        return found | {f"populations_{name}": array for name, array in vars(seen).items()}
+        return found | {f"populations_{name}": array for name, array in seen.arrays().items()}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array]) -> Leg:

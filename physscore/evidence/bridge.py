@@ -8,12 +8,13 @@ order, so that what lasts over many rungs counts as it should.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
-from scipy.special import logsumexp
+from scipy.special import logsumexp, softmax
 
 from physscore.arrays import compiled, parallel
 from physscore.core import Array
@@ -38,8 +39,13 @@ class Populations:
     log_weights: Array
     log_z: Array
 
+    def arrays(self) -> dict[str, Array]:
+        """Return all as named arrays."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @cached_property
     def weights(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Return the weights of islands (k, islands), with mean 1, and of particles in them, with sum 1.
+        """The weights of islands (k, islands), with mean 1, and of particles in them, with sum 1.
 
         Islands are weighted by their estimates of Z, to a power that keeps few of them from ruling.
         """
@@ -79,35 +85,42 @@ def _fermi_mean(sign, rise, work, weights):
 def _bridge(below, above, within, between, rises, slopes, low, high, start, stop):
     """Solve Bennett's equation for rungs start to stop; leave the means over each island of both sides.
 
-    The difference of both sides falls as the rise grows: doubling steps bracket it, bisection ends it.
+    The difference of both sides falls as the rise grows: doubling steps bracket its zero, and the false
+    position in the Illinois way (Dowell & Jarratt 1971) finds it.
     """
     legs = below.shape[0]
     for rung in range(start, stop):
-        left, right, move, found_left, found_right = rises[rung], rises[rung], 0.25, False, False
-        for attempt in range(200):
-            if not found_left or not found_right:
-                rise = rises[rung] if attempt == 0 else (left if found_right else right)
-            else:
-                rise = 0.5 * (left + right)
+        rise, last, move = rises[rung], np.inf, 0.25
+        left, right, above_zero, below_zero, side = -np.inf, np.inf, 0.0, 0.0, 0
+        for _ in range(200):
             excess = 0.0
             for leg in range(legs):
                 low[leg, rung] = _fermi_mean(1.0, rise, below[leg, rung], within[leg, rung])
                 high[leg, rung] = _fermi_mean(-1.0, rise, above[leg, rung], within[leg, rung + 1])
                 excess += (between[leg, rung] * low[leg, rung]).sum()
                 excess -= (between[leg, rung + 1] * high[leg, rung]).sum()
-            if excess > 0.0:
-                left, found_left = rise, True
-            else:
-                right, found_right = rise, True
-            if not found_left:
-                left = rise - move
-                move *= 2.0
-            elif not found_right:
-                right = rise + move
-                move *= 2.0
-            elif right - left < 1e-9 * max(1.0, abs(left)):
+            if excess == 0.0 or abs(rise - last) < 1e-10 * max(1.0, abs(rise)):
                 break
-        rises[rung] = 0.5 * (left + right)
+            last = rise
+            if excess > 0.0:
+                left, above_zero = rise, excess
+                below_zero *= 0.5 if side > 0 else 1.0
+                side = 1
+            else:
+                right, below_zero = rise, excess
+                above_zero *= 0.5 if side < 0 else 1.0
+                side = -1
+            if left == -np.inf:
+                rise = right - move
+                move *= 2.0
+            elif right == np.inf:
+                rise = left + move
+                move *= 2.0
+            else:
+                rise = (left * below_zero - right * above_zero) / (below_zero - above_zero)
+                if not left < rise < right:
+                    rise = 0.5 * (left + right)
+        rises[rung] = rise
         total = 0.0
         for leg in range(legs):
             for island in range(below.shape[2]):
@@ -130,7 +143,7 @@ def bridged(
     below, above : array (legs, k, islands, n)
         The work of each step, E of the upper end minus E of the lower, at the particles of either end.
     between, within : array (legs, k + 1, islands) and (legs, k + 1, islands, n)
-        Their weights; see :meth:`Populations.weights`. The averages of legs are taken together.
+        Their weights; see ``Populations.weights``. The averages of legs are taken together.
     """
     means = [
         np.where(weights > 0, work * weights, 0.0).sum(axis=3).mean(axis=(0, 2))
@@ -159,7 +172,7 @@ def acceptance_ratio(betas: Array, legs: Sequence[Populations]) -> tuple[Estimat
     """
     steps = np.diff(betas)[:, np.newaxis, np.newaxis]
     u = np.array([np.minimum(leg.u, 1e300) for leg in legs])
-    between, within = (np.array(part) for part in zip(*(leg.weights() for leg in legs), strict=True))
+    between, within = (np.array(part) for part in zip(*(leg.weights for leg in legs), strict=True))
     rises, influence = bridged(steps * u[:, :-1], steps * u[:, 1:], between, within)
     return Estimate(float(rises.sum()), influence.sum(axis=0)), rises
 
@@ -186,9 +199,10 @@ def tail_index(betas: Array, leg: Populations) -> float:
     """
     found = -np.inf
     for rung, step in enumerate(np.diff(betas)):
-        log_w = np.sort(-step * leg.u[rung].ravel())
+        log_w = -step * leg.u[rung].ravel()
         n = len(log_w)
         m = int(min(0.2 * n, 3 * np.sqrt(n)))
+        log_w = np.sort(np.partition(log_w, n - m - 1)[n - m - 1 :])
         if m < 20 or not np.isfinite(log_w[-m - 1 :]).all():
             continue
         x = np.expm1(log_w[-m:] - log_w[-m - 1])  # exceedances, in units of their threshold
@@ -202,7 +216,7 @@ def tail_index(betas: Array, leg: Populations) -> float:
         ]
         k = np.log1p(-theta[:, np.newaxis] * x).mean(axis=1)
         likelihood = m * (np.log(-theta / k) - k - 1)
-        weights = 1 / np.exp(likelihood - likelihood[:, np.newaxis]).sum(axis=1)
+        weights = softmax(likelihood)
         best = (theta * weights).sum() / weights.sum()
         shape = float(np.log1p(-best * x).mean())
         found = max(found, shape + 0.5 / np.sqrt(m))
@@ -216,7 +230,7 @@ def integrated(betas: Array, legs: Sequence[Populations]) -> Estimate:
     """
     means, variances = [], []
     for leg in legs:
-        between, within = leg.weights()
+        between, within = leg.weights
         u = np.where(within > 0, leg.u, 0.0)
         by_island = (within * u).sum(axis=2)
         mean = (between * by_island).mean(axis=1, keepdims=True)

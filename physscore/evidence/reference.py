@@ -79,8 +79,8 @@ def fitted(target: Energy, seed: int, progress: Callable[[int], None] = lambda n
         many = np.bincount(excess.groups)
         spread = (np.bincount(excess.groups, ((rows - mean) ** 2).mean(axis=0)) / many)[excess.groups]
         std = np.sqrt(crude.variances)
-        wide = min(_WIDEN, 1.0 + 4.0 / math.sqrt(excess.dim))  # so that the way grows alike in all sizes
-        return FourierGaussian(crude.grid, crude.mean + std * mean, wide * crude.variances * spread)
+        widen = min(_WIDEN, 1.0 + 4.0 / math.sqrt(excess.dim))  # so that the way grows alike in all sizes
+        return FourierGaussian(crude.grid, crude.mean + std * mean, widen * crude.variances * spread)
     covariance = np.atleast_2d(np.cov(rows.T))
     wide = _WIDEN * (0.95 * covariance + 0.05 * np.diag(np.diag(covariance)))
     return Gaussian(rows.mean(axis=0), wide)

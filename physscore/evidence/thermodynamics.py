@@ -176,13 +176,13 @@ def _returning(islands: int) -> int:
 
 def _rises(seen: Seen) -> tuple[Array, Array]:
     """Return how much log Z rises from rung to rung, and what each island adds."""
-    between, within = seen.leg.populations.weights()
+    between, within = seen.leg.populations.weights
     return bridged(*(part[np.newaxis] for part in (seen.below, seen.above, between, within)))
 
 
 def _derivatives(seen: Seen, stops: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     """Return -d log Z / d coupling and d^2 log Z / d coupling^2, each with what each island adds."""
-    between, within = (part[stops] for part in seen.leg.populations.weights())
+    between, within = (part[stops] for part in seen.leg.populations.weights)
 
     def averaged(values: Array) -> tuple[Array, Array]:
         by_island = (within * values).sum(axis=2)
