@@ -123,14 +123,6 @@ def estimate_log_z(
         "islands": n_islands, "schedule": None if schedule is None else np.asarray(schedule).tolist(),
         "method": method, "target_error": target_error,
     }  # fmt: skip
-    if method == "tempering":
-        from physscore.evidence.tempering import estimate_by_tempering
-
-        return estimate_by_tempering(
-            energy, reference, kernel, particles=particles, islands=islands, schedule=schedule, seed=seed,
-            target_error=target_error, progress=progress, settings=settings, checkpoint=checkpoint,
-            resume=resume, overwrite=overwrite, on_interrupt=on_interrupt, doubt=doubt,
-        )  # fmt: skip
     writer = None
     if checkpoint is not None:
         writer = EvidenceWriter(checkpoint, seed, settings, overwrite=overwrite, resume=resume, target=energy)
@@ -147,6 +139,13 @@ def estimate_log_z(
             bar.update(step)
             stop_if_asked()
 
+        if method == "tempering":
+            from physscore.evidence.tempering import estimate_by_tempering
+
+            return estimate_by_tempering(
+                energy, reference, kernel, particles=particles, islands=islands, schedule=schedule, seed=seed,
+                target_error=target_error, settings=settings, writer=writer, bar=bar, look=look, doubt=doubt,
+            )  # fmt: skip
         kept = writer.restore() if writer is not None else {}
         bar.set_description("pilot")
         if kept:

@@ -8,15 +8,12 @@ meet: they are the islands, and their scatter is the error.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import log_ndtr, logsumexp, ndtri, stdtr
-from tqdm import tqdm
 
 from physscore.core import Array, Energy, InputError
 from physscore.evidence.annealed import Leg, Particles, effective_share, run_leg
@@ -28,7 +25,6 @@ from physscore.evidence.plan import Plan, equal_steps
 from physscore.evidence.reference import reference_for
 from physscore.evidence.result import LogZ
 from physscore.evidence.verdict import Finding, look_at, score_fits, verdict_of
-from physscore.interrupt import interruptible
 from physscore.kernels.kernel import Kernel
 from physscore.noise import normal
 from physscore.store.evidence import COMPARED, EvidenceWriter
@@ -224,10 +220,9 @@ def stepping_stone(betas: Array, u: Array, sign: int) -> Estimate:
 
 def estimate_by_tempering(
     target: Energy, reference: Any, kernel: Kernel | None, *, particles: int, islands: int | None,
-    schedule: Any, seed: int, target_error: float | None, progress: bool, settings: dict[str, Any],
-    checkpoint: str | os.PathLike[str] | None = None, resume: bool = False, overwrite: bool = False,
-    on_interrupt: Callable[[], None] = lambda: None,
-    doubt: Callable[[Array], tuple[float, list[Finding]]] | None = None,
+    schedule: Any, seed: int, target_error: float | None, settings: dict[str, Any],
+    writer: EvidenceWriter | None, bar: Any, look: Callable[..., None],
+    doubt: Callable[[Array], tuple[float, list[Finding]]] | None,
 ) -> LogZ:  # fmt: skip
     """Estimate log Z by replica exchange; ``estimate_log_z(..., method="tempering")`` calls it.
 
@@ -238,69 +233,51 @@ def estimate_by_tempering(
             f"kernel is {kernel!r}, which never rejects: replica exchange has no weights to mend that, so "
             "use MALA() or HMC()"
         )
-    writer = None
-    if checkpoint is not None:
-        writer = EvidenceWriter(checkpoint, seed, settings, overwrite=overwrite, resume=resume, target=target)
-        if writer.finished:
-            return writer.result()
-    with (
-        interruptible(on_interrupt) as stop_if_asked,
-        tqdm(disable=not progress, unit="step") as bar,
-        writer or nullcontext(),
-    ):
+    kept = writer.restore() if writer is not None else {}
+    bar.set_description("pilot")
+    if kept:
+        job = Job.from_arrays(target, reference, kept)
+    else:
+        excess = excess_of(reference_for(target, reference, seed, lambda stage: look(1)), target)
+        least = islands or _LADDERS[0]
+        job = prepare(excess, kernel, least, max(2, particles // least), schedule, "tempering", seed, look)
+        if schedule is None:
+            knots = job.plan.knots
+            rungs = max(_LEAST_RUNGS, math.ceil(_RUNGS_PER_BARRIER * knots.barrier))
+            job.plan = Plan(job.kernel, knots, equal_steps(knots, rungs))
+    if writer is not None:
+        writer.recognise(job.excess.to_state(job.excess.draw(COMPARED, 0, seed)))
+    betas = job.plan.betas
+    # Rounds enough for states to cross the ladder, even if there are fewer ladders for that.
+    crossing = max(_LEAST_ROUNDS, 2 * len(betas))
+    job.islands = islands or int(np.clip(2 * particles // crossing, *_LADDERS))
+    job.n = max(2, particles // job.islands)
+    rounds = max(crossing, math.ceil(2 * particles / job.islands))
+    wanted = int(kept.get("wanted", rounds))
+    ladders = Ladders.from_arrays(job, kept) if kept else Ladders(job, annealed_starts(job, look))
 
-        def look(step: int, **shown: Any) -> None:
-            bar.set_postfix(shown, refresh=False)
-            bar.update(step)
-            stop_if_asked()
-
-        kept = writer.restore() if writer is not None else {}
-        bar.set_description("pilot")
-        if kept:
-            job = Job.from_arrays(target, reference, kept)
-        else:
-            excess = excess_of(reference_for(target, reference, seed, lambda stage: look(1)), target)
-            least = islands or _LADDERS[0]
-            job = prepare(
-                excess, kernel, least, max(2, particles // least), schedule, "tempering", seed, look
-            )
-            if schedule is None:
-                knots = job.plan.knots
-                rungs = max(_LEAST_RUNGS, math.ceil(_RUNGS_PER_BARRIER * knots.barrier))
-                job.plan = Plan(job.kernel, knots, equal_steps(knots, rungs))
+    def go_on(keep: bool) -> None:
+        ladders.round(keep)
         if writer is not None:
-            writer.recognise(job.excess.to_state(job.excess.draw(COMPARED, 0, seed)))
-        betas = job.plan.betas
-        # Rounds enough for states to cross the ladder, even if there are fewer ladders for that.
-        crossing = max(_LEAST_ROUNDS, 2 * len(betas))
-        job.islands = islands or int(np.clip(2 * particles // crossing, *_LADDERS))
-        job.n = max(2, particles // job.islands)
-        rounds = max(crossing, math.ceil(2 * particles / job.islands))
-        wanted = int(kept.get("wanted", rounds))
-        ladders = Ladders.from_arrays(job, kept) if kept else Ladders(job, annealed_starts(job, look))
+            writer.write({**job.arrays(), **ladders.arrays(), "wanted": wanted})
+        look(1)
 
-        def go_on(keep: bool) -> None:
-            ladders.round(keep)
-            if writer is not None:
-                writer.write({**job.arrays(), **ladders.arrays(), "wanted": wanted})
-            look(1)
-
-        burn_in = math.ceil(_BURN_IN * rounds)
-        bar.set_description("burn-in")
-        while ladders.rounds < burn_in:
-            go_on(keep=False)
-        if ladders.rounds == burn_in:
-            ladders.forget()
-        bar.set_description("exchanging")
-        while True:
-            bar.total = bar.n + wanted - len(ladders.u)
-            while len(ladders.u) < wanted:
-                go_on(keep=len(ladders.u) < rounds and len(ladders.u) % 2 == 0)
-            leg = ladders.seen()
-            total, by_rung = acceptance_ratio(betas, [leg.populations])
-            if target_error is None or not total.error > target_error:
-                break
-            wanted = min(math.ceil(1.05 * wanted * (total.error / target_error) ** 2), 8 * wanted)
+    burn_in = math.ceil(_BURN_IN * rounds)
+    bar.set_description("burn-in")
+    while ladders.rounds < burn_in:
+        go_on(keep=False)
+    if ladders.rounds == burn_in:
+        ladders.forget()
+    bar.set_description("exchanging")
+    while True:
+        bar.total = bar.n + wanted - len(ladders.u)
+        while len(ladders.u) < wanted:
+            go_on(keep=len(ladders.u) < rounds and len(ladders.u) % 2 == 0)
+        leg = ladders.seen()
+        total, by_rung = acceptance_ratio(betas, [leg.populations])
+        if target_error is None or not total.error > target_error:
+            break
+        wanted = min(math.ceil(1.05 * wanted * (total.error / target_error) ** 2), 8 * wanted)
     result = _result(job, ladders, leg, total, by_rung, settings, doubt)
     if writer is not None:
         writer.finish(result)
