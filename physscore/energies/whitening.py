@@ -12,14 +12,15 @@ from physscore.arrays import cholesky
 from physscore.core import Prior
 from physscore.elementary import exp, upper_tail
 from physscore.energies.gaussian import Gaussian
+from physscore.energies.hartley import Waves, pull_back_waves, unwhiten_waves
 from physscore.energies.priors import _HALF_NORMAL, _LOG_UNIFORM, _NORMAL, Parameters
 from physscore.philox import inline
 
-_DIAGONAL, _DENSE, _NAMED = 0, 1, 2
+_DIAGONAL, _DENSE, _NAMED, _WAVES = 0, 1, 2, 3
 _DENSITY_AT_0 = 1 / math.sqrt(2 * math.pi)
 
 
-def compiled_whitening(prior: Prior) -> npt.NDArray[np.float64] | None:
+def compiled_whitening(prior: Prior | Waves) -> npt.NDArray[np.float64] | None:
     """Return a prior as numbers for :func:`unwhiten`; None if it has no compiled whitening."""
     if type(prior) is Gaussian:
         covariance = np.asarray(prior.covariance, np.float64)
@@ -28,6 +29,8 @@ def compiled_whitening(prior: Prior) -> npt.NDArray[np.float64] | None:
             return np.concatenate([[_DENSE], mean, cholesky(covariance, "covariance").ravel()])
         std = np.sqrt(np.broadcast_to(covariance.ravel(), (prior.dim,)))
         return np.concatenate([[_DIAGONAL], mean, std])
+    if isinstance(prior, Waves):
+        return np.concatenate([[_WAVES], prior.numbers])
     if isinstance(prior, Parameters):
         rows = [[p.kind, *(p.bounds if p.kind < _NORMAL else p.numbers)] for p in prior.priors]
         return np.concatenate([[_NAMED], np.array(rows, np.float64).ravel()])
@@ -77,6 +80,8 @@ def unwhiten(numbers, z, x):
                 w = factor[i, k]
                 for j in range(n):
                     x[i, j] += w * z[k, j]
+    elif kind == _WAVES:
+        unwhiten_waves(numbers[1:], z, x)
     else:
         for i in range(d):
             which, a, b = int(numbers[1 + 3 * i]), numbers[2 + 3 * i], numbers[3 + 3 * i]
@@ -118,6 +123,8 @@ def pull_back(numbers, z, x, gradient):
                 w = factor[k, i]
                 for j in range(n):
                     gradient[i, j] += w * gradient[k, j]
+    elif kind == _WAVES:
+        pull_back_waves(numbers[1:], gradient)
     else:
         for i in range(d):
             which, a, b = int(numbers[1 + 3 * i]), numbers[2 + 3 * i], numbers[3 + 3 * i]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,15 @@ from physscore import noise
 from physscore.core import Array, Energy, InputError, Point, Prior
 from physscore.energies.coordinates import FieldModes, prior_and_likelihood
 from physscore.energies.fourier_gaussian import FourierGaussian
+from physscore.energies.gaussian import Gaussian
+from physscore.energies.hartley import Waves
 from physscore.energies.random_field import GaussianRandomField
 from physscore.energies.whitening import compiled_whitening
 from physscore.grid import Grid
+from physscore.kernels.loops import FUSED_UP_TO
 from physscore.paths import Path
 
+_WAVES_UP_TO = 1 << 16  # products of a transform: beyond, FFTs are faster
 _FIRST_STATES = 3  # the number of the deviates that states begin with, as in ``sample``
 
 
@@ -40,17 +45,25 @@ class Excess:
         Coordinates that are alike: the modes of a field with the same |k|.
     numbers : array or None
         The reference's whitening in compiled form.
+    difference : Energy
+        u over x; where the reference is normal and not the target's prior, the target's own energy:
+        the reference's, |y|^2 / 2 + offset, is taken off in the coordinates.
+    own, offset : bool, float
+        Whether it is, and its offset, 0 if not.
     """
 
     groups: npt.NDArray[np.int64] | None = None
 
     def __init__(self, reference: Prior, target: Energy) -> None:
         self.reference, self.target = reference, target
-        likelihood = target_beyond(reference, target)
-        self.difference = likelihood
+        beyond = prior_and_likelihood(target)[0] is not reference
+        self.own, self.offset = False, 0.0
+        if isinstance(reference, Gaussian) and beyond:
+            self.own, self.offset = True, _offset(reference)
+        self.difference = target if self.own else target_beyond(reference, target)
         self.shape: tuple[int, ...] = reference.whiten(reference.sample(1, seed=0)).shape[1:]
         self.dim = math.prod(self.shape)
-        self.one_by_one = likelihood.one_by_one and reference.one_by_one
+        self.one_by_one = self.difference.one_by_one and reference.one_by_one
         self.numbers = compiled_whitening(reference)
 
     @property
@@ -60,9 +73,16 @@ class Excess:
 
     def __call__(self, y: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return u, of shape (n,), and its gradient at ``y``, both of shape (n, d)."""
+        energy, score = self.difference.energy_and_score(self.to_state(y))
+        slope = -self._pull_back(y, score)
+        if self.own:
+            energy = energy - (self.offset + 0.5 * np.einsum("ni,ni->n", y, y))
+            slope -= y
+        return np.asarray(energy, np.float64), slope
+
+    def _pull_back(self, y: Array, gradient: Array) -> Array:
         z = y.reshape(len(y), *self.shape)
-        energy, score = self.difference.energy_and_score(self.reference.unwhiten(z))
-        return np.asarray(energy, np.float64), -self.reference.pull_back(z, score).reshape(y.shape)
+        return self.reference.pull_back(z, gradient).reshape(y.shape)
 
     def to_state(self, y: Array) -> Array:
         """Return the states at ``y``."""
@@ -77,8 +97,45 @@ class Excess:
         return noise.normal(n, self.dim, seed=seed, draw=_FIRST_STATES, first=first)
 
 
-class ModeExcess(Excess):
-    """The same for fields, over their Fourier modes: what is Gaussian there costs no FFT."""
+class FieldExcess(Excess):
+    """The same for fields, over coordinates of which groups are alike."""
+
+    groups: npt.NDArray[np.int64]
+
+    @abstractmethod
+    def normal(self, mean: Array, variances: Array) -> FourierGaussian:
+        """Return the density of fields that is normal over y, with a mean and with variances of groups."""
+
+
+class WaveExcess(FieldExcess):
+    """Of small grids, compiled, over real plane waves."""
+
+    def __init__(self, reference: FourierGaussian, target: Energy, waves: Waves, *, beyond: bool) -> None:
+        self.reference, self.target, self.difference = reference, target, target
+        self.own, self.offset = beyond, _offset(reference) if beyond else 0.0
+        self.waves, self.groups = waves, waves.groups
+        self.shape, self.dim = waves.std.shape, len(waves.std)
+        self.one_by_one = target.one_by_one
+        self.numbers = compiled_whitening(waves)
+
+    def _pull_back(self, y: Array, gradient: Array) -> Array:
+        return self.waves.pull_back(gradient.reshape(y.shape))
+
+    def to_state(self, y: Array) -> Array:
+        """Return the fields at ``y``."""
+        return self.waves.unwhiten(y)
+
+    def from_state(self, x: Array) -> Array:
+        """Return the coordinates of fields."""
+        return self.waves.whiten(x)
+
+    def normal(self, mean: Array, variances: Array) -> FourierGaussian:
+        """Return the density of fields that is normal over y."""
+        return self.waves.normal(mean, variances)
+
+
+class ModeExcess(FieldExcess):
+    """Over Fourier modes: what is Gaussian there costs no FFT."""
 
     def __init__(self, reference: FourierGaussian, target: Energy, *, beyond: bool) -> None:
         self.reference, self.target = reference, target
@@ -89,19 +146,17 @@ class ModeExcess(Excess):
         self.groups = modes_alike(reference.grid, reference.free)
         self._mean, self._std = reference.mean, np.sqrt(reference.variances)
         self._free = reference.free.astype(np.float64)
-        # Of a target that is not a likelihood, the reference's own energy is taken off.
-        self._own: Array | None = self._free if beyond else None
-        self._offset = reference._offset if beyond else 0.0
+        self.own, self.offset = beyond, _offset(reference) if beyond else 0.0
 
     def __call__(self, y: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return u and its gradient."""
         energy, score = self.modes.energy_and_score(self._mean + self._std * y)
         slope = score
         slope *= -self._std
-        if self._own is not None:
-            own = self._own * y
+        if self.own:
+            own = self._free * y
             slope -= own
-            energy = energy - (self._offset + 0.5 * np.einsum("ni,ni->n", own, y))
+            energy = energy - (self.offset + 0.5 * np.einsum("ni,ni->n", own, y))
         return energy, slope
 
     def to_state(self, y: Array) -> Array:
@@ -112,6 +167,15 @@ class ModeExcess(Excess):
         """Return the coordinates of fields."""
         inverse = np.divide(1.0, self._std, out=np.zeros_like(self._std), where=self._std > 0)
         return np.asarray((self.modes.from_state(x) - self._mean) * inverse)
+
+    def normal(self, mean: Array, variances: Array) -> FourierGaussian:
+        """Return the density of fields that is normal over y."""
+        return FourierGaussian(self.modes.grid, self._mean + self._std * mean, self._std**2 * variances)
+
+
+def _offset(reference: Gaussian | FourierGaussian) -> float:
+    """Return the energy at the mean."""
+    return float(reference._offset)
 
 
 def target_beyond(reference: Prior, target: Energy) -> Energy:
@@ -139,6 +203,11 @@ def excess_of(reference: Prior, target: Energy) -> Excess:
     energy: Any = target if not own else (0.0 * target if likelihood is None else likelihood)
     if isinstance(reference, GaussianRandomField):
         reference = as_modes(reference)
+    cells, sides = reference.grid.n_cells, sum(reference.grid.shape)
+    if energy.point is not None and cells <= FUSED_UP_TO and cells * sides <= _WAVES_UP_TO:
+        waves = Waves(reference)
+        if waves.even and (own or bool((waves.std > 0).all())):
+            return WaveExcess(reference, energy, waves, beyond=not own)
     return ModeExcess(reference, energy, beyond=not own)
 
 

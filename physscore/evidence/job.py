@@ -161,7 +161,7 @@ class Job:
 
     def uneven(self, y: Array) -> list[Finding]:
         """Doubt particles that autoMALA would spread further."""
-        if not self._compiled or isinstance(self.kernel, AutoMALA) or self.excess.dim > 4 * _DENSE_UP_TO:
+        if not looked_for_unevenness(self.excess) or isinstance(self.kernel, AutoMALA):
             return []
         last = len(self.plan.betas) - 1
         mean, scale = self.plan.coordinates(last)
@@ -173,10 +173,6 @@ class Job:
             "the scale of the target depends on the place, and the kernel has not followed it: "
             "use AutoMALA(sweep=True)"
         )]  # fmt: skip
-
-    @property
-    def _compiled(self) -> bool:
-        return self.excess.point is not None and self.excess.dim <= FUSED_UP_TO
 
     def arrays(self) -> dict[str, Any]:
         """Return all but the target as named arrays and numbers, for a file."""
@@ -216,6 +212,11 @@ class Job:
         return cls(excess_of(reference, target), kernel, Plan(kernel, knots, kept["betas"]), **about)
 
 
+def looked_for_unevenness(excess: Excess) -> bool:
+    """Return whether it is worth its cost to see if the scale of the target depends on the place."""
+    return excess.point is not None and excess.groups is None and excess.dim <= 4 * _DENSE_UP_TO
+
+
 def prepare(
     excess: Excess, kernel: Kernel | None, islands: int, n: int, schedule: Any, method: str, seed: int,
     look: Look,
@@ -230,9 +231,11 @@ def prepare(
     compiled = excess.point is not None and excess.dim <= FUSED_UP_TO
     automatic = kernel is None
     if kernel is None:
-        kernel = MALA() if compiled else HMC(harmonic=True)
+        kernel = MALA() if compiled and excess.groups is None else HMC(harmonic=True)
     _check_kernel(kernel)
     pilots = int(np.clip(2**21 // excess.dim, 8, 512 if compiled else max(32, min(128, islands * n // 4))))
+    if compiled and excess.groups is not None:
+        pilots = int(np.clip(2**13 // excess.dim, 64, 512))
     dense = kernel.metric == "dense" or (
         kernel.metric == "diagonal" and excess.dim <= _DENSE_UP_TO and excess.groups is None
         and not getattr(kernel, "sweep", False)
@@ -250,7 +253,7 @@ def prepare(
         knots, scouts = scout(kernel, dense)
         knots.evaluations += spent
     per_spread = _STEPS_PER_SPREAD
-    if automatic and compiled and excess.dim <= 4 * _DENSE_UP_TO:
+    if automatic and looked_for_unevenness(excess):
         scale = knots.scales[-1] if not dense else np.sqrt(np.einsum("ij,ij->i", *[knots.scales[-1]] * 2))
         if uneven(excess, scouts.y, (knots.means[-1], scale), float(knots.step_sizes[-1]), seed):
             kernel, spent = AutoMALA(sweep=True), knots.evaluations

@@ -14,7 +14,7 @@ from physscore.energies.fourier_gaussian import FourierGaussian
 from physscore.energies.gaussian import Gaussian
 from physscore.energies.lattice import Lattice
 from physscore.evidence.annealed import Particles
-from physscore.evidence.excess import excess_of
+from physscore.evidence.excess import FieldExcess, excess_of
 from physscore.evidence.pilot import Pilot, check_start, nearest_mean, nearest_variances
 from physscore.kernels.hamiltonian import HMC
 from physscore.sampling.engine import grid_of
@@ -71,16 +71,13 @@ def fitted(target: Energy, seed: int, progress: Callable[[int], None] = lambda n
     good = np.isfinite(y).all(axis=(0, 2)) & np.isfinite(score).all(axis=(0, 2))
     y, score = y[:, good], score[:, good]  # (stages, n, d)
     rows, slopes = y.reshape(-1, excess.dim), score.reshape(-1, excess.dim)
-    if field:
-        assert isinstance(crude, FourierGaussian)
-        assert excess.groups is not None
+    if isinstance(excess, FieldExcess):
         nearest = nearest_variances(rows, slopes, excess.groups)
         mean = nearest_mean((y + nearest * score).mean(axis=0), excess.groups)
         many = np.bincount(excess.groups)
         spread = (np.bincount(excess.groups, ((rows - mean) ** 2).mean(axis=0)) / many)[excess.groups]
-        std = np.sqrt(crude.variances)
         widen = min(_WIDEN, 1.0 + 4.0 / math.sqrt(excess.dim))  # so that the way grows alike in all sizes
-        return FourierGaussian(crude.grid, crude.mean + std * mean, widen * crude.variances * spread)
+        return excess.normal(mean, widen * spread)
     covariance = np.atleast_2d(np.cov(rows.T))
     wide = _WIDEN * (0.95 * covariance + 0.05 * np.diag(np.diag(covariance)))
     return Gaussian(rows.mean(axis=0), wide)

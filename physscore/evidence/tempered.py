@@ -23,12 +23,14 @@ from physscore.points import address_of, call_block, compiled_block, from_block
 
 @compiled_block
 def _tempered_block(x, params, gradient_out, energy_out):
-    """params: beta, dense, mean[d], scale[d] or [d, d], address of the difference, how many numbers the
-    reference has, these, and the numbers of the difference."""
+    """params: beta, dense, mean[d], scale[d] or [d, d], the share of |y|^2 / 2 that u is without, what else,
+    address of the difference, how many numbers the reference has, these, and those of the difference."""
     d, n = x.shape
     beta, dense = params[0], params[1] != 0.0
     mean, scale = params[2 : 2 + d], params[2 + d :]
     rest = 2 + d + (d * d if dense else d)
+    left, offset = 1.0 - beta * params[rest], params[rest + 1]
+    rest += 2
     y, states, slope, excess = np.empty((d, n)), np.empty((d, n)), np.empty((d, n)), np.empty(n)
     for i in range(d):
         if dense:
@@ -47,11 +49,11 @@ def _tempered_block(x, params, gradient_out, energy_out):
     call_block(address, states, params[start:], slope, excess)
     pull_back(reference, y, states, slope)
     for j in range(n):
-        energy_out[j] = beta * excess[j]
+        energy_out[j] = beta * (excess[j] - offset)
     for i in range(d):
         for j in range(n):
-            energy_out[j] += 0.5 * y[i, j] * y[i, j]
-            slope[i, j] = y[i, j] + beta * slope[i, j]
+            energy_out[j] += 0.5 * left * y[i, j] * y[i, j]
+            slope[i, j] = left * y[i, j] + beta * slope[i, j]
     for i in range(d):
         if dense:
             w = scale[i * d + i]
@@ -136,7 +138,8 @@ class Tempered(Energy):
         if numbers is None or point is None:
             return None
         address = np.array([address_of(point)]).view(np.float64)
-        head = [[self.beta, float(self.dense)], self.mean, self.scale.ravel()]
+        own = [float(self.excess.own), self.excess.offset]
+        head = [[self.beta, float(self.dense)], self.mean, self.scale.ravel(), own]
         return from_block(
             _tempered_block, np.concatenate([*head, address, [len(numbers)], numbers, point.params])
         )
