@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from physscore.diagnostics.power import power_spectrum as power_spectrum
     from physscore.energies.analytic import Banana as Banana
     from physscore.energies.analytic import DoubleWell as DoubleWell
+    from physscore.energies.analytic import EggBox as EggBox
     from physscore.energies.analytic import Funnel as Funnel
     from physscore.energies.analytic import Student as Student
     from physscore.energies.fourier_gaussian import FourierGaussian as FourierGaussian
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AutoMALA": "kernels.langevin",
     "Banana": "energies.analytic",
+    "EggBox": "energies.analytic",
     "BayesFactor": "evidence.factors",
     "Comparison": "diagnostics.comparison",
     "CrankNicolson": "kernels.langevin",

@@ -127,21 +127,13 @@ def _shells(dim: int) -> System:
     return System(_uniform(dim, -6.0, 6.0) + shells, None, shells.log_z - dim * math.log(12.0))
 
 
-def _egg_crate(x: Array, params: Array, gradient_out: Array) -> float:
-    """-(2 + cos(x/2) cos(y/2))^5; plain, for Numba is loaded only when it is used."""
-    height = 2.0 + math.cos(0.5 * x[0]) * math.cos(0.5 * x[1])
-    gradient_out[0] = 2.5 * height**4 * math.sin(0.5 * x[0]) * math.cos(0.5 * x[1])
-    gradient_out[1] = 2.5 * height**4 * math.cos(0.5 * x[0]) * math.sin(0.5 * x[1])
-    return -float(height**5)
-
-
 def _eggbox() -> System:
-    """18 modes (Feroz, Hobson & Bridges 2009, section 6.1).
+    """18 modes.
 
     The box is 2.5 periods wide and the likelihood even, so its mean in the box is that over a period,
     of which the trapezoidal rule converges geometrically.
     """
-    target = _uniform(2, 0.0, 10 * math.pi) + ps.compiled(_egg_crate, dim=2, name="eggbox")
+    target = _uniform(2, 0.0, 10 * math.pi) + ps.EggBox()
     cosines = np.cos(2 * np.pi * np.arange(400) / 400)
     log_likelihood = (2.0 + np.outer(cosines, cosines)) ** 5
     top = log_likelihood.max()

@@ -197,6 +197,7 @@ def test_rungs_are_dense_where_the_way_is_long():
         ones,
         ones,
         ones,
+        ones,
         none,
         none,
     )

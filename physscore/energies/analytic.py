@@ -1,4 +1,4 @@
-"""Test densities with a known log Z: funnel, banana, double well, Student."""
+"""Test densities whose log Z is known: funnel, banana, double well, Student, egg box."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scipy.special import gammaln
 from physscore import noise
 from physscore.arrays import as_states
 from physscore.core import Array, Energy, InputError, Point, Prior
-from physscore.elementary import exp, log
+from physscore.elementary import exp, log, sin_and_cos
 from physscore.points import compiled_block, from_block
 
 
@@ -321,3 +321,30 @@ class Student(Analytic):
         return self._offset + 0.5 * (f + self.dim) * np.log(q), ((f + self.dim) / (spread * q))[
             :, np.newaxis
         ] * x
+
+
+@compiled_block
+def _egg_box_block(x, params, gradient_out, energy_out):
+    for j in range(x.shape[1]):
+        s, c = sin_and_cos(0.5 * x[0, j])
+        t, k = sin_and_cos(0.5 * x[1, j])
+        height = 2.0 + c * k
+        slope = 2.5 * height * height * height * height
+        energy_out[j] = -0.4 * slope * height
+        gradient_out[0, j] = slope * s * k
+        gradient_out[1, j] = slope * c * t
+
+
+class EggBox(Analytic):
+    """E = -(2 + cos(x/2) cos(y/2))^5, a likelihood with modes without end (Feroz, Hobson & Bridges 2009,
+    arXiv:0809.3437, section 6.1): add it to a prior in a box."""
+
+    _block = _egg_box_block
+
+    def __init__(self) -> None:
+        self._set(2)
+
+    def _formula(self, x: Array) -> tuple[Array, Array]:
+        s, c = np.sin(0.5 * x), np.cos(0.5 * x)
+        height = 2.0 + c.prod(axis=1)
+        return -(height**5), (2.5 * height**4)[:, np.newaxis] * s * c[:, ::-1]

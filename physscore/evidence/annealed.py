@@ -7,17 +7,17 @@ independent, and each estimate of Z is unbiased.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import logsumexp, ndtr
+from scipy.special import ndtr
 
 from physscore import noise
 from physscore.core import Array
-from physscore.evidence.bridge import Populations
+from physscore.evidence.bridge import Populations, log_mean, normalised
+from physscore.evidence.control import Controls, controls
 from physscore.evidence.excess import Excess
 from physscore.evidence.plan import Plan
 from physscore.evidence.tempered import Tempered
@@ -78,6 +78,15 @@ class Particles:
         """Return the score of the density at their temperature, over y."""
         return -(self.y + self.tempered.beta * self.slope)
 
+    def controls(self, weights: Array, between: Array) -> Controls:
+        """Return control variates for the means of u over islands, given weights (islands, n) and those
+        between islands."""
+        tempered = self.tempered
+        v, score, _ = tempered.leave(self.y, self.slope)
+        slope = self.slope @ tempered.scale if tempered.dense else self.slope * tempered.scale
+        u, groups = self.u.reshape(weights.shape), tempered.excess.groups
+        return controls(v, score, slope, u, weights, between, groups, dense=tempered.dense)
+
     def move(self, settings: Moves, n: int) -> Array:
         """Move them by ``n`` steps of a kernel; return the acceptance of each.
 
@@ -121,6 +130,8 @@ class Leg:
         Weighted mean of -y . score - d, which is zero for draws from the density.
     acceptance, ess : array (k + 1, islands)
         The effective sample size is a share of the particles, before resampling.
+    control, fitting : array (k + 1, islands)
+        What has mean zero and goes with minus the mean of u, and each island's part in it; see ``Controls``.
     """
 
     populations: Populations
@@ -131,6 +142,8 @@ class Leg:
     virial: Array
     acceptance: Array
     ess: Array
+    control: Array
+    fitting: Array
 
     def arrays(self) -> dict[str, Array]:
         """Return all as named arrays."""
@@ -155,7 +168,7 @@ class Leg:
         )
 
 
-_BY_BETA = ("virial", "acceptance", "ess")
+_BY_BETA = ("virial", "acceptance", "ess", "control", "fitting")
 
 
 def run_leg(
@@ -173,6 +186,8 @@ def run_leg(
     work = np.zeros((islands, n))
     seen = Populations(np.zeros((*shape, n)), np.zeros((*shape, n)), np.zeros(shape))
     virial, acceptance, ess = np.zeros(shape), np.ones(shape), np.ones(shape)
+    control, fitting = np.zeros(shape), np.zeros(shape)
+    walls = False  # where there are any, Stein's identity does not hold
     uniforms = resampling_uniforms(particles.seed, particles.first // n, islands, n_betas + 1, back=back)
     beta, d = 1.0 if back else 0.0, particles.y.shape[1]
     for k in range(n_betas - 1, -1, -1) if back else range(n_betas):
@@ -196,25 +211,17 @@ def run_leg(
         seen.log_z[k] = log_z + log_mean(log_w) + (0.0 if start is None else start)
         slope = -np.einsum("ni,ni->n", particles.y, particles.score()) - d
         virial[k] = (normalised(log_w) * slope.reshape(islands, n)).sum(axis=1)
+        walls = walls or not bool(np.isfinite(particles.u).all())
+        if not walls:
+            between = normalised(seen.log_z[k]) * islands
+            control[k], fitting[k] = particles.controls(normalised(log_w), between)
         progress(k, float(ess[k].mean()))
     log_z = log_z + log_mean(log_w)
     final, gathered = log_w.copy(), work.copy()
     resample(
         particles, log_w, (np.ptp(log_w, axis=1) > 0) & np.isfinite(log_w).any(axis=1), uniforms[-1], work
     )
-    return Leg(seen, log_z, final, gathered, resampled, virial, acceptance, ess)
-
-
-def log_mean(log_w: Array) -> npt.NDArray[np.float64]:
-    """Return the log of the mean weight of each row."""
-    return np.asarray(logsumexp(log_w, axis=1) - math.log(log_w.shape[1]))
-
-
-def normalised(log_w: Array) -> npt.NDArray[np.float64]:
-    """Return weights that sum to 1 along the last axis; zeros where all have vanished."""
-    top = log_w.max(axis=-1, keepdims=True)
-    weights = np.exp(log_w - np.where(np.isfinite(top), top, 0.0))
-    return np.asarray(weights / np.maximum(weights.sum(axis=-1, keepdims=True), 1e-300))
+    return Leg(seen, log_z, final, gathered, resampled, virial, acceptance, ess, control, fitting)
 
 
 def effective_share(log_w: Array) -> npt.NDArray[np.float64]:

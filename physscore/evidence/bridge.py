@@ -51,9 +51,23 @@ class Populations:
         """
         log_z = self.log_z - self.log_z.mean(axis=1, keepdims=True)
         power = 1.0 / np.maximum(1.0, log_z.var(axis=1, keepdims=True))
-        between = np.exp(power * log_z - logsumexp(power * log_z, axis=1, keepdims=True)) * log_z.shape[1]
-        within = np.exp(self.log_weights - logsumexp(self.log_weights, axis=2, keepdims=True))
-        return np.asarray(between), np.asarray(within)
+        return normalised(power * log_z) * log_z.shape[1], normalised(self.log_weights)
+
+
+def normalised(log_w: Array) -> npt.NDArray[np.float64]:
+    """Return weights that sum to 1 along the last axis; zeros where all have vanished."""
+    top = log_w.max(axis=-1, keepdims=True)
+    weights = np.exp(log_w - np.where(np.isfinite(top), top, 0.0))
+    weights /= np.maximum(weights.sum(axis=-1, keepdims=True), 1e-300)
+    return np.asarray(weights)
+
+
+def log_mean(log_w: Array) -> npt.NDArray[np.float64]:
+    """Return the log of the mean weight along the last axis."""
+    top = log_w.max(axis=-1, keepdims=True)
+    top = np.where(np.isfinite(top), top, 0.0)
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.log(np.exp(log_w - top).mean(axis=-1)) + top[..., 0])
 
 
 @dataclass
@@ -67,6 +81,10 @@ class Estimate:
     def error(self) -> float:
         """Standard error of the mean over the islands."""
         return float(self.influence.std(ddof=1) / np.sqrt(len(self.influence)))
+
+    def __add__(self, other: Estimate) -> Estimate:
+        """Return the sum of two from the same islands."""
+        return Estimate(self.value + other.value, self.influence + other.influence)
 
 
 @njit(nogil=True, error_model="numpy")
@@ -188,6 +206,23 @@ def one_sided(log_z: Array, sign: float) -> Estimate:
     least = np.expm1(min(float(log_z.var(ddof=1)), 50.0))
     seen = float(influence.var(ddof=1))
     return Estimate(float(sign * total), influence * np.sqrt(max(1.0, least / max(seen, 1e-300))))
+
+
+def controlled(
+    betas: Array, legs: Sequence[Populations], controls: Sequence[Array], fitting: Sequence[Array]
+) -> Estimate:
+    """Return what is to be added to Bennett's estimate if control variates (k, islands) are added to u.
+
+    Its averages are nearly linear in the work of a step, and see half a step's worth of each end's.
+    ``fitting`` (k, islands) is added to the influence of each island.
+    """
+    steps = np.diff(betas)[:, np.newaxis]
+
+    def along(parts: Array) -> Array:
+        return np.asarray(-(0.5 * steps * (parts[1:] + parts[:-1])).sum(axis=0))
+
+    added = along(np.mean([leg.weights[0] * c for leg, c in zip(legs, controls, strict=True)], axis=0))
+    return Estimate(float(added.mean()), added - added.mean() + along(np.mean(fitting, axis=0)))
 
 
 def tail_index(betas: Array, leg: Populations) -> float:

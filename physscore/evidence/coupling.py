@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from physscore.core import Array, Energy, Prior
 from physscore.evidence.annealed import Leg, Particles, run_leg
+from physscore.evidence.control import Controls
 from physscore.evidence.excess import Excess, excess_of
 from physscore.evidence.pilot import Pilot
 from physscore.evidence.plan import Knots, Plan
@@ -108,6 +109,10 @@ class Travellers(Particles):
         settings = self.settings | {"step": self.step}
         super().__init__(self.family.excess(there), self.kernel, self.y, **settings)
         return before - self.u
+
+    def controls(self, weights: Array, between: Array) -> Controls:
+        """Return none: what is wanted is another function than u at each coupling."""
+        return Controls(np.zeros(len(weights)), np.zeros(len(weights)))
 
     def place(self, beta: float, coordinates: tuple[Array, Array]) -> None:
         """Take local coordinates; the energy is there already, in full."""

@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,13 +13,12 @@ from tqdm import tqdm
 
 from physscore.core import Array, Energy, InputError, Prior, Score
 from physscore.energies.integrated import IntegratedScore
-from physscore.evidence.annealed import Leg
-from physscore.evidence.bridge import Estimate, acceptance_ratio, integrated, mean_of, one_sided, tail_index
+from physscore.evidence.consensus import Seen
 from physscore.evidence.excess import excess_of
 from physscore.evidence.job import Job, Unit, lead, prepare
 from physscore.evidence.reference import reference_for
 from physscore.evidence.result import LogZ
-from physscore.evidence.verdict import HEAVY_TAIL, Finding, heavy, look_at, score_fits, verdict_of
+from physscore.evidence.verdict import Finding, heavy, look_at, score_fits, verdict_of
 from physscore.interrupt import interruptible
 from physscore.kernels.kernel import Kernel
 from physscore.sampling.engine import whole
@@ -29,10 +27,7 @@ from physscore.store.evidence import COMPARED, EvidenceWriter
 Doubt = Callable[[Array], tuple[float, list[Finding]]]
 METHODS = ("smc", "ais", "tempering")
 _MOST_LENGTHENINGS = 4
-_UNEVEN = 0.5  # variance of the islands' log Z: beyond, few of them rule their mean
-_MANY = 16  # islands, whose variance can be told
 _DOUBTFUL = 0.1  # of a line integral of a score
-_LAG = 3.0  # errors between the ways there and back, above which the schedule is lengthened
 
 
 def estimate_log_z(
@@ -224,76 +219,6 @@ def _checking(islands: int) -> int:
     return min(islands, max(8, islands // 4))
 
 
-@dataclass
-class Seen:
-    """What the islands say together.
-
-    Attributes
-    ----------
-    total : Estimate
-        The best estimate, by the way called ``name``.
-    estimates : dict
-        All of them.
-    gap, gap_error : float
-        By how much the way back is above the way there.
-    rungs : array (k,)
-        What each step of the schedule adds to log Z.
-    tail : float
-        The heaviest tail of the weights; see ``bridge.tail_index``.
-    """
-
-    there: Leg
-    back: Leg
-    total: Estimate
-    name: str
-    estimates: dict[str, Estimate]
-    gap: float
-    gap_error: float
-    rungs: Array
-    tail: float
-
-    @classmethod
-    def of(cls, job: Job, units: dict[int, Unit]) -> Seen:
-        """Return what can be told from the units of a job."""
-        ordered = [units[key] for key in sorted(units)]
-        there = Leg.joined([unit.there for unit in ordered])
-        back = Leg.joined([unit.back for unit in ordered if unit.back is not None])
-        betas = job.plan.betas
-        found: dict[str, Estimate] = {}
-        found["way there"] = one_sided(there.log_z, 1.0)
-        found["way back"] = one_sided(-back.log_z, -1.0)
-        found["BAR there"], rungs = acceptance_ratio(betas, [there.populations])
-        found["BAR back"], _ = acceptance_ratio(betas, [back.populations])
-        legs = [there.populations]
-        if len(back.log_z) == len(there.log_z):
-            legs.append(back.populations)
-            found["BAR"], rungs = acceptance_ratio(betas, legs)
-            found["stepping stone"] = mean_of(found["way there"], found["way back"])
-        found["thermodynamic integration"] = integrated(betas, legs)
-        gap = found["BAR back"].value - found["BAR there"].value
-        gap_error = math.hypot(found["BAR back"].error, found["BAR there"].error)
-        # While islands differ little, the mean of their estimates of Z is unbiased and good.
-        name = "BAR" if job.narrow else "way there"
-        total, extra = found[name], 0.25 * gap if job.narrow else 0.0
-        if extra:
-            widened = math.hypot(1.0, extra / max(total.error, 1e-300))
-            total = Estimate(total.value, total.influence * widened)
-        return cls(
-            there, back, total, name, found, gap, gap_error, rungs, tail_index(betas, there.populations)
-        )
-
-    @property
-    def uneven(self) -> bool:
-        """Whether the mean over the islands is ruled by few, or may be."""
-        log_z = self.there.log_z
-        return len(log_z) < _MANY or float(log_z.var()) > _UNEVEN or self.tail > HEAVY_TAIL
-
-    def lags(self, target_error: float | None = None) -> bool:
-        """Return whether the ways there and back differ by more than chance, and enough to matter: a quarter
-        of the gap is part of the error."""
-        return abs(self.gap) > max(_LAG * self.gap_error, target_error or self.total.error)
-
-
 def _result(
     job: Job, units: dict[int, Unit], seen: Seen, target: Score, settings: dict[str, Any], doubt: Doubt | None
 ) -> LogZ:
@@ -315,7 +240,7 @@ def _result(
     return LogZ(
         total.value, error, verdict, words, seen.name,
         {name: (one.value, one.error) for name, one in seen.estimates.items()},
-        seen.estimates["BAR there"].value, seen.estimates["BAR back"].value, seen.gap_error,
+        seen.there_alone.value, seen.there_alone.value + seen.gap, seen.gap_error,
         job.plan.knots.barrier, job.plan.betas, seen.rungs,
         np.mean([leg.ess.mean(axis=1) for leg in legs], axis=0),
         np.mean([leg.acceptance.mean(axis=1) for leg in legs], axis=0),

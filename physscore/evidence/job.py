@@ -38,6 +38,7 @@ Look = Callable[..., None]
 _STEPS_PER_SPREAD = 3.0  # temperatures for a standard deviation of the energy on the way
 _MORE_IF_UNEVEN = 5.0  # times as many where single coordinates move in turn
 _LEAST_STEPS = 12
+_UNEVEN_WEIGHTS = 0.8  # effective share of the particles below which an island is resampled
 _LARGE_JOB = 2e9  # components of gradients: jobs are cut into units of about so many
 _DENSE_UP_TO = 32
 _CORRELATED = 2.0  # ratio of the eigenvalues
@@ -235,7 +236,7 @@ def prepare(
     _check_kernel(kernel)
     pilots = int(np.clip(2**21 // excess.dim, 8, 512 if compiled else max(32, min(128, islands * n // 4))))
     if compiled and excess.groups is not None:
-        pilots = int(np.clip(2**13 // excess.dim, 64, 512))
+        pilots = int(np.clip(2**15 // excess.dim, 64, 512))
     dense = kernel.metric == "dense" or (
         kernel.metric == "diagonal" and excess.dim <= _DENSE_UP_TO and excess.groups is None
         and not getattr(kernel, "sweep", False)
@@ -261,11 +262,15 @@ def prepare(
             knots.evaluations += spent
     if getattr(kernel, "sweep", False):
         per_spread *= _MORE_IF_UNEVEN
+    # Moves that are spared at each temperature go into more of these: particles move as often. Not where
+    # the schedule is given, nor where u fades before narrow places are found.
+    if schedule is not None or getattr(kernel, "sweep", False):
+        knots.moves = knots.forgotten
     length = float(knots.length[-1])
     if method == "ais":
         per_spread = max(per_spread, length)
-    betas = _betas(schedule, knots, max(_LEAST_STEPS, math.ceil(per_spread * length)))
-    threshold = 0.5 if method == "smc" else 0.0
+    betas = _betas(schedule, knots, max(_LEAST_STEPS, math.ceil(knots.spared * per_spread * length)))
+    threshold = _UNEVEN_WEIGHTS if method == "smc" else 0.0
     return Job(excess, kernel, Plan(kernel, knots, betas), islands, islands, n, threshold, seed)
 
 

@@ -31,9 +31,10 @@ class Knots:
         The integral of the standard deviation of u over beta, from 0: the length of the path.
     energy, spread : array (k,)
         Mean and standard deviation of u.
-    step_sizes, trajectories, moves, acceptance : array (k,)
-        Step size of the kernel and length of its trajectories, moves until u has forgotten where it was,
-        acceptance.
+    step_sizes, trajectories : array (k,)
+        Step size of the kernel and length of its trajectories.
+    moves, forgotten, acceptance : array (k,)
+        Moves until u hardly remembers where it was, and until it has forgotten; acceptance.
     means : array (k, d)
     scales : array (k, d) or (k, d, d)
         The coordinates; see ``Tempered``.
@@ -46,6 +47,7 @@ class Knots:
     step_sizes: Array
     trajectories: Array
     moves: Array
+    forgotten: Array
     acceptance: Array
     means: Array
     scales: Array
@@ -55,6 +57,13 @@ class Knots:
     def barrier(self) -> float:
         """The global communication barrier: the integral of E|u - u'| / 2, for normal u."""
         return float(self.length[-1]) / math.sqrt(math.pi)
+
+    @property
+    def spared(self) -> float:
+        """How many times the moves of a way would be if all were forgotten at each temperature."""
+        weights = np.diff(self.length, prepend=0.0, append=self.length[-1])
+        weights = weights[1:] + weights[:-1]
+        return float((weights @ self.forgotten) / max(weights @ self.moves, 1e-300)) if weights.any() else 1.0
 
 
 @dataclass

@@ -181,7 +181,7 @@ class Ladders:
         return Leg(
             Populations(u, np.zeros(shape), np.zeros(shape[:2])), log_z, np.zeros(shape[1:]), work,
             np.zeros(shape[1], np.int64), self.virial / shape[2],
-            self.accepted / shape[2], ess,
+            self.accepted / shape[2], ess, np.zeros(shape[:2]), np.zeros(shape[:2]),
         )  # fmt: skip
 
 

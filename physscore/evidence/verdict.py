@@ -19,6 +19,7 @@ _LEAST_ACCEPTANCE = 0.1, 0.01
 _LEAST_ESS = 0.05
 _ONE_ISLAND = 0.5  # of the variance between many islands
 _SCORE_ERROR = 1e-3
+_PAIRS, _COMPONENTS = 128, 1 << 16  # of a state
 HEAVY_TAIL = 0.5  # the shape parameter from which on weights have no variance
 
 
@@ -101,6 +102,23 @@ def _not_invariant(legs: Sequence[Leg]) -> list[Finding]:
         f"the particles do not follow the density: the mean of x . grad E is off by {worst:.1f} errors "
         "(a wrong score, a kernel that does not leave it invariant, or too few moves)", worst > 2 * limit,
     )]  # fmt: skip
+
+
+def continuous(excess: Excess, y: Array) -> bool:
+    """Return whether u changes on the way between some states as integrals of its gradient say: where it
+    jumps, as at walls, Stein's identity does not hold."""
+    n = min(len(y) // 2, _PAIRS, max(2, _COMPONENTS // y.shape[1]))
+    start, along = y[:n], 0.25 * (y[n : 2 * n] - y[:n])
+    integrals = []
+    with np.errstate(over="ignore", invalid="ignore"):
+        change = excess(start + along)[0] - excess(start)[0]
+        for order in (5, 8, 11):  # where these differ, nothing can be told
+            nodes, weights = np.polynomial.legendre.leggauss(order)
+            at = start + (0.5 + 0.5 * nodes)[:, np.newaxis, np.newaxis] * along
+            slopes = excess(at.reshape(-1, y.shape[1]))[1].reshape(at.shape)
+            integrals.append(0.5 * np.einsum("k,kni,ni->n", weights, slopes, along))
+    allowed = _SCORE_ERROR * (np.abs(change) + np.std(change)) + 10 * np.ptp(integrals, axis=0)
+    return bool((np.abs(change - integrals[-1]) <= allowed).all())
 
 
 def score_fits(excess: Excess, y: Array) -> list[Finding]:

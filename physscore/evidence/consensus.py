@@ -1,0 +1,115 @@
+"""What the islands say together: all estimates, the best of them, and whether more is needed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from physscore.core import Array
+from physscore.evidence.annealed import Leg
+from physscore.evidence.bridge import (
+    Estimate,
+    acceptance_ratio,
+    controlled,
+    integrated,
+    mean_of,
+    one_sided,
+    tail_index,
+)
+from physscore.evidence.job import Job, Unit
+from physscore.evidence.verdict import HEAVY_TAIL, continuous
+
+_UNEVEN = 0.5  # variance of the islands' log Z: beyond, few of them rule their mean
+_MANY = 16  # islands, whose variance can be told
+_LAG = 3.0  # errors between the ways there and back, above which the schedule is lengthened
+_WORTH = 0.8  # of the error, below which control variates are used
+_STRAY = 3.0  # errors from zero, above which they are not
+
+
+@dataclass
+class Seen:
+    """What the islands say together.
+
+    Attributes
+    ----------
+    there, back : Leg
+        Both ways of all islands that went them.
+    total : Estimate
+        The best estimate, by the way called ``name``.
+    estimates : dict
+        All of them.
+    there_alone : Estimate
+        What the way there says by itself.
+    gap, gap_error : float
+        By how much the way back is above the way there.
+    rungs : array (k,)
+        What each step of the schedule adds to log Z.
+    tail : float
+        The heaviest tail of the weights; see ``bridge.tail_index``.
+    """
+
+    there: Leg
+    back: Leg
+    total: Estimate
+    name: str
+    estimates: dict[str, Estimate]
+    there_alone: Estimate
+    gap: float
+    gap_error: float
+    rungs: Array
+    tail: float
+
+    @classmethod
+    def of(cls, job: Job, units: dict[int, Unit]) -> Seen:
+        """Return what can be told from the units of a job."""
+        ordered = [units[key] for key in sorted(units)]
+        there = Leg.joined([unit.there for unit in ordered])
+        back = Leg.joined([unit.back for unit in ordered if unit.back is not None])
+        betas = job.plan.betas
+        ways = {"BAR there": [there], "BAR back": [back]}
+        found = {"way there": one_sided(there.log_z, 1.0), "way back": one_sided(-back.log_z, -1.0)}
+        if len(back.log_z) == len(there.log_z):
+            ways["BAR"] = [there, back]
+            found["stepping stone"] = mean_of(found["way there"], found["way back"])
+        bars, rungs, added = {}, {}, {}
+        for way, legs in ways.items():
+            populations = [leg.populations for leg in legs]
+            bars[way], rungs[way] = acceptance_ratio(betas, populations)
+            added[way] = controlled(
+                betas, populations, [leg.control for leg in legs], [leg.fitting for leg in legs]
+            )
+        tail = tail_index(betas, there.populations)
+        best = "BAR" if "BAR" in ways else "BAR there"
+        found |= bars
+        found["thermodynamic integration"] = integrated(betas, [leg.populations for leg in ways[best]])
+        found["control variates"] = bars[best] + added[best]
+        # While islands differ little, the mean of their estimates of Z is unbiased and good.
+        name = "BAR" if job.narrow else "way there"
+        total, doubt = found[name], 0.0
+        if (
+            tail <= HEAVY_TAIL
+            and found["control variates"].error < _WORTH * total.error
+            and abs(added[best].value) < _STRAY * added[best].error
+            and continuous(job.excess, ordered[0].y)
+        ):
+            doubt = 0.5 * total.error**2  # the bias of a logarithm, which is not controlled
+            name, total = "control variates", found["control variates"]
+            bars = {way: bar + added[way] for way, bar in bars.items()}
+        gap = bars["BAR back"].value - bars["BAR there"].value
+        gap_error = math.hypot(bars["BAR back"].error, bars["BAR there"].error)
+        if job.narrow:
+            doubt = math.hypot(doubt, 0.25 * gap)
+        if doubt > 0:
+            total = Estimate(total.value, total.influence * math.hypot(1.0, doubt / max(total.error, 1e-300)))
+        return cls(there, back, total, name, found, bars["BAR there"], gap, gap_error, rungs[best], tail)
+
+    @property
+    def uneven(self) -> bool:
+        """Whether the mean over the islands is ruled by few, or may be."""
+        log_z = self.there.log_z
+        return len(log_z) < _MANY or float(log_z.var()) > _UNEVEN or self.tail > HEAVY_TAIL
+
+    def lags(self, target_error: float | None = None) -> bool:
+        """Return whether the ways there and back differ by more than chance, and enough to matter: a quarter
+        of the gap is part of the error."""
+        return abs(self.gap) > max(_LAG * self.gap_error, target_error or self.total.error)
