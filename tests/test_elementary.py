@@ -10,11 +10,12 @@ from physscore import elementary
 
 @numba.njit
 def all_of(x):
-    out = np.empty((4, len(x)))
+    out = np.empty((6, len(x)))
     for i in range(len(x)):
         out[0, i] = elementary.exp(x[i])
         out[1, i] = elementary.log(abs(x[i]) + 1e-300)
         out[2, i], out[3, i] = elementary.log_cosh_and_tanh(x[i])
+        out[4, i], out[5, i] = elementary.sin_and_cos(x[i])
     return out
 
 
@@ -39,6 +40,8 @@ def test_they_are_the_library_s():
     expected = np.logaddexp(x, -x) - math.log(2)
     np.testing.assert_allclose(found[2], expected, rtol=1e-15, atol=4e-16)
     np.testing.assert_allclose(found[3], np.tanh(x), rtol=0, atol=1e-15)
+    np.testing.assert_allclose(found[4], np.sin(x), rtol=0, atol=1e-15)
+    np.testing.assert_allclose(found[5], np.cos(x), rtol=0, atol=1e-15)
 
 
 def test_single_precision():

@@ -46,7 +46,7 @@ def test_agrees_with_annealing(name):
     there = ps.estimate_log_z(found.target, found.reference, seed=5)
     run, _ = estimate(name, 5)
     assert abs(run.log_z - there.log_z) < 4 * np.hypot(run.error, there.error)
-    assert run.error < 2 * there.error
+    assert run.error < 2 * there.estimates["BAR there"][1]  # replica exchange has no control variates
     assert run.evaluations < 2 * there.evaluations
     assert run.barrier == pytest.approx(there.barrier, rel=0.2)
 

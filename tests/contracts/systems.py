@@ -47,6 +47,7 @@ def build():
         "shells": ps.Shells(2),
         "funnel": ps.Funnel(4),
         "banana": ps.Banana(2.0, 0.3, 3),
+        "egg box": ps.EggBox(),
         "double well": ps.DoubleWell(tilt=0.3, dim=2),
         "student": ps.Student(4.0, 2.0, 3),
         "phi4": ps.Phi4((4, 3), mass2=-1.0, coupling=0.5),
