@@ -186,6 +186,56 @@ def test_interrupt_keeps_what_is_finished(tmp_path, uninterrupted):
     assert [file.name for file in tmp_path.iterdir()] == ["z.h5"]
 
 
+MODEL = """
+import time
+import physscore as ps
+mixture = ps.GaussianMixture([1, 3], [[0.0, 0.0], [3.0, 1.0]], 1.0)
+pause = 0.0
+def both(x):
+    time.sleep(pause)
+    return mixture.energy_and_score(x)
+"""
+
+SHARED = """
+import sys
+import model
+import physscore as ps
+from physscore.evidence import job
+from physscore.store import evidence
+job._LARGE_JOB = 1.0
+evidence._EVERY, evidence._SHARE = 0.0, 1.0
+ps.estimate_log_z(ps.from_functions(energy_and_score=model.both, shape=2), ps.Gaussian(0.0, 4.0, dim=2),
+                  particles=512, islands=64, seed=4, workers=int(sys.argv[1]), checkpoint="z.h5", resume=True)
+"""
+
+
+def test_interrupt_keeps_what_workers_end(tmp_path):
+    def run(workers, pause):
+        (tmp_path / "model.py").write_text(MODEL.replace("pause = 0.0", f"pause = {pause}"))
+        return subprocess.Popen([sys.executable, "-c", SHARED, workers], cwd=tmp_path, text=True,
+                                stderr=subprocess.PIPE)  # fmt: skip
+
+    def to_the_end():
+        process = run("1", 0.0)
+        _, error = process.communicate(timeout=60)
+        assert process.returncode == 0, error
+        return read_log_z(tmp_path / "z.h5")
+
+    expected = to_the_end()
+    (tmp_path / "z.h5").unlink()
+    part, process = tmp_path / "z.h5.part", run("2", 0.005)
+    while not part.exists() or pieces(part) == 0:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert error.rstrip().endswith("KeyboardInterrupt"), error
+    assert not (tmp_path / "z.h5").exists()
+    assert pieces(part) > 1  # at least what the other worker was at
+    assert_same(to_the_end(), expected)
+
+
 # --- Refused --------------------------------------------------------------------------------------
 
 

@@ -23,6 +23,7 @@ _UNEVEN = 0.5  # variance of the islands' log Z: beyond, few of them rule their 
 _MANY = 16  # islands, whose variance can be told
 _LAG = 3.0  # errors between the ways there and back, above which the schedule is lengthened
 _WORTH = 0.8  # of the error, below which control variates are used
+_CURVED = 0.25  # of a variance: by how much an estimate may be biased, half of what logarithms of Z are
 _STRAY = 3.0  # errors from zero, above which they are not
 
 
@@ -92,7 +93,7 @@ class Seen:
             and abs(added[best].value) < _STRAY * added[best].error
             and continuous(job.excess, ordered[0].y)
         ):
-            doubt = 0.5 * total.error**2  # the bias of a logarithm, which is not controlled
+            doubt = _CURVED * total.error**2  # what logarithms add is not controlled
             name, total = "control variates", found["control variates"]
             bars = {way: bar + added[way] for way, bar in bars.items()}
         gap = bars["BAR back"].value - bars["BAR there"].value

@@ -146,7 +146,9 @@ def explore_couplings(
     pilot = CouplingPilot(Travellers(family, kernel, some, seed=seed, dense=dense), kernel)
     pilot.settle(0.0)
     pilot.go(seed, progress)
-    return pilot.knots()
+    knots = pilot.knots()
+    knots.moves = knots.forgotten
+    return knots
 
 
 def ladder(

@@ -264,7 +264,7 @@ def prepare(
         per_spread *= _MORE_IF_UNEVEN
     # Moves that are spared at each temperature go into more of these: particles move as often. Not where
     # the schedule is given, nor where u fades before narrow places are found.
-    if schedule is not None or getattr(kernel, "sweep", False):
+    if schedule is not None or method == "tempering" or getattr(kernel, "sweep", False):
         knots.moves = knots.forgotten
     length = float(knots.length[-1])
     if method == "ais":
