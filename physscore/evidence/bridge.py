@@ -20,6 +20,8 @@ from physscore.arrays import compiled, parallel
 from physscore.core import Array
 from physscore.elementary import exp
 
+_LEAST_TAIL = 20  # weights
+
 
 @dataclass
 class Populations:
@@ -226,36 +228,39 @@ def controlled(
 
 
 def tail_index(betas: Array, leg: Populations) -> float:
-    """Return the largest shape parameter k of the tails of the weights on any rung, and what chance may have
-    taken from it, 0.5 / sqrt(m) for m weights.
+    """Return the largest shape parameter k of the tails of the weights, averaged over neighbouring rungs, and
+    what chance may have taken from it, 0.5 / sqrt(m) for m weights.
 
-    Their variance is infinite beyond k = 1/2 (Zhang & Stephens 2009; Vehtari et al. 2024, arXiv:1507.02646,
-    appendix J).
+    Their variance is infinite beyond k = 1/2.
     """
-    found = -np.inf
-    for rung, step in enumerate(np.diff(betas)):
-        log_w = -step * leg.u[rung].ravel()
-        n = len(log_w)
-        m = int(min(0.2 * n, 3 * np.sqrt(n)))
-        log_w = np.sort(np.partition(log_w, n - m - 1)[n - m - 1 :])
-        if m < 20 or not np.isfinite(log_w[-m - 1 :]).all():
-            continue
-        x = np.expm1(log_w[-m:] - log_w[-m - 1])  # exceedances, in units of their threshold
-        x = x[x > 0]
-        if len(x) < 20 or x[-1] < 1e-6:
-            continue
-        m = len(x)
-        grid = 30 + int(np.sqrt(m))
-        theta = (1 - np.sqrt(grid / (np.arange(1, grid + 1) - 0.5))) / (3 * x[int(m / 4 + 0.5) - 1]) + 1 / x[
-            -1
-        ]
-        k = np.log1p(-theta[:, np.newaxis] * x).mean(axis=1)
-        likelihood = m * (np.log(-theta / k) - k - 1)
-        weights = softmax(likelihood)
-        best = (theta * weights).sum() / weights.sum()
-        shape = float(np.log1p(-best * x).mean())
-        found = max(found, shape + 0.5 / np.sqrt(m))
-    return found
+    found = [_tail_of(-step * leg.u[rung].ravel()) for rung, step in enumerate(np.diff(betas))]
+    shapes = np.array([shape for shape in found if shape is not None])
+    if len(shapes) < 3:
+        return float(shapes.max(initial=-np.inf))
+    ends = [shapes[:2].mean(), shapes[-2:].mean()]  # heavy tails last, chance does not
+    return float(max(*ends, np.convolve(shapes, np.ones(3) / 3, "valid").max()))
+
+
+def _tail_of(log_w: Array) -> float | None:
+    """Return k of the largest of some weights (Zhang & Stephens 2009; Vehtari et al. 2024, arXiv:1507.02646,
+    appendix J); None if they are too few."""
+    n = len(log_w)
+    m = int(min(0.2 * n, 3 * np.sqrt(n)))
+    log_w = np.sort(np.partition(log_w, n - m - 1)[n - m - 1 :])
+    if m < _LEAST_TAIL or not np.isfinite(log_w[-m - 1 :]).all():
+        return None
+    x = np.expm1(log_w[-m:] - log_w[-m - 1])  # exceedances, in units of their threshold
+    x = x[x > 0]
+    m = len(x)
+    if m < _LEAST_TAIL or x[-1] < 1e-6:
+        return None
+    grid = 30 + int(np.sqrt(m))
+    root = np.sqrt(grid / (np.arange(1, grid + 1) - 0.5))
+    theta = (1 - root) / (3 * x[int(m / 4 + 0.5) - 1]) + 1 / x[-1]
+    k = np.log1p(-theta[:, np.newaxis] * x).mean(axis=1)
+    weights = softmax(m * (np.log(-theta / k) - k - 1))
+    best = (theta * weights).sum() / weights.sum()
+    return float(np.log1p(-best * x).mean() + 0.5 / np.sqrt(m))
 
 
 def integrated(betas: Array, legs: Sequence[Populations]) -> Estimate:
