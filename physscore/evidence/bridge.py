@@ -20,7 +20,7 @@ from physscore.arrays import compiled, parallel
 from physscore.core import Array
 from physscore.elementary import exp
 
-_LEAST_TAIL = 20  # weights
+_LEAST_TAIL, _ENOUGH = 20, 60  # weights
 
 
 @dataclass
@@ -228,24 +228,29 @@ def controlled(
 
 
 def tail_index(betas: Array, leg: Populations) -> float:
-    """Return the largest shape parameter k of the tails of the weights, averaged over neighbouring rungs, and
-    what chance may have taken from it, 0.5 / sqrt(m) for m weights.
+    """Return the largest shape parameter k of the tails of the weights, and what chance may have taken from
+    it, 0.5 / sqrt(m) for m weights. Where these are few, neighbouring rungs are averaged: what is heavy on
+    one is so on the next, and chance is not.
 
-    Their variance is infinite beyond k = 1/2.
+    The variance of weights is infinite beyond k = 1/2.
     """
     found = [_tail_of(-step * leg.u[rung].ravel()) for rung, step in enumerate(np.diff(betas))]
     shapes = np.array([shape for shape in found if shape is not None])
-    if len(shapes) < 3:
-        return float(shapes.max(initial=-np.inf))
-    ends = [shapes[:2].mean(), shapes[-2:].mean()]  # heavy tails last, chance does not
-    return float(max(*ends, np.convolve(shapes, np.ones(3) / 3, "valid").max()))
+    if len(shapes) == 0:
+        return -np.inf
+    together = min(len(shapes), -(-_ENOUGH // _tail_size(leg.u[0].size)))
+    return float(np.convolve(shapes, np.ones(together) / together, "valid").max())
+
+
+def _tail_size(n: int) -> int:
+    return max(1, int(min(0.2 * n, 3 * np.sqrt(n))))
 
 
 def _tail_of(log_w: Array) -> float | None:
     """Return k of the largest of some weights (Zhang & Stephens 2009; Vehtari et al. 2024, arXiv:1507.02646,
     appendix J); None if they are too few."""
     n = len(log_w)
-    m = int(min(0.2 * n, 3 * np.sqrt(n)))
+    m = _tail_size(n)
     log_w = np.sort(np.partition(log_w, n - m - 1)[n - m - 1 :])
     if m < _LEAST_TAIL or not np.isfinite(log_w[-m - 1 :]).all():
         return None
