@@ -71,8 +71,8 @@ def estimate_log_z(
     islands
         Independent groups of them, at least 4. [default: 64, fewer if particles are few, but 8]
     schedule
-        Number of temperatures, or all of them from 0 to 1. [default: two for each standard deviation of
-        the energy on the way, and more if the ways there and back differ]
+        Number of temperatures, or all of them from 0 to 1. [default: three or more for each standard
+        deviation of the energy on the way, and more if the ways there and back differ]
     method
         "smc": resample where weights have become uneven. "ais": never (annealed importance sampling).
         "tempering": replica exchange, an independent second opinion.
