@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from physscore.philox import fma, inline, select
+from physscore.philox import fma, inline, select, sine_and_cosine
 
 _i64, _f64 = np.int64, np.float64
 _SHIFT = 6755399441055744.0  # 1.5 * 2^52: adding it rounds to whole numbers
@@ -74,13 +74,7 @@ def sin_and_cos(x):
     r = fma(n, -1.5707963267341256, x)  # pi / 2 in three parts, of which two are exact times n
     r = fma(n, -6.077100506303966e-11, r)
     r = fma(n, -2.0222662487959506e-21, r)
-    y = r * r
-    sin = fma(y, fma(y, 1 / 355687428096000, -1 / 1307674368000), 1 / 6227020800)
-    sin = fma(y, fma(y, fma(y, sin, -1 / 39916800), 1 / 362880), -1 / 5040)
-    sin = fma(y * r, fma(y, fma(y, sin, 1 / 120), -1 / 6), r)
-    cos = fma(y, fma(y, 1 / 20922789888000, -1 / 87178291200), 1 / 479001600)
-    cos = fma(y, fma(y, fma(y, cos, -1 / 3628800), 1 / 40320), -1 / 720)
-    cos = fma(y, fma(y, fma(y, cos, 1 / 24), -1 / 2), 1.0)
+    sin, cos = sine_and_cosine(r)
     quarter = _f64(shifted).view(_i64)
     odd, half = (quarter & _i64(1)) != _i64(0), (quarter & _i64(2)) != _i64(0)
     a, b = select(odd, cos, sin), select(odd, sin, cos)

@@ -145,6 +145,19 @@ def box_muller_32(w0, w1, fixed):
 
 
 @inline
+def sine_and_cosine(angle):
+    """Return both for a float64 angle of at most an eighth of a turn."""
+    y = angle * angle
+    sin = fma(y, fma(y, 1 / 355687428096000, -1 / 1307674368000), 1 / 6227020800)
+    sin = fma(y, fma(y, fma(y, sin, -1 / 39916800), 1 / 362880), -1 / 5040)
+    sin = fma(y * angle, fma(y, fma(y, sin, 1 / 120), -1 / 6), angle)
+    cos = fma(y, fma(y, 1 / 20922789888000, -1 / 87178291200), 1 / 479001600)
+    cos = fma(y, fma(y, fma(y, cos, -1 / 3628800), 1 / 40320), -1 / 720)
+    cos = fma(y, fma(y, fma(y, cos, 1 / 24), -1 / 2), 1.0)
+    return sin, cos
+
+
+@inline
 def box_muller_64(w0, w1, fixed):
     i64 = np.int64
     t = fma(_f64(i64(w0)), 2.0**-64, 2.0**-65)
@@ -161,13 +174,7 @@ def box_muller_64(w0, w1, fixed):
     r = select(fixed, math.sqrt(2.0), math.sqrt(fma(_f64(exponent), -2 * math.log(2.0), -4.0 * atanh)))
     quarter = (w1 + _u64(1 << 61)) >> _u64(62)
     angle = _f64(i64(_u64(w1 - (quarter << _u64(62))))) * (2 * math.pi * 2.0**-64)
-    y = angle * angle
-    sin = fma(y, fma(y, 1 / 355687428096000, -1 / 1307674368000), 1 / 6227020800)
-    sin = fma(y, fma(y, fma(y, sin, -1 / 39916800), 1 / 362880), -1 / 5040)
-    sin = fma(y * angle, fma(y, fma(y, sin, 1 / 120), -1 / 6), angle)
-    cos = fma(y, fma(y, 1 / 20922789888000, -1 / 87178291200), 1 / 479001600)
-    cos = fma(y, fma(y, fma(y, cos, -1 / 3628800), 1 / 40320), -1 / 720)
-    cos = fma(y, fma(y, fma(y, cos, 1 / 24), -1 / 2), 1.0)
+    sin, cos = sine_and_cosine(angle)
     odd = (quarter & _u64(1)) != _u64(0)
     x0, x1 = _f64(r * select(odd, sin, cos)), _f64(r * select(odd, cos, sin))
     sign0 = _u64(((quarter + _u64(1)) << _u64(62)) & _u64(1 << 63))

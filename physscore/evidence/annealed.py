@@ -187,7 +187,6 @@ def run_leg(
     seen = Populations(np.zeros((*shape, n)), np.zeros((*shape, n)), np.zeros(shape))
     virial, acceptance, ess = np.zeros(shape), np.ones(shape), np.ones(shape)
     control, fitting = np.zeros(shape), np.zeros(shape)
-    walls = False  # where there are any, Stein's identity does not hold
     uniforms = resampling_uniforms(particles.seed, particles.first // n, islands, n_betas + 1, back=back)
     beta, d = 1.0 if back else 0.0, particles.y.shape[1]
     for k in range(n_betas - 1, -1, -1) if back else range(n_betas):
@@ -211,8 +210,7 @@ def run_leg(
         seen.log_z[k] = log_z + log_mean(log_w) + (0.0 if start is None else start)
         slope = -np.einsum("ni,ni->n", particles.y, particles.score()) - d
         virial[k] = (normalised(log_w) * slope.reshape(islands, n)).sum(axis=1)
-        walls = walls or not bool(np.isfinite(particles.u).all())
-        if not walls:
+        if np.isfinite(particles.u).all():
             between = normalised(seen.log_z[k]) * islands
             control[k], fitting[k] = particles.controls(normalised(log_w), between)
         progress(k, float(ess[k].mean()))

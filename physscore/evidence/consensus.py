@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from physscore.core import Array
 from physscore.evidence.annealed import Leg
 from physscore.evidence.bridge import (
@@ -89,6 +91,7 @@ class Seen:
         total, doubt = found[name], 0.0
         if (
             tail <= HEAVY_TAIL
+            and bool(np.isfinite(there.populations.u).all())  # no walls: Stein's identity holds
             and found["control variates"].error < _WORTH * total.error
             and abs(added[best].value) < _STRAY * added[best].error
             and continuous(job.excess, ordered[0].y)

@@ -234,9 +234,10 @@ def prepare(
     if kernel is None:
         kernel = MALA() if compiled and excess.groups is None else HMC(harmonic=True)
     _check_kernel(kernel)
-    pilots = int(np.clip(2**21 // excess.dim, 8, 512 if compiled else max(32, min(128, islands * n // 4))))
-    if compiled and excess.groups is not None:
-        pilots = int(np.clip(2**15 // excess.dim, 64, 512))
+    if compiled:
+        pilots = 512 if excess.groups is None else int(np.clip(2**15 // excess.dim, 64, 512))
+    else:
+        pilots = int(np.clip(2**21 // excess.dim, 8, max(32, min(128, islands * n // 4))))
     dense = kernel.metric == "dense" or (
         kernel.metric == "diagonal" and excess.dim <= _DENSE_UP_TO and excess.groups is None
         and not getattr(kernel, "sweep", False)
