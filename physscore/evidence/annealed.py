@@ -72,7 +72,7 @@ class Particles:
 
     def gain(self, here: float, there: float) -> Array:
         """Return what their log weights gain on the way from one temperature to another."""
-        return (here - there) * self.u
+        return np.where(self.u < np.inf, (here - there) * self.u, -np.inf)
 
     def score(self) -> Array:
         """Return the score of the density at their temperature, over y."""
@@ -132,6 +132,8 @@ class Leg:
         The effective sample size is a share of the particles, before resampling.
     control, fitting : array (k + 1, islands)
         What has mean zero and goes with minus the mean of u, and each island's part in it; see ``Controls``.
+    inside : array (islands,)
+        Log of the share of the first particles where the target is not zero.
     """
 
     populations: Populations
@@ -144,6 +146,12 @@ class Leg:
     ess: Array
     control: Array
     fitting: Array
+    inside: Array
+
+    @property
+    def walled(self) -> bool:
+        """Whether the target is zero at some of the reference's draws: Stein's identity does not hold."""
+        return bool((self.inside < 0).any())
 
     def arrays(self) -> dict[str, Array]:
         """Return all as named arrays."""
@@ -189,6 +197,12 @@ def run_leg(
     control, fitting = np.zeros(shape), np.zeros(shape)
     uniforms = resampling_uniforms(particles.seed, particles.first // n, islands, n_betas + 1, back=back)
     beta, d = 1.0 if back else 0.0, particles.y.shape[1]
+    # Beyond walls there is nothing to come back from: the way begins with the reference inside of them.
+    log_w[~np.isfinite(particles.u.reshape(islands, n))] = -np.inf
+    if start is not None:
+        log_w[~np.isfinite(start)] = -np.inf
+    inside = log_mean(log_w)
+    work += log_w
     for k in range(n_betas - 1, -1, -1) if back else range(n_betas):
         if plan.betas[k] != beta:
             gain = particles.gain(beta, float(plan.betas[k])).reshape(islands, n)
@@ -216,10 +230,9 @@ def run_leg(
         progress(k, float(ess[k].mean()))
     log_z = log_z + log_mean(log_w)
     final, gathered = log_w.copy(), work.copy()
-    resample(
-        particles, log_w, (np.ptp(log_w, axis=1) > 0) & np.isfinite(log_w).any(axis=1), uniforms[-1], work
-    )
-    return Leg(seen, log_z, final, gathered, resampled, virial, acceptance, ess, control, fitting)
+    uneven = (log_w.max(axis=1) > log_w.min(axis=1)) & np.isfinite(log_w).any(axis=1)
+    resample(particles, log_w, uneven, uniforms[-1], work)
+    return Leg(seen, log_z, final, gathered, resampled, virial, acceptance, ess, control, fitting, inside)
 
 
 def effective_share(log_w: Array) -> npt.NDArray[np.float64]:

@@ -51,8 +51,12 @@ class Populations:
 
         Islands are weighted by their estimates of Z, to a power that keeps few of them from ruling.
         """
-        log_z = self.log_z - self.log_z.mean(axis=1, keepdims=True)
-        power = 1.0 / np.maximum(1.0, log_z.var(axis=1, keepdims=True))
+        alive = np.isfinite(self.log_z)
+        many = np.maximum(alive.sum(axis=1, keepdims=True), 1)
+        centre = self.log_z.sum(axis=1, keepdims=True, where=alive) / many
+        log_z = self.log_z - centre
+        variance = (log_z**2).sum(axis=1, keepdims=True, where=alive) / many
+        power = 1.0 / np.maximum(1.0, variance)
         return normalised(power * log_z) * log_z.shape[1], normalised(self.log_weights)
 
 
@@ -205,9 +209,21 @@ def one_sided(log_z: Array, sign: float) -> Estimate:
     """
     total = logsumexp(sign * log_z) - np.log(len(log_z))
     influence = sign * (np.exp(sign * log_z - total) - 1.0)
-    least = np.expm1(min(float(log_z.var(ddof=1)), 50.0))
+    alive = log_z[np.isfinite(log_z)]
+    least = np.expm1(min(float(alive.var(ddof=1)), 50.0)) if len(alive) > 1 else 0.0
     seen = float(influence.var(ddof=1))
     return Estimate(float(sign * total), influence * np.sqrt(max(1.0, least / max(seen, 1e-300))))
+
+
+def returned(log_z: Array) -> Estimate:
+    """Return the same for islands that went back and lost log Z, but for those that were empty."""
+    alive = np.isfinite(log_z)
+    if not alive.any():
+        return Estimate(np.nan, np.full(len(log_z), np.nan))
+    found = one_sided(-log_z[alive], -1.0)
+    influence = np.zeros(len(log_z))
+    influence[alive] = found.influence * (len(log_z) / alive.sum())
+    return Estimate(found.value, influence)
 
 
 def controlled(

@@ -16,6 +16,7 @@ from physscore.evidence.bridge import (
     integrated,
     mean_of,
     one_sided,
+    returned,
     tail_index,
 )
 from physscore.evidence.job import Job, Unit
@@ -70,28 +71,37 @@ class Seen:
         back = Leg.joined([unit.back for unit in ordered if unit.back is not None])
         betas = job.plan.betas
         ways = {"BAR there": [there], "BAR back": [back]}
-        found = {"way there": one_sided(there.log_z, 1.0), "way back": one_sided(-back.log_z, -1.0)}
+        # Where the target is zero at some of the reference's draws, ways begin and end where it is not.
+        inside = {way: one_sided(there.inside[: len(legs[0].log_z)], 1.0) for way, legs in ways.items()}
+        found = {
+            "way there": one_sided(there.log_z, 1.0),
+            "way back": returned(back.log_z) + inside["BAR back"],
+        }
         if len(back.log_z) == len(there.log_z):
-            ways["BAR"] = [there, back]
+            ways["BAR"], inside["BAR"] = [there, back], inside["BAR there"]
             found["stepping stone"] = mean_of(found["way there"], found["way back"])
         bars, rungs, added = {}, {}, {}
         for way, legs in ways.items():
             populations = [leg.populations for leg in legs]
-            bars[way], rungs[way] = acceptance_ratio(betas, populations)
+            bar, rungs[way] = acceptance_ratio(betas, populations)
+            bars[way] = inside[way] + bar
+            rungs[way][0] += inside[way].value
             added[way] = controlled(
                 betas, populations, [leg.control for leg in legs], [leg.fitting for leg in legs]
             )
         tail = tail_index(betas, there.populations)
         best = "BAR" if "BAR" in ways else "BAR there"
         found |= bars
-        found["thermodynamic integration"] = integrated(betas, [leg.populations for leg in ways[best]])
-        found["control variates"] = bars[best] + added[best]
+        mean_energies = integrated(betas, [leg.populations for leg in ways[best]])
+        found["thermodynamic integration"] = inside[best] + mean_energies
+        if not there.walled:
+            found["control variates"] = bars[best] + added[best]
         # While islands differ little, the mean of their estimates of Z is unbiased and good.
         name = "BAR" if job.narrow else "way there"
         total, doubt = found[name], 0.0
         if (
-            tail <= HEAVY_TAIL
-            and bool(np.isfinite(there.populations.u).all())  # no walls: Stein's identity holds
+            not there.walled
+            and tail <= HEAVY_TAIL
             and found["control variates"].error < _WORTH * total.error
             and abs(added[best].value) < _STRAY * added[best].error
             and continuous(job.excess, ordered[0].y)
@@ -111,7 +121,9 @@ class Seen:
     def uneven(self) -> bool:
         """Whether the mean over the islands is ruled by few, or may be."""
         log_z = self.there.log_z
-        return len(log_z) < _MANY or float(log_z.var()) > _UNEVEN or self.tail > HEAVY_TAIL
+        if len(log_z) < _MANY or not np.isfinite(log_z).all() or self.tail > HEAVY_TAIL:
+            return True
+        return float(log_z.var()) > _UNEVEN
 
     def lags(self, target_error: float | None = None) -> bool:
         """Return whether the ways there and back differ by more than chance, and enough to matter: a quarter

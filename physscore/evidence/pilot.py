@@ -344,6 +344,11 @@ def distance(step: float, lower: Array, upper: Array) -> float:
 
 
 def _correlation(a: Array, b: Array) -> float:
+    finite = np.isfinite(a) & np.isfinite(b)
+    if not finite.all():
+        a, b = a[finite], b[finite]
+    if len(a) < 2:
+        return 1.0
     centred, other = a - a.mean(), b - b.mean()
     size = math.sqrt(float((centred**2).sum() * (other**2).sum()))
     return float((centred * other).sum() / size) if size > 0 else 0.0

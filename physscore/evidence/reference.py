@@ -85,6 +85,7 @@ def fitted(target: Energy, seed: int, progress: Callable[[int], None] = lambda n
 
 def _energy(particles: Particles) -> tuple[float, float]:
     energy = 0.5 * np.einsum("ni,ni->n", particles.y, particles.y) + particles.u
+    energy = energy[np.isfinite(energy)]  # some may still be outside of walls
     return float(np.mean(energy)), float(np.std(energy))
 
 

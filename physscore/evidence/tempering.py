@@ -17,7 +17,7 @@ from scipy.special import log_ndtr, logsumexp, ndtri, stdtr
 
 from physscore.core import Array, Energy, InputError
 from physscore.evidence.annealed import Leg, Particles, effective_share, run_leg
-from physscore.evidence.bridge import Estimate, Populations, acceptance_ratio, mean_of, one_sided
+from physscore.evidence.bridge import Estimate, Populations, acceptance_ratio, log_mean, mean_of, one_sided
 from physscore.evidence.excess import excess_of
 from physscore.evidence.job import Job, prepare
 from physscore.evidence.pilot import check_start
@@ -178,10 +178,11 @@ class Ladders:
         ess = np.ones(shape[:2])
         ess[1:] = effective_share(-steps * u[:-1])
         log_z = logsumexp(work, axis=1) - math.log(shape[2])
+        inside = log_mean(np.where(np.isfinite(u[0]), 0.0, -np.inf))
         return Leg(
             Populations(u, np.zeros(shape), np.zeros(shape[:2])), log_z, np.zeros(shape[1:]), work,
             np.zeros(shape[1], np.int64), self.virial / shape[2],
-            self.accepted / shape[2], ess, np.zeros(shape[:2]), np.zeros(shape[:2]),
+            self.accepted / shape[2], ess, np.zeros(shape[:2]), np.zeros(shape[:2]), inside,
         )  # fmt: skip
 
 
@@ -291,6 +292,7 @@ def _result(
     plan = job.plan
     u = leg.populations.u
     forward, reverse = (stepping_stone(plan.betas, u, sign) for sign in (1, -1))
+    reverse += one_sided(leg.inside, 1.0)
     estimates = {
         "BAR": total, "forward": forward, "reverse": reverse,
         "stepping stone": mean_of(forward, reverse),

@@ -17,6 +17,7 @@ from physscore.evidence.excess import Excess
 _SUSPECT, _FAILED = 4.5, 9.0
 _LEAST_ACCEPTANCE = 0.1, 0.01
 _LEAST_ESS = 0.05
+_LEAST_ALIVE = 0.5  # of the islands
 _ONE_ISLAND = 0.5  # of the variance between many islands
 _SCORE_ERROR = 1e-3
 _PAIRS, _COMPONENTS = 128, 1 << 16  # of a state
@@ -52,7 +53,14 @@ def look_at(
             f"the ways there and back differ by {gap:.3g}, {far:.1f} of its errors: the particles lag, "
             "so give it more temperatures or a kernel that moves more", far > _FAILED,
         ))  # fmt: skip
-    found += _not_invariant(legs)
+    if not legs[0].walled:
+        found += _not_invariant(legs)
+    alive = float(np.isfinite(legs[0].log_z).mean())
+    if alive < _LEAST_ALIVE:
+        found.append(Finding(
+            f"{1 - alive:.0%} of the islands began where the target is zero: give more particles, or a "
+            "reference nearer to the target"
+        ))  # fmt: skip
     lowest = min(float(leg.acceptance[1:].mean(axis=1).min()) for leg in legs)
     if lowest < _LEAST_ACCEPTANCE[0]:
         found.append(Finding(

@@ -1,0 +1,69 @@
+"""Targets that are zero beyond walls inside the reference: what a user's own energy often is."""
+
+import math
+
+import numba
+import numpy as np
+import pytest
+from scipy.stats import chi2, norm
+
+import physscore as ps
+
+LOW, HIGH = -1.0, 1.5
+
+
+@numba.njit
+def boxed(x, params, gradient_out):
+    energy = 0.0
+    for i in range(len(x)):
+        gradient_out[i] = x[i]
+        energy += 0.5 * x[i] ** 2 if params[0] < x[i] < params[1] else np.inf
+    return energy
+
+
+def truncated(dim):
+    exact = dim * (0.5 * math.log(2 * math.pi) + math.log(norm.cdf(HIGH) - norm.cdf(LOW)))
+    return ps.compiled(boxed, dim=dim, params=[LOW, HIGH]), exact
+
+
+@pytest.mark.parametrize("method", ["smc", "ais", "tempering"])
+def test_log_z_of_a_truncated_normal(method):
+    """16 runs: chi-squared of z at 10^-4 on either side; most pass, all estimates are of the same number."""
+    target, exact = truncated(4)
+    z, passed = [], 0
+    for seed in range(16):
+        found = ps.estimate_log_z(
+            target, ps.Gaussian(0.3, 1.5, dim=4), particles=1000, seed=seed, method=method
+        )
+        z.append((found.log_z - exact) / found.error)
+        passed += found.verdict == "pass"
+        assert found.verdict != "failed", found.reasons
+        assert found.estimator != "control variates"
+        assert "control variates" not in found.estimates
+        for name, (value, error) in found.estimates.items():
+            assert abs(value - exact) < 4.5 * error, name
+        assert found.rungs.sum() == pytest.approx(found.log_z, abs=2 * found.error)
+        assert np.isfinite(found.islands).all()
+    assert passed >= 8
+    assert 1e-4 < chi2.sf(np.square(z).sum(), len(z)) < 1 - 1e-4, z
+
+
+def test_islands_that_begin_beyond_the_walls_count_as_zero():
+    """A third of the islands is empty: their mean is still right, and the reason for a doubt is named."""
+    target, exact = truncated(2)
+    z = []
+    for seed in range(16):
+        found = ps.estimate_log_z(
+            target, ps.Gaussian(0.0, 16.0, dim=2), particles=1024, islands=64, seed=seed
+        )
+        z.append((found.log_z - exact) / found.error)
+    assert 1e-4 < chi2.sf(np.square(z).sum(), len(z)) < 1 - 1e-4, z
+    few = ps.estimate_log_z(target, ps.Gaussian(0.0, 32.0, dim=2), particles=1024, islands=64)
+    assert few.verdict != "pass"
+    assert any("began where the target is zero" in reason for reason in few.reasons)
+
+
+def test_a_reference_is_fitted_inside_of_walls():
+    target, exact = truncated(3)
+    found = ps.estimate_log_z(target, particles=2000)
+    assert abs(found.log_z - exact) < 4.5 * found.error
