@@ -9,6 +9,7 @@ is as diagonal in these waves as in modes.
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -75,12 +76,16 @@ class Waves:
         sides = [side.ravel() for side in self.sides]
         return np.concatenate([[len(self.shape), *self.shape], self.mean, self.std, *sides])
 
+    @cached_property
+    def _matrix(self) -> npt.NDArray[np.float64]:
+        matrix: Array = np.ones((1, 1))
+        for side in self.sides:
+            matrix = np.kron(matrix, side)
+        return np.asarray(matrix)
+
     def transform(self, fields: Array) -> Array:
         """Return the amplitudes of fields, or the fields of amplitudes, both (n, d)."""
-        out = fields.reshape(-1, *self.shape)
-        for axis, side in enumerate(self.sides, 1):
-            out = np.moveaxis(np.tensordot(out, side, (axis, 0)), -1, axis)
-        return np.ascontiguousarray(out).reshape(len(fields), -1)
+        return fields.reshape(len(fields), -1) @ self._matrix
 
     def unwhiten(self, y: Array) -> Array:
         """Return the fields (n, *shape) at ``y``."""

@@ -52,6 +52,7 @@ class Particles:
         self.log_ratio = np.zeros(len(y))
         self.seed, self.first, self.step = seed, first, step
         self.y = y
+        self.moved: tuple[Array, Array] | None = None  # where the last moves ended, as kernels see it
         self.u, self.slope = self._evaluate()
 
     def _evaluate(self) -> tuple[Array, Array]:
@@ -64,10 +65,12 @@ class Particles:
 
     def take(self, which: Array) -> None:
         """Keep copies of some."""
+        self.moved = None
         self.y, self.u, self.slope = self.y[which], self.u[which], self.slope[which]
 
     def place(self, beta: float, coordinates: tuple[Array, Array]) -> None:
         """Go to a temperature."""
+        self.moved = None
         self.tempered.place(beta, *coordinates)
 
     def gain(self, here: float, there: float) -> Array:
@@ -78,11 +81,16 @@ class Particles:
         """Return the score of the density at their temperature, over y."""
         return -(self.y + self.tempered.beta * self.slope)
 
+    def virial(self) -> Array:
+        """Return -y . score, whose mean is the number of coordinates."""
+        squares, along = (np.einsum("ni,ni->n", self.y, other) for other in (self.y, self.slope))
+        return np.asarray(squares + self.tempered.beta * along)
+
     def controls(self, weights: Array, between: Array) -> Controls:
         """Return control variates for the means of u over islands, given weights (islands, n) and those
         between islands."""
         tempered = self.tempered
-        v, score, _ = tempered.leave(self.y, self.slope)
+        v, score = self.moved or tempered.leave(self.y, self.slope)[:2]
         slope = self.slope @ tempered.scale if tempered.dense else self.slope * tempered.scale
         u, groups = self.u.reshape(weights.shape), tempered.excess.groups
         return controls(v, score, slope, u, weights, between, groups, dense=tempered.dense)
@@ -99,6 +107,7 @@ class Particles:
         info = self.loop.advance(state, settings, Identity(), n)
         self.step += n
         self.y, self.slope, squares = tempered.arrive(state.x, state.score)
+        self.moved = state.x, state.score
         self.u = (state.energy - 0.5 * squares) / tempered.beta
         self.exponent = info.exponent
         if self.adjusted:
@@ -106,7 +115,9 @@ class Particles:
         ratio = n * info.acceptance
         lost = ~np.isfinite(ratio)
         self.log_ratio = np.where(lost, -np.inf, ratio)
-        self.u[lost], self.slope[lost], self.y[lost] = 0.0, 0.0, 0.0
+        if lost.any():
+            self.u[lost], self.slope[lost], self.y[lost] = 0.0, 0.0, 0.0
+            self.moved = None
         return np.asarray(np.exp(np.minimum(np.where(lost, -np.inf, info.acceptance), 0.0)))
 
 
@@ -222,11 +233,11 @@ def run_leg(
             work += particles.log_ratio.reshape(islands, n)
         seen.u[k], seen.log_weights[k] = particles.u.reshape(islands, n), log_w
         seen.log_z[k] = log_z + log_mean(log_w) + (0.0 if start is None else start)
-        slope = -np.einsum("ni,ni->n", particles.y, particles.score()) - d
-        virial[k] = (normalised(log_w) * slope.reshape(islands, n)).sum(axis=1)
+        weights = normalised(log_w)
+        virial[k] = (weights * (particles.virial() - d).reshape(islands, n)).sum(axis=1)
         if np.isfinite(particles.u).all():
             between = normalised(seen.log_z[k]) * islands
-            control[k], fitting[k] = particles.controls(normalised(log_w), between)
+            control[k], fitting[k] = particles.controls(weights, between)
         progress(k, float(ess[k].mean()))
     log_z = log_z + log_mean(log_w)
     final, gathered = log_w.copy(), work.copy()

@@ -8,6 +8,7 @@ reference's. ``mean`` and ``scale`` describe the density at beta, so that in v i
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -98,6 +99,42 @@ def _arrive(v, score, mean, scale, beta, y, slope, squares, start, stop):
         squares[row] = _sum_of_squares(there)
 
 
+@compiled
+def _leave_dense(y, slope, mean, scale, inverse, beta, v, score, squares, start, stop):
+    """The same for a lower triangular matrix; ``inverse`` is that of its transpose."""
+    d = y.shape[1]
+    for row in range(start, stop):
+        here, bent, there, out = y[row], slope[row], v[row], score[row]
+        there[:], out[:] = 0.0, 0.0
+        for k in range(d):
+            centred, force = here[k] - mean[k], -(here[k] + beta * bent[k])
+            column, line = inverse[k], scale[k]
+            for i in range(k, d):
+                there[i] += column[i] * centred
+            for i in range(k + 1):
+                out[i] += line[i] * force
+        squares[row] = _sum_of_squares(here)
+
+
+@compiled
+def _arrive_dense(v, score, mean, scale, inverse, beta, y, slope, squares, start, stop):
+    """The same for a lower triangular matrix; ``scale`` is its transpose."""
+    d = v.shape[1]
+    for row in range(start, stop):
+        here, bent, there, out = v[row], score[row], y[row], slope[row]
+        there[:], out[:] = mean, 0.0
+        for k in range(d):
+            x, force = here[k], bent[k]
+            column, line = scale[k], inverse[k]
+            for i in range(k, d):
+                there[i] += column[i] * x
+            for i in range(k + 1):
+                out[i] += line[i] * force
+        for i in range(d):
+            out[i] = -(out[i] + there[i]) / beta
+        squares[row] = _sum_of_squares(there)
+
+
 class Tempered(Energy):
     """The density at one beta between a reference and a target, over the coordinates v.
 
@@ -125,7 +162,7 @@ class Tempered(Energy):
     def place(self, beta: float, mean: Array, scale: Array) -> None:
         """Go to ``beta``, and to the coordinates y = mean + scale v; a matrix is lower triangular."""
         self.beta, self.mean, self.scale = beta, mean, scale
-        if self.dense:  # BLAS would wake all its threads to solve for few rows
+        if self.dense:
             self.inverse = dtrtri(scale, lower=1)[0]
         if self.point is not None:
             self.point.params[: 2 + self.dim + scale.size] = np.concatenate(
@@ -148,44 +185,28 @@ class Tempered(Energy):
         """Return y = mean + scale v."""
         return self.mean + (v @ self.scale.T if self.dense else v * self.scale)
 
-    def back(self, y: Array) -> Array:
-        """Return v."""
-        centred = y - self.mean
-        return np.asarray(centred @ self.inverse.T) if self.dense else centred / self.scale
-
     def score_of(self, y: Array, slope: Array) -> Array:
         """Return the score over v, given the gradient of u over y."""
         over_y = -(y + self.beta * slope)
         return over_y @ self.scale if self.dense else over_y * self.scale
 
-    def slope_of(self, y: Array, score: Array) -> Array:
-        """Return the gradient of u over y, given the score over v: what :meth:`score_of` took."""
-        over_y = score @ self.inverse if self.dense else score / self.scale
-        return -(over_y + y) / self.beta
-
     def leave(self, y: Array, slope: Array) -> tuple[Array, Array, Array]:
         """Return v, its score and |y|^2 for coordinates ``y``, given the gradient of u there."""
-        if self.dense:
-            squares = np.einsum("ni,ni->n", y, y)
-            return np.ascontiguousarray(self.back(y)), np.ascontiguousarray(self.score_of(y, slope)), squares
-        v, score, squares = np.empty_like(y), np.empty_like(y), np.empty(len(y))
-        at_least = max(1, 10_000 // self.dim)
-        parallel(
-            _leave, len(y), y, slope, self.mean, self.scale, self.beta, v, score, squares, at_least=at_least
-        )
-        return v, score, squares
+        matrices = (self.scale, np.ascontiguousarray(self.inverse.T)) if self.dense else (self.scale,)
+        return self._of_rows(_leave_dense if self.dense else _leave, y, slope, *matrices)
 
     def arrive(self, v: Array, score: Array) -> tuple[Array, Array, Array]:
         """Return y, the gradient of u and |y|^2: what :meth:`leave` was given."""
-        if self.dense:
-            y = self.forth(v)
-            return y, self.slope_of(y, score), np.einsum("ni,ni->n", y, y)
-        y, slope, squares = np.empty_like(v), np.empty_like(v), np.empty(len(v))
-        at_least = max(1, 10_000 // self.dim)
+        matrices = (np.ascontiguousarray(self.scale.T), self.inverse) if self.dense else (self.scale,)
+        return self._of_rows(_arrive_dense if self.dense else _arrive, v, score, *matrices)
+
+    def _of_rows(self, change: Any, x: Array, score: Array, *matrices: Array) -> tuple[Array, Array, Array]:
+        to, made, squares = np.empty_like(x), np.empty_like(x), np.empty(len(x))
+        at_least = max(1, 10_000 // (self.dim * (self.dim if self.dense else 1)))
         parallel(
-            _arrive, len(v), v, score, self.mean, self.scale, self.beta, y, slope, squares, at_least=at_least
+            change, len(x), x, score, self.mean, *matrices, self.beta, to, made, squares, at_least=at_least
         )
-        return y, slope, squares
+        return to, made, squares
 
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return E_beta and the score at coordinates v."""
