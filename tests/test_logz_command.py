@@ -137,7 +137,7 @@ def test_models_are_compared(folder):
     assert [row[3] for row in rows] == ["pass"] * 3
     exact = [evidence(2.0, 0.5), evidence(1e-3, 0.5), 0.0]
     for row, value in zip(rows, exact, strict=True):
-        assert abs(float(row[1]) - value) < 5 * float(row[2])
+        assert abs(float(row[1]) - value) <= 5 * float(row[2])
     assert rows[0][4:] == ["0"]
     for row, value in zip(rows[1:], exact[1:], strict=True):
         assert abs(float(row[4]) - (value - exact[0])) < 5 * float(row[5])

@@ -25,6 +25,7 @@ from physscore.evidence.verdict import HEAVY_TAIL, continuous
 _UNEVEN = 0.5  # variance of the islands' log Z: beyond, few of them rule their mean
 _MANY = 16  # islands, whose variance can be told
 _LAG = 3.0  # errors between the ways there and back, above which the schedule is lengthened
+_GAP_SHARE = 0.25  # of the gap between the ways goes into the error
 _WORTH = 0.8  # of the error, below which control variates are used
 _CURVED = 0.25  # of a variance: by how much an estimate may be biased, half of what logarithms of Z are
 _STRAY = 3.0  # errors from zero, above which they are not
@@ -112,7 +113,7 @@ class Seen:
         gap = bars["BAR back"].value - bars["BAR there"].value
         gap_error = math.hypot(bars["BAR back"].error, bars["BAR there"].error)
         if job.narrow:
-            doubt = math.hypot(doubt, 0.25 * gap)
+            doubt = math.hypot(doubt, _GAP_SHARE * gap)
         if doubt > 0:
             total = Estimate(total.value, total.influence * math.hypot(1.0, doubt / max(total.error, 1e-300)))
         return cls(there, back, total, name, found, bars["BAR there"], gap, gap_error, rungs[best], tail)
@@ -124,6 +125,10 @@ class Seen:
         if len(log_z) < _MANY or not np.isfinite(log_z).all() or self.tail > HEAVY_TAIL:
             return True
         return float(log_z.var()) > _UNEVEN
+
+    def stuck(self, target_error: float) -> bool:
+        """Return whether the ways there and back differ so much that more islands do not help."""
+        return abs(self.gap) > max(_LAG * self.gap_error, target_error / _GAP_SHARE)
 
     def lags(self, target_error: float | None = None) -> bool:
         """Return whether the ways there and back differ by more than chance, and enough to matter: a quarter

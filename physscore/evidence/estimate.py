@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from physscore.core import Array, Energy, InputError, Prior, Score
+from physscore.core import Array, Energy, InputError, Prior, Score, ScoreSum, combine
 from physscore.energies.integrated import IntegratedScore
 from physscore.evidence.consensus import Seen
 from physscore.evidence.excess import excess_of
 from physscore.evidence.job import Job, Unit, lead, prepare
+from physscore.evidence.plan import checked_schedule
 from physscore.evidence.reference import reference_for
 from physscore.evidence.result import LogZ
-from physscore.evidence.verdict import Finding, heavy, look_at, score_fits, verdict_of
+from physscore.evidence.verdict import Finding, beyond_bounds, heavy, look_at, score_fits, verdict_of
 from physscore.interrupt import interruptible
 from physscore.kernels.kernel import Kernel
+from physscore.noise import seed_key
 from physscore.sampling.engine import whole
 from physscore.store.evidence import COMPARED, EvidenceWriter
 
@@ -71,7 +73,7 @@ def estimate_log_z(
     islands
         Independent groups of them, at least 4. [default: 64, fewer if particles are few, but 8]
     schedule
-        Number of temperatures, or all of them from 0 to 1. [default: three or more for each standard
+        Number of steps, or all temperatures from 0 to 1. [default: three or more for each standard
         deviation of the energy on the way, and more if the ways there and back differ]
     method
         "smc": resample where weights have become uneven. "ais": never (annealed importance sampling).
@@ -108,19 +110,27 @@ def estimate_log_z(
     if method not in METHODS:
         raise InputError(f"method is {method!r}: it must be one of {', '.join(METHODS)}")
     particles, seed, workers = whole(16, particles=particles), whole(0, seed=seed), whole(workers=workers)
-    if target_error is not None and not (
-        isinstance(target_error, int | float) and 0 < target_error < math.inf
-    ):
-        raise InputError(f"target_error is {target_error!r}: it must be a positive number")
+    seed_key(seed)  # refuses one that is too large
+    schedule = checked_schedule(schedule)
+    if target_error is not None:
+        number = isinstance(target_error, int | float | np.number) and not isinstance(target_error, bool)
+        if not number or not 0 < target_error < math.inf:
+            raise InputError(f"target_error is {target_error!r}: it must be a positive number")
+        target_error = float(target_error)
+    if resume and checkpoint is None:
+        raise InputError("resume is True without a checkpoint: give the file to go on with")
     n_islands = _islands(particles, islands)
     settings = {
         "target": repr(target), "reference": repr(reference), "kernel": repr(kernel), "particles": particles,
-        "islands": n_islands, "schedule": None if schedule is None else np.asarray(schedule).tolist(),
+        "islands": n_islands, "schedule": schedule.tolist() if isinstance(schedule, np.ndarray) else schedule,
         "method": method, "target_error": target_error,
     }  # fmt: skip
     writer = None
     if checkpoint is not None:
-        writer = EvidenceWriter(checkpoint, seed, settings, overwrite=overwrite, resume=resume, target=energy)
+        writer = EvidenceWriter(
+            checkpoint, seed, settings, overwrite=overwrite, resume=resume, target=energy,
+            reference=reference if isinstance(reference, Prior) else None,
+        )  # fmt: skip
         if writer.finished:
             return writer.result()
     with (
@@ -168,7 +178,11 @@ def estimate_log_z(
                 units = {}
             elif seen.uneven and not job.narrow:
                 job.narrow = True  # the way there alone is not enough
-            elif target_error is not None and seen.total.error > target_error and job.islands < 1 << 20:
+            elif (
+                target_error is not None
+                and seen.total.error > target_error
+                and not (job.islands >= 1 << 20 or (job.narrow and seen.stuck(target_error)))
+            ):
                 wanted = 1.05 * job.islands * (seen.total.error / target_error) ** 2
                 job.islands = min(_rounded(wanted, n_islands), 8 * job.islands)
             else:
@@ -185,11 +199,14 @@ def _with_energy(target: Score) -> tuple[Energy, Doubt | None]:
     trusted: an error to add, and reasons to doubt."""
     if isinstance(target, Energy):
         return target, None
-    energy = IntegratedScore(target)
+    terms = target.terms if isinstance(target, ScoreSum) else ((1.0, target),)
+    bare = IntegratedScore(combine([term for term in terms if not isinstance(term[1], Energy)]))
+    energy = combine([(1.0, bare), *(term for term in terms if isinstance(term[1], Energy))])
+    assert isinstance(energy, Energy)
 
     def doubt(samples: Array) -> tuple[float, list[Finding]]:
-        quadrature = abs(float(energy.quadrature_error(samples).mean()))
-        loops = energy.curl(samples, np.roll(samples, 1, axis=0))
+        quadrature = abs(float(bare.quadrature_error(samples).mean()))
+        loops = bare.curl(samples, np.roll(samples, 1, axis=0))
         curl = float(np.sqrt(np.mean(loops**2)))
         found = []
         names = ("line integrals of the score are off by", "integrals of the score around loops are")
@@ -230,10 +247,16 @@ def _result(
     findings += job.uneven(y)
     samples = job.excess.to_state(y)
     error = total.error
+    findings += beyond_bounds(job.excess, samples, error)
     if doubt is not None:
         more, reasons = doubt(samples)
         error = math.hypot(error, more)
         findings += reasons
+    aim = settings["target_error"]
+    if aim is not None and error > aim:
+        findings.append(
+            Finding(f"the error is above target_error, {aim:g}: {steps} temperatures are too few")
+        )
     verdict, words = verdict_of(findings)
     between = seen.there.log_z - np.logaddexp.reduce(seen.there.log_z)
     log_weights = np.repeat(between[:, np.newaxis], job.n, axis=1) - math.log(job.n)

@@ -203,6 +203,13 @@ def excess_of(reference: Prior, target: Energy) -> Excess:
     energy: Any = target if not own else (0.0 * target if likelihood is None else likelihood)
     if isinstance(reference, GaussianRandomField):
         reference = as_modes(reference)
+    free = FieldModes(target, reference.grid).free
+    for other, way in ((free & ~reference.free, "fixes"), (reference.free & ~free, "moves")):
+        if other.any():
+            raise InputError(
+                f"reference {reference!r} {way} {other.sum()} modes that the target does not (such as "
+                "k = 0): give one that moves the same"
+            )
     cells, sides = reference.grid.n_cells, sum(reference.grid.shape)
     if energy.point is not None and cells <= FUSED_UP_TO and cells * sides <= _WAVES_UP_TO:
         waves = Waves(reference)

@@ -24,13 +24,12 @@ from physscore.energies.gaussian import Gaussian
 from physscore.evidence.annealed import Leg, Particles, run_leg
 from physscore.evidence.excess import Excess, excess_of
 from physscore.evidence.pilot import check_start, explore, uneven
-from physscore.evidence.plan import Knots, Plan, equal_steps
+from physscore.evidence.plan import Knots, Plan, checked_schedule, equal_steps
 from physscore.evidence.verdict import Finding
 from physscore.kernels.hamiltonian import HMC
 from physscore.kernels.kernel import Kernel
 from physscore.kernels.langevin import MALA, AutoMALA
 from physscore.kernels.loops import FUSED_UP_TO
-from physscore.kernels.metric import Metric
 from physscore.models import load_file, own_files
 from physscore.sampling.engine import grid_of
 
@@ -40,6 +39,7 @@ _MORE_IF_UNEVEN = 5.0  # times as many where single coordinates move in turn
 _LEAST_STEPS = 12
 _UNEVEN_WEIGHTS = 0.8  # effective share of the particles below which an island is resampled
 _LARGE_JOB = 2e9  # components of gradients: jobs are cut into units of about so many
+_IN_PYTHON = 1e5  # of these a gradient in Python counts as, at least
 _DENSE_UP_TO = 32
 _CORRELATED = 2.0  # ratio of the eigenvalues
 _BACK = 1 << 31  # where the steps of ways back are counted from
@@ -103,9 +103,15 @@ class Job:
     @property
     def islands_at_once(self) -> int:
         """The islands of a unit, at most."""
-        cost = self.plan.evaluations * 2.0 * self.n * self.batch * self.excess.dim
+        cost = self.plan.evaluations * 2.0 * self.n * self.batch * self._cost
         units = int(np.clip(cost / _LARGE_JOB, 1, max(1, self.batch // 4)))
         return -(-self.batch // units)
+
+    @property
+    def _cost(self) -> float:
+        """Components of gradients that one gradient counts as: a function in Python may be slow."""
+        ours = self.excess.point is not None or self.excess.one_by_one
+        return self.excess.dim if ours else max(self.excess.dim, _IN_PYTHON)
 
     def ranges(self) -> list[tuple[int, int]]:
         """Return the first island of each unit, and how many it has: each batch is cut alike."""
@@ -185,7 +191,7 @@ class Job:
             for name in ("islands", "batch", "n", "threshold", "seed", "narrow", "lengthened")
         }
         kernel = {"name": type(self.kernel).__name__, **vars(self.kernel)}
-        found["job"] = json.dumps({**about, "kernel": kernel})
+        found["job"] = json.dumps({**about, "kernel": kernel}, default=lambda number: number.item())
         if isinstance(reference, FourierGaussian | Gaussian):
             found["reference/mean"] = reference.mean
             wide = reference.variances if isinstance(reference, FourierGaussian) else reference.covariance
@@ -197,9 +203,9 @@ class Job:
         """Return what :meth:`arrays` gave."""
         from physscore import kernels
 
-        prior, likelihood = prior_and_likelihood(target)
+        prior, _ = prior_and_likelihood(target)
         if not isinstance(reference, Prior):
-            if reference is None and prior is not None and likelihood is not None:
+            if reference is None and prior is not None:
                 reference = prior
             else:
                 mean, wide = kept["reference/mean"], kept["reference/covariance"]
@@ -233,7 +239,7 @@ def prepare(
     automatic = kernel is None
     if kernel is None:
         kernel = MALA() if compiled and excess.groups is None else HMC(harmonic=True)
-    _check_kernel(kernel)
+    _check_kernel(kernel, excess.groups is not None)
     if compiled:
         pilots = 512 if excess.groups is None else int(np.clip(2**15 // excess.dim, 64, 512))
     else:
@@ -270,7 +276,9 @@ def prepare(
     length = float(knots.length[-1])
     if method == "ais":
         per_spread = max(per_spread, length)
-    betas = _betas(schedule, knots, max(_LEAST_STEPS, math.ceil(knots.spared * per_spread * length)))
+    steps = max(_LEAST_STEPS, math.ceil(knots.spared * per_spread * length))
+    given = checked_schedule(schedule)
+    betas = given if isinstance(given, np.ndarray) else equal_steps(knots, given or steps)
     threshold = _UNEVEN_WEIGHTS if method == "smc" else 0.0
     return Job(excess, kernel, Plan(kernel, knots, betas), islands, islands, n, threshold, seed)
 
@@ -289,34 +297,22 @@ def _correlated(knots: Knots, pilots: int) -> bool:
     return False
 
 
-def _betas(schedule: Any, knots: Knots, n: int) -> Array:
-    if schedule is None:
-        return equal_steps(knots, n)
-    if isinstance(schedule, int | np.integer) and not isinstance(schedule, bool) and schedule >= 1:
-        return equal_steps(knots, int(schedule))
-    try:
-        betas = np.asarray(schedule, np.float64)
-    except (TypeError, ValueError):
-        betas = np.zeros(0)
-    rising = betas.ndim == 1 and len(betas) > 1 and bool((np.diff(betas) > 0).all())
-    if not rising or betas[0] != 0 or betas[-1] != 1:
-        raise InputError(
-            f"schedule is {schedule!r}: it must be a number of temperatures, or these, rising from 0 to 1"
-        )
-    return betas
-
-
-def _check_kernel(kernel: Any) -> None:
+def _check_kernel(kernel: Any, field: bool) -> None:
     if not isinstance(kernel, Kernel):
         raise InputError(f"kernel is {kernel!r}: it must be one such as MALA()")
+    if kernel.step_size != "auto":
+        raise InputError(
+            f'step_size is {kernel.step_size!r}: here it must be "auto", as it is tuned at each temperature'
+        )
     if kernel.step_function == "splitting":
         raise InputError(
             f"kernel is {kernel!r}, which never rejects and has no weights: use MALA(), HMC() or ULA()"
         )
-    if isinstance(kernel.metric, Metric) and type(kernel.metric) is not Metric:
+    metrics = ("diagonal", "dense", "fourier") if field else ("diagonal", "dense")
+    if kernel.metric not in (*metrics, type(kernel).metric):
         raise InputError(
-            f"metric is {kernel.metric!r}: it is measured at each temperature, so it must be a word "
-            'such as "diagonal"'
+            f"metric is {kernel.metric!r}: here it is measured at each temperature, so it must be one of "
+            f"{', '.join(metrics)}"
         )
 
 

@@ -21,6 +21,7 @@ _SPREAD = 0.8  # a stop is so many standard deviations of u from the last
 _LARGE = 10_000  # dimensions
 _FADED, _FORGOTTEN = 0.2, 0.1  # correlation of u with where it was
 _MOST_KNOTS = 64
+_MOST_STOPS = 100_000
 _LONGEST = SHORT_OF_QUARTER + math.pi  # trajectory: half a period more forgets as much of what is normal
 _UNEVEN = 0.12  # powers of 2
 _LOOKED_AT, _SPREADING, _FAR = 512, 20, 1 << 29  # steps are counted in 32 bits
@@ -101,6 +102,11 @@ class Pilot:
         while beta < 1.0:
             step = self.next_step(beta)
             there = 1.0 if 1.0 - beta - step < 1e-12 else beta + step
+            if there == beta or stops == _MOST_STOPS:
+                raise InputError(
+                    f"energy falls without end: at beta = {beta:.4g} it is {self.last.min():.3g} above the "
+                    "reference's, so exp(-E) has no finite integral; is its sign wrong?"
+                )
             if self.spread == _SPREAD:  # of few particles and long strides one would be left
                 self.reweight(beta, there, resampling_uniforms(seed, 0, 1, stops + 1, back=False)[stops, 0])
             beta = there

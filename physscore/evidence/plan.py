@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg.lapack import dtrtri
 
-from physscore.core import Array
+from physscore.core import Array, InputError
 from physscore.kernels.hamiltonian import HMC
 from physscore.kernels.kernel import Kernel
 from physscore.kernels.loops import Moves
@@ -139,3 +140,27 @@ def equal_steps(knots: Knots, n: int) -> npt.NDArray[np.float64]:
     betas = np.asarray(PchipInterpolator(length, knots.betas)(np.linspace(0.0, length[-1], n + 1)))
     betas[0], betas[-1] = 0.0, 1.0
     return np.maximum.accumulate(betas)
+
+
+def checked_schedule(schedule: Any) -> int | Array | None:
+    """Return a number of steps, all temperatures, or None.
+
+    Raises
+    ------
+    InputError
+        If it is something else.
+    """
+    if schedule is None:
+        return None
+    if isinstance(schedule, int | np.integer) and not isinstance(schedule, bool) and schedule >= 1:
+        return int(schedule)
+    try:
+        betas = np.asarray(schedule, np.float64)
+    except (TypeError, ValueError):
+        betas = np.zeros(0)
+    rising = betas.ndim == 1 and len(betas) > 1 and bool((np.diff(betas) > 0).all())
+    if not rising or betas[0] != 0 or betas[-1] != 1:
+        raise InputError(
+            f"schedule is {schedule!r}: it must be a number of steps, or all temperatures, from 0 rising to 1"
+        )
+    return betas

@@ -31,8 +31,8 @@ def reference_for(target: Energy, given: Any, seed: int, progress: Callable[[int
     InputError
         If what was given is no normalised prior of the same states.
     """
-    prior, likelihood = prior_and_likelihood(target)
-    if given is None and likelihood is not None and prior is not None:
+    prior, _ = prior_and_likelihood(target)
+    if given is None and prior is not None:
         return prior
     if given is None or given == "fitted":
         return fitted(target, seed, progress)
@@ -48,6 +48,11 @@ def reference_for(target: Energy, given: Any, seed: int, progress: Callable[[int
 
 def fitted(target: Energy, seed: int, progress: Callable[[int], None] = lambda n: None) -> Prior:
     """Return a normal density around draws of a short run: of the modes of a field, or of a vector."""
+    if len(target.shape) > 3:
+        raise InputError(
+            f"reference cannot be fitted to states of shape {target.shape}: these must be vectors, or fields "
+            "of 1 to 3 dimensions"
+        )
     field = isinstance(target, Lattice) or len(target.shape) > 1 or has_field(target)
     crude = _crude_field(target) if field else Gaussian(0.0, 1.0, dim=target.dim)
     excess = excess_of(crude, target)

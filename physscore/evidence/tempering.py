@@ -24,7 +24,7 @@ from physscore.evidence.pilot import check_start
 from physscore.evidence.plan import Plan, equal_steps
 from physscore.evidence.reference import reference_for
 from physscore.evidence.result import LogZ
-from physscore.evidence.verdict import Finding, look_at, score_fits, verdict_of
+from physscore.evidence.verdict import Finding, beyond_bounds, look_at, score_fits, verdict_of
 from physscore.kernels.kernel import Kernel
 from physscore.noise import normal
 from physscore.store.evidence import COMPARED, EvidenceWriter
@@ -304,6 +304,7 @@ def _result(
     findings += _doubts(ladders, plan.betas, u)
     findings += score_fits(job.excess, y[:, 0]) + job.uneven(y.reshape(-1, job.excess.dim))
     error = total.error
+    findings += beyond_bounds(job.excess, samples, error)
     if doubt is not None:
         more, reasons = doubt(samples)
         error = math.hypot(error, more)

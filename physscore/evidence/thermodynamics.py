@@ -95,6 +95,11 @@ def thermodynamics(
     known = isinstance(log_z_first, int | float | np.number) and math.isfinite(log_z_first)
     if log_z_first is not None and not known:
         raise InputError(f"log_z_first is {log_z_first!r}: it must be a finite number, or None")
+    if kernel is not None and kernel.step_function == "langevin":
+        raise InputError(
+            f"kernel is {kernel!r}, which never rejects: means along the couplings would be biased, so use "
+            "MALA() or HMC()"
+        )
     if islands is None:
         islands = int(np.clip(whole(16, particles=particles) // 32, 4, 32))
     begin = reference_for(energies[0], reference, seed, lambda stage: None)

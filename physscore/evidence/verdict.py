@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from physscore.core import Array
+from physscore.energies.coordinates import prior_and_likelihood
+from physscore.energies.priors import Parameters
 from physscore.evidence.annealed import Leg
 from physscore.evidence.bridge import Estimate
 from physscore.evidence.excess import Excess
@@ -20,6 +22,8 @@ _LEAST_ESS = 0.05
 _LEAST_ALIVE = 0.5  # of the islands
 _ONE_ISLAND = 0.5  # of the variance between many islands
 _SCORE_ERROR = 1e-3
+_LOOKED_AT = 512  # states
+_MISSING = 0.1  # of the error: what may be missing of log Z
 _PAIRS, _COMPONENTS = 128, 1 << 16  # of a state
 HEAVY_TAIL = 0.5  # the shape parameter from which on weights have no variance
 
@@ -107,7 +111,7 @@ def _not_invariant(legs: Sequence[Leg]) -> list[Finding]:
     if worst <= limit:
         return []
     return [Finding(
-        f"the particles do not follow the density: the mean of x . grad E is off by {worst:.1f} errors "
+        f"the particles do not follow the density: the mean of x . grad E is off by {worst:.3g} errors "
         "(a wrong score, a kernel that does not leave it invariant, or too few moves)", worst > 2 * limit,
     )]  # fmt: skip
 
@@ -127,6 +131,35 @@ def continuous(excess: Excess, y: Array) -> bool:
             integrals.append(0.5 * np.einsum("k,kni,ni->n", weights, slopes, along))
     allowed = _SCORE_ERROR * (np.abs(change) + np.std(change)) + 10 * np.ptp(integrals, axis=0)
     return bool((np.abs(change - integrals[-1]) <= allowed).all())
+
+
+def beyond_bounds(excess: Excess, x: Array, error: float) -> list[Finding]:
+    """Ask whether the target goes on where the reference has ended: what is left of it there has no share
+    in log Z. ``x`` are states drawn from the target within the bounds.
+
+    The mirror images of the states at a bound lie beyond it, and the mean of exp(E(x) - E(mirrored x)) is
+    what the target holds there.
+    """
+    reference, target = excess.reference, excess.target
+    if not isinstance(reference, Parameters) or prior_and_likelihood(target)[0] is reference:
+        return []
+    x = x[:: -(-len(x) // _LOOKED_AT)]
+    beyond = 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        energy = target.energy(x)
+        for i, bounds in enumerate(zip(reference.lower, reference.upper, strict=True)):
+            for bound in (bound for bound in bounds if math.isfinite(bound)):
+                mirrored = x.copy()
+                mirrored[:, i] = 2 * bound - x[:, i]
+                ratio = np.nan_to_num(np.exp(np.minimum(energy - target.energy(mirrored), 50.0)))
+                beyond += float(ratio.mean())
+    missing = math.log1p(beyond)
+    if missing <= max(_MISSING * error, 1e-9):
+        return []
+    return [Finding(
+        f"the target goes on beyond the bounds of the reference: there it holds at least {beyond:.2g} of "
+        "what it holds within, so give a reference that covers it", missing > error,
+    )]  # fmt: skip
 
 
 def score_fits(excess: Excess, y: Array) -> list[Finding]:

@@ -141,6 +141,11 @@ def verify(
     """
     simulations, seed = whole(simulations=simulations), whole(0, seed=seed)
     prior, likelihoods = _parts(target)
+    if kernel is not None and kernel.step_function == "langevin":
+        raise InputError(
+            f"kernel is {kernel!r}, which never rejects: copies of an exact draw do not stay exact under it, "
+            "so use MALA() or HMC()"
+        )
     found: list[tuple[Estimate, Estimate]] = []
     estimates: list[LogZ] = []
     for i in range(simulations):

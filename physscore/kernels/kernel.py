@@ -49,7 +49,9 @@ class Kernel(ABC):
 
     def __post_init__(self) -> None:
         self._check_positive("step_size", self.step_size)
-        if not isinstance(self.metric, Metric) and self.metric not in METRICS:
+        if not isinstance(self.metric, Metric) and not (
+            isinstance(self.metric, str) and self.metric in METRICS
+        ):
             raise InputError(
                 f"metric is {self.metric!r}: it must be one of {', '.join(METRICS)}, or a Metric"
             )

@@ -71,21 +71,20 @@ def save(
                 writer.write(i, field)
             writer.finish()
     elif isinstance(what, PowerSpectrum):
-        check_output(Path(path), overwrite=overwrite)
-        part = part_of(Path(path))
+        path = check_output(path, overwrite=overwrite)
+        part = part_of(path)
         with writing(part):
             with h5py.File(part, "w") as file:
                 describe(file, "spectrum", None, {}, length_unit)
                 write_spectrum(file, what, length_unit)
             os.replace(part, path)
     elif isinstance(what, Run):
-        check_output(Path(path), overwrite=overwrite)
-        with writing(Path(path)):
-            write_run(part_of(Path(path)), what)
-            os.replace(part_of(Path(path)), path)
+        path = check_output(path, overwrite=overwrite)
+        with writing(path):
+            write_run(part_of(path), what)
+            os.replace(part_of(path), path)
     elif isinstance(what, LogZ):
-        check_output(Path(path), overwrite=overwrite)
-        write_log_z(Path(path), what)
+        write_log_z(check_output(path, overwrite=overwrite), what)
     else:
         raise InputError(
             f"what is a {type(what).__name__}: it must be Fields, a PowerSpectrum, a Run or a LogZ"

@@ -49,8 +49,9 @@ class EvidenceWriter:
         What makes the job: one that is resumed must have the same.
     overwrite, resume
         Replace an existing file; go on with an unfinished one.
-    target
-        The energy, by which the job of another one is refused: their names may be the same.
+    target, reference
+        The energy, and the prior that was given, by which the job of others is refused: their names may be
+        the same.
 
     Attributes
     ----------
@@ -72,11 +73,13 @@ class EvidenceWriter:
         overwrite: bool,
         resume: bool,
         target: Energy | None = None,
+        reference: Energy | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path = check_output(path, overwrite=overwrite, resume=resume)
         self.part = part_of(self.path)
         self.seed, self.settings, self.target = seed, settings, target
-        check_output(self.path, overwrite=overwrite, resume=resume)
+        given = {"samples/energy": target, "samples/reference_energy": reference}
+        self._given = {name: energy for name, energy in given.items() if energy is not None}
         self.finished = resume and self.path.exists()
         self.started = resume and self.part.exists() and not self.finished
         self._pending: dict[str, Any] | None = None
@@ -97,10 +100,12 @@ class EvidenceWriter:
         """
         with open_hdf5(self.path) as file:
             found = _read(file, self.path)
-            known = file["samples/energy"][...] if "samples/energy" in file else None
-        if known is not None and self.target is not None:
-            some = np.unique(np.linspace(0, len(known) - 1, COMPARED).astype(int))
-            self._require_same_energies(self.path, known[some], _energies(self.target, found.samples[some]))
+            some = np.unique(np.linspace(0, len(found.samples) - 1, COMPARED).astype(int))
+            known = {name: file[name][some] for name in self._given if name in file}
+        for name, energies in known.items():
+            self._require_same_energies(
+                self.path, energies, _energies(self._given[name], found.samples[some])
+            )
         return found
 
     def restore(self) -> dict[str, Any]:
@@ -165,11 +170,11 @@ class EvidenceWriter:
 
     def finish(self, logz: LogZ) -> None:
         """Write the estimate under its final name; the state is no longer needed."""
-        energies = None if self.target is None else _energies(self.target, logz.samples)
+        energies = {name: _energies(energy, logz.samples) for name, energy in self._given.items()}
         with _whole(self.path, self._fresh) as file:
             _write(file, logz, self.seed, self.settings)
-            if energies is not None:
-                file["samples/energy"] = energies
+            for name, values in energies.items():
+                file[name] = values
         self._pending = None
         self.part.unlink(missing_ok=True)
 

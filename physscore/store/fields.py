@@ -112,10 +112,9 @@ class FieldWriter:
         overwrite: bool = False,
         resume: bool = False,
     ) -> None:
-        self.path = Path(path)
+        self.path = check_output(path, overwrite=overwrite, resume=resume)
         self.part = part_of(self.path)
         settings = settings or {}
-        check_output(self.path, overwrite=overwrite, resume=resume)
         if not (resume and self.part.exists()):
             require_space(self.path, grid.n_cells * dtype.itemsize * (n or 1))
             fresh = self.part.with_name(self.part.name + ".new")  # so that a .part is always readable

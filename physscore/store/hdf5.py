@@ -31,8 +31,11 @@ def part_of(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
 
-def check_output(path: Path, *, overwrite: bool = False, resume: bool = False) -> None:
-    """Refuse an output that exists, unless it may be replaced, and a place that cannot hold one."""
+def check_output(name: str | os.PathLike[str], *, overwrite: bool = False, resume: bool = False) -> Path:
+    """Return an output's path; refuse one that exists, unless it may be replaced, or cannot be written."""
+    if not isinstance(name, str | os.PathLike) or not Path(name).name:
+        raise InputError(f"output {name!r} is no name of a file")
+    path = Path(name)
     for existing, verb in ((path, "exists"), (part_of(path), "holds an unfinished job")):
         if existing.is_dir():
             raise InputError(f"output {existing} is a folder: give the name of a file")
@@ -44,6 +47,7 @@ def check_output(path: Path, *, overwrite: bool = False, resume: bool = False) -
         raise InputError(f"output {path} cannot be written: there is no folder {folder}")
     if not os.access(folder, os.W_OK):
         raise InputError(f"output {path} cannot be written: no permission to write into {folder}")
+    return path
 
 
 def require_space(path: Path, need: int) -> None:

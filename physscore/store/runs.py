@@ -75,10 +75,9 @@ class RunWriter:
         overwrite: bool,
         resume: bool,
     ) -> None:
-        self.path = Path(path)
+        self.path = check_output(path, overwrite=overwrite, resume=resume)
         self.part = part_of(self.path)
         self.seed, self.settings = seed, settings
-        check_output(self.path, overwrite=overwrite, resume=resume)
         self.finished = resume and self.path.exists()
         self.started = resume and self.part.exists() and not self.finished
         if self.finished or self.started:

@@ -1,0 +1,114 @@
+"""Targets and references that do not fit each other, or have no log Z: none of them passes."""
+
+import math
+
+import numpy as np
+import pytest
+
+import physscore as ps
+from physscore.evidence.verify import verify
+
+
+def normal(precision, dim):
+    """An energy in Python, precision |x|^2 / 2."""
+    return ps.from_functions(
+        energy_and_score=lambda x: (0.5 * precision * (x**2).sum(axis=1), -precision * x), shape=dim
+    )
+
+
+@pytest.mark.parametrize("method", ["smc", "tempering"])
+@pytest.mark.parametrize("bounds", [ps.Uniform(-1, 1), ps.HalfNormal(1.0)], ids=["box", "half"])
+def test_a_reference_that_ends_where_the_target_goes_on(bounds, method):
+    found = ps.estimate_log_z(normal(1.0, 1), ps.Parameters(a=bounds), particles=512, method=method)
+    assert found.verdict == "failed"
+    assert any("beyond the bounds" in reason for reason in found.reasons)
+
+
+def test_a_reference_that_ends_where_the_target_is_nothing():
+    found = ps.estimate_log_z(normal(1.0, 1), ps.Parameters(a=ps.Uniform(-10, 10)), particles=512)
+    assert found.verdict == "pass"
+    assert abs(found.log_z - 0.5 * math.log(2 * math.pi)) < 4.5 * found.error
+
+
+def test_modes_that_only_one_of_both_has_are_refused():
+    grid = ps.Grid((8, 8), box_size=8.0)
+    reference = ps.GaussianRandomField(grid, ps.spectra.PowerLaw(index=-1.0, amplitude=1.0))
+    white = ps.from_functions(energy_and_score=lambda x: (0.5 * (x**2).sum(axis=(1, 2)), -x), shape=(8, 8))
+    with pytest.raises(ps.InputError, match="fixes 1 modes"):
+        ps.estimate_log_z(white, reference, particles=64)
+
+
+def test_a_prior_stays_one_beside_a_score_without_an_energy():
+    """Bounds and norms of the prior count; the energy of the score alone is zero at the origin."""
+    score = ps.from_functions(score=lambda x: 1.0 - x, shape=1)
+    for prior, exact in (
+        (ps.Parameters(a=ps.Uniform(1, 2)), 0.34408),
+        (ps.Gaussian(0.0, 1.0, dim=1), 0.25 - 0.5 * math.log(2)),
+    ):
+        found = ps.estimate_log_z(prior + score, particles=512)
+        assert found.verdict == "pass"
+        assert abs(found.log_z - exact) < 4.5 * found.error
+
+
+@pytest.mark.parametrize(
+    ("target", "reference"),
+    [
+        (ps.Gaussian(0.0, 1.0, dim=2) + normal(-3.0, 2), None),
+        (normal(-0.5, 2), ps.Gaussian(0.0, 1.0, dim=2)),
+    ],
+)
+def test_a_target_without_an_integral_is_refused(target, reference):
+    with pytest.raises(ps.InputError, match="is its sign wrong"):
+        ps.estimate_log_z(target, reference, particles=256)
+
+
+def test_a_target_error_that_more_islands_do_not_reach():
+    found = ps.estimate_log_z(
+        normal(20000.0, 3), ps.Gaussian(0.0, 1.0, dim=3), particles=64, schedule=4, target_error=0.05
+    )
+    assert found.verdict != "pass"
+    assert any("above target_error" in reason for reason in found.reasons)
+    assert len(found.islands) < 1000
+
+
+def test_a_prior_alone_is_its_own_reference():
+    prior = ps.Parameters(a=ps.Uniform(-1, 1))
+    assert ps.estimate_log_z(prior, particles=64).log_z == pytest.approx(0.0, abs=1e-12)
+    along = ps.thermodynamics(lambda b: prior + b * normal(1.0, 1), [0.0, 1.0], particles=512)
+    exact = math.log(math.sqrt(2 * math.pi) * math.erf(math.sqrt(0.5)) / 2)
+    assert along.verdict == "pass"
+    assert abs(along.log_z[-1] - exact) < 4.5 * along.log_z_error[-1]
+
+
+def test_kernels_that_never_reject_are_refused_where_their_bias_is_not_weighted():
+    class Data(ps.Energy):
+        shape = (2,)
+
+        def energy_and_score(self, x):
+            return 0.5 * (x**2).sum(axis=1), -x
+
+        def simulate(self, x, *, seed):
+            return self
+
+    with pytest.raises(ps.InputError, match="never rejects"):
+        verify(ps.Gaussian(0.0, 1.0, dim=2) + Data(), kernel=ps.ULA())
+    with pytest.raises(ps.InputError, match="never rejects"):
+        ps.thermodynamics(lambda c: normal(c, 2), [1.0, 2.0], kernel=ps.ULA())
+
+
+def test_numbers_of_numpy_in_a_kernel_are_kept(tmp_path):
+    kernel = ps.HMC(leapfrogs=np.int64(3))
+    options = {"particles": 64, "kernel": kernel, "checkpoint": tmp_path / "z.h5"}
+    found = ps.estimate_log_z(normal(2.0, 2), ps.Gaussian(0.0, 1.0, dim=2), **options)
+    again = ps.estimate_log_z(normal(2.0, 2), ps.Gaussian(0.0, 1.0, dim=2), resume=True, **options)
+    assert again.log_z == found.log_z
+    with pytest.raises(ps.InputError, match="belongs to another job"):  # its name is the same
+        ps.estimate_log_z(normal(2.0, 2), ps.Gaussian(0.5, 1.0, dim=2), resume=True, **options)
+
+
+def test_no_reference_is_fitted_to_states_of_four_axes():
+    target = ps.from_functions(
+        energy_and_score=lambda x: (0.5 * (x**2).sum(axis=(1, 2, 3, 4)), -x), shape=(2, 2, 2, 2)
+    )
+    with pytest.raises(ps.InputError, match=r"shape \(2, 2, 2, 2\)"):
+        ps.estimate_log_z(target, particles=64)
