@@ -87,6 +87,10 @@ class Waves:
         """Return the amplitudes of fields, or the fields of amplitudes, both (n, d)."""
         return fields.reshape(len(fields), -1) @ self._matrix
 
+    def variances(self, scale: Array) -> npt.NDArray[np.float64]:
+        """Return the variances of the cells where y has the standard deviations ``scale``."""
+        return np.asarray((self.std * scale) ** 2 @ self._matrix**2)
+
     def unwhiten(self, y: Array) -> Array:
         """Return the fields (n, *shape) at ``y``."""
         return (self.mean + self.transform(self.std * y)).reshape(-1, *self.shape)

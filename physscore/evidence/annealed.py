@@ -17,8 +17,8 @@ from scipy.special import ndtr
 from physscore import noise
 from physscore.core import Array
 from physscore.evidence.bridge import Populations, log_mean, normalised
-from physscore.evidence.control import Controls, controls
-from physscore.evidence.excess import Excess
+from physscore.evidence.control import Controls, controls, of_cells
+from physscore.evidence.excess import Excess, FieldExcess
 from physscore.evidence.plan import Plan
 from physscore.evidence.tempered import Tempered
 from physscore.kernels.kernel import Kernel
@@ -92,8 +92,11 @@ class Particles:
         tempered = self.tempered
         v, score = self.moved or tempered.leave(self.y, self.slope)[:2]
         slope = self.slope @ tempered.scale if tempered.dense else self.slope * tempered.scale
-        u, groups = self.u.reshape(weights.shape), tempered.excess.groups
-        return controls(v, score, slope, u, weights, between, groups, dense=tempered.dense)
+        excess, more = tempered.excess, None
+        if isinstance(excess, FieldExcess):
+            more = of_cells(*excess.cells(self.y, score, tempered.mean, tempered.scale))
+        u = self.u.reshape(weights.shape)
+        return controls(v, score, slope, u, weights, between, excess.groups, dense=tempered.dense, more=more)
 
     def move(self, settings: Moves, n: int) -> Array:
         """Move them by ``n`` steps of a kernel; return the acceptance of each.

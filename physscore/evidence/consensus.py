@@ -114,8 +114,13 @@ class Seen:
         gap_error = math.hypot(bars["BAR back"].error, bars["BAR there"].error)
         if job.narrow:
             doubt = math.hypot(doubt, _GAP_SHARE * gap)
-        if doubt > 0:
-            total = Estimate(total.value, total.influence * math.hypot(1.0, doubt / max(total.error, 1e-300)))
+        error = math.hypot(total.error, doubt)
+        if job.narrow and len(there.log_z) < _MANY:
+            # Few islands may agree by chance. Both ways of one island go together rather than apart, so the
+            # mean of both has at least the error of two that are independent.
+            error = max(error, 0.5 * gap_error)
+        if error > total.error:
+            total = Estimate(total.value, total.influence * (error / max(total.error, 1e-300)))
         return cls(there, back, total, name, found, bars["BAR there"], gap, gap_error, rungs[best], tail)
 
     @property

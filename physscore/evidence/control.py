@@ -1,15 +1,17 @@
 """Control variates out of the score: what Stein's identity says is zero, and goes with the energy.
 
-For draws v from a density with the score s the mean of div f + f . s is zero, whatever the field f. With
-f = b + H v / 2 that is c = b . s + (tr H + v . H s) / 2. Where the density is near a standard normal, and b
-and H are the mean gradient and Hessian of u, c is minus the linear and quadratic part of u, so that u + c
-has the mean of u and little of its variance (Mira, Solgi & Imparato 2013, arXiv:1012.2983; for log Z:
-Oates, Papamarkou & Girolami 2016, arXiv:1404.5053).
+For draws v from a density with the score s the mean of div f + f . s is zero, whatever the field f (Mira,
+Solgi & Imparato 2013, arXiv:1012.2983; for log Z: Oates, Papamarkou & Girolami 2016, arXiv:1404.5053). For a
+standard normal that is minus m He_m(v_i) if f is He_(m-1)(v_i) along v_i, with Hermite's polynomials; and the
+part of u that goes with He_m(v_i) has the factor E[He_(m-1)(v_i) du/dv_i] / m!. So near a normal density u
+loses all of its variance that is a sum over coordinates. Three more kinds of fields see what is not: H v,
+with the mean Hessian H of u; |v|^2 v; and powers of the cells of a field, where its energy is local.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +20,9 @@ import numpy.typing as npt
 from physscore.arrays import compiled, parallel
 from physscore.core import Array
 
+_ORDERS = 4  # of Hermite's polynomials
 _LEAST = 32  # particles that fit
+_EACH = 64  # for each field
 _MOST = 4096
 _SEEN_TWICE = math.sqrt(2.0) - 1.0
 
@@ -36,38 +40,89 @@ class Controls(NamedTuple):
     fitting: npt.NDArray[np.float64]
 
 
+@dataclass
+class _Field:
+    """What one field adds: at particles that fit, on average in islands that are corrected, and its change
+    with each island that fits."""
+
+    values: Array
+    means: Array
+    change: Array | float = 0.0
+
+
 @compiled
-def _means(v, score, slope, weights, gradient, hessian, linear, quadratic, start, stop):
-    """Fill the weighted means over islands of slope, v slope, s and (1 + v s) / 2."""
+def _means(v, score, slope, weights, projections, fields, start, stop):
+    """Fill the weighted means over islands of He_k(v) slope / (k + 1)! and of k He_(k-1)(v) + He_k(v) s."""
     n, d = weights.shape[1], v.shape[1]
     for island in range(start, stop):
-        g, h, a, q = gradient[island], hessian[island], linear[island], quadratic[island]
         for j in range(n):
             w, row = weights[island, j], island * n + j
-            x, s, b = v[row], score[row], slope[row]
             for i in range(d):
-                g[i] += w * b[i]
-                h[i] += w * x[i] * b[i]
-                a[i] += w * s[i]
-                q[i] += 0.5 * w * x[i] * s[i]
+                x, s, b = v[row, i], w * score[row, i], w * slope[row, i]
+                two, three = x * x - 1.0, x * (x * x - 3.0)
+                projections[0, island, i] += b
+                projections[1, island, i] += b * x / 2.0
+                projections[2, island, i] += b * two / 6.0
+                projections[3, island, i] += b * three / 24.0
+                fields[0, island, i] += s
+                fields[1, island, i] += w + x * s
+                fields[2, island, i] += 2.0 * w * x + two * s
+                fields[3, island, i] += 3.0 * w * two + three * s
+
+
+@compiled
+def _values(v, score, factors, out, start, stop):
+    """Fill, for each row, the sums over coordinates of factors (k He_(k-1)(v) + He_k(v) s)."""
+    for row in range(start, stop):
+        a, b, c, e = 0.0, 0.0, 0.0, 0.0
+        for i in range(v.shape[1]):
+            x, s = v[row, i], score[row, i]
+            two, three = x * x - 1.0, x * (x * x - 3.0)
+            a += factors[0, i] * s
+            b += factors[1, i] * (1.0 + x * s)
+            c += factors[2, i] * (2.0 * x + two * s)
+            e += factors[3, i] * (3.0 * two + three * s)
+        out[0, row], out[1, row], out[2, row], out[3, row] = a, b, c, e
+
+
+@compiled
+def _radial(v, score, out, start, stop):
+    """Fill div f + f . s of f = |v|^2 v."""
+    d = v.shape[1]
+    for row in range(start, stop):
+        squares, along = 0.0, 0.0
         for i in range(d):
-            q[i] += 0.5
+            squares += v[row, i] * v[row, i]
+            along += v[row, i] * score[row, i]
+        out[row] = squares * (d + 2.0 + along)
 
 
-def _dense_means(v: Array, score: Array, slope: Array, weights: Array) -> tuple[Array, Array, Array, Array]:
-    """Return the same for matrices H."""
-    islands, n = weights.shape
-    v, score, slope = (array.reshape(islands, n, -1) for array in (v, score, slope))
-    weighted = (weights[:, :, np.newaxis] * v).swapaxes(1, 2)
-    hessian, quadratic = weighted @ slope, 0.5 * (weighted @ score + np.eye(v.shape[2]))
-    hessian = 0.5 * (hessian + hessian.swapaxes(1, 2))
-    gradient, linear = (np.einsum("in,ind->id", weights, array) for array in (slope, score))
-    return gradient, hessian.reshape(islands, -1), linear, quadratic.reshape(islands, -1)
+@compiled
+def _of_cells(x, score, variances, out, start, stop):
+    """Fill div f + f . s of the fields J^T x^p for p = 1, 2, 3, where x = J v are cells.
+
+    ``score`` is J s, and ``variances`` are those of cells of which v is a standard normal.
+    """
+    for row in range(start, stop):
+        one, two, three = 0.0, 0.0, 0.0
+        for i in range(x.shape[1]):
+            a, s, wide = x[row, i], score[row, i], variances[i]
+            one += wide + a * s
+            two += a * (2.0 * wide + a * s)
+            three += a * a * (3.0 * wide + a * s)
+        out[0, row], out[1, row], out[2, row] = one, two, three
+
+
+def of_cells(x: Array, score: Array, variances: Array) -> npt.NDArray[np.float64]:
+    """Return what fields along the powers of cells add for each particle; see ``_of_cells``."""
+    out = np.empty((3, len(x)))
+    parallel(_of_cells, len(x), x, score, variances, out, at_least=max(1, 10_000 // x.shape[1]))
+    return out
 
 
 def controls(
     v: Array, score: Array, slope: Array, u: Array, weights: Array, between: Array,
-    groups: Array | None, *, dense: bool,
+    groups: Array | None, *, dense: bool, more: Array | None = None,
 ) -> Controls:  # fmt: skip
     """Return control variates for the means of ``u`` over islands.
 
@@ -85,35 +140,86 @@ def controls(
         Coordinates that are alike.
     dense
         Whether H has more than a diagonal.
+    more : array (k, islands * n)
+        What other fields add.
     """
     (islands, n), d = u.shape, v.shape[1]
     found = Controls(np.zeros(islands), np.zeros(islands))
     half = islands // 2
     if half * n < _LEAST:
         return found
-    if dense:
-        gradient, hessian, linear, quadratic = _dense_means(v, score, slope, weights)
-    else:
-        gradient, hessian, linear, quadratic = np.zeros((4, islands, d))
-        parallel(_means, islands, v, score, slope, weights, gradient, hessian, linear, quadratic)
-        if groups is not None:
-            hessian = _shared(hessian, groups)
+    projections, fields = np.zeros((2, _ORDERS, islands, d))
+    at_least = max(1, 10_000 // (n * d))
+    parallel(_means, islands, v, score, slope, weights, projections, fields, at_least=at_least)
+    if groups is not None:  # what is odd in one coordinate has another sign in each of a group
+        for order in (1, 3):
+            projections[order] = _shared(projections[order], groups)
+    radial = np.empty(len(v))
+    parallel(_radial, len(v), v, score, radial, at_least=max(1, 10_000 // d))
+    others = radial[np.newaxis] if more is None else np.vstack([radial, more])
+    by_island = np.einsum("kin,in->ki", others.reshape(-1, islands, n), weights)
+    hessian = _hessian(v, score, slope, weights) if dense else None
     first, second = slice(0, half), slice(half, islands)
     for fit, apply in ((first, second), (second, first)):
-        b, h = gradient[fit].mean(axis=0), hessian[fit].mean(axis=0)
         some = slice(fit.start * n, min(fit.stop * n, fit.start * n + _MOST))
-        bend = v[some] @ h.reshape(d, d) if dense else v[some] * h
-        c = np.einsum("ni,ni->n", score[some], 0.5 * bend + b)
-        by = weights.ravel()[some]
-        centred = by * (c - by @ c / by.sum())
-        square = float(centred @ c)
-        if square > 0:
-            share = -float(centred @ u.ravel()[some]) / square
-            found.added[apply] = share * (linear[apply] @ b + quadratic[apply] @ h)
-            means = [(between[apply] @ part[apply]) / (fit.stop - fit.start) for part in (linear, quadratic)]
-            share *= _SEEN_TWICE
-            found.fitting[fit] = share * ((gradient[fit] - b) @ means[0] + (hessian[fit] - h) @ means[1])
+        factors = projections[:, fit].mean(axis=1)
+        values = np.empty((_ORDERS, some.stop - some.start))
+        parallel(_values, len(values[0]), v[some], score[some], factors, values, at_least=1000)
+        terms = [
+            _Field(
+                values[order],
+                fields[order, apply] @ factors[order],
+                (projections[order, fit] - factors[order])
+                @ (between[apply] @ fields[order, apply] / (apply.stop - apply.start)),
+            )
+            for order in range(_ORDERS)
+        ]
+        if hessian is not None:
+            terms[1] = _bent(v[some], score[some], *hessian, fit, apply, between)
+        terms += [_Field(a[some], b[apply]) for a, b in zip(others, by_island, strict=True)]
+        if len(values[0]) < _EACH * len(terms):
+            low, high = terms[:2]
+            terms = [_Field(low.values + high.values, low.means + high.means, low.change + high.change)]
+        shares = _regression(
+            np.array([term.values for term in terms]), u.ravel()[some], weights.ravel()[some]
+        )
+        for share, term in zip(shares, terms, strict=True):
+            found.added[apply] -= share * term.means
+            found.fitting[fit] -= share * _SEEN_TWICE * term.change
     return found
+
+
+def _regression(columns: Array, u: Array, weights: Array) -> npt.NDArray[np.float64]:
+    """Return the factors with which columns (k, n) come nearest to ``u``, but for a constant."""
+    share = weights / max(weights.sum(), 1e-300)
+    centred = columns - (columns @ share)[:, np.newaxis]
+    size = np.sqrt(centred**2 @ share)
+    size[~(size > 0)] = np.inf  # no use where it does not vary
+    scaled = centred / size[:, np.newaxis]
+    covariance = (scaled * share) @ scaled.T
+    found = np.linalg.lstsq(covariance, (scaled * share) @ (u - u @ share), rcond=1e-10)[0]
+    return np.asarray(found / size)
+
+
+def _hessian(v: Array, score: Array, slope: Array, weights: Array) -> tuple[Array, Array]:
+    """Return the means over islands of (v slope^T + slope v^T) / 4 and of 1 + v s^T, as rows."""
+    islands, n = weights.shape
+    v, score, slope = (array.reshape(islands, n, -1) for array in (v, score, slope))
+    weighted = (weights[:, :, np.newaxis] * v).swapaxes(1, 2)
+    hessian, field = weighted @ slope, weighted @ score + np.eye(v.shape[2])
+    hessian = 0.25 * (hessian + hessian.swapaxes(1, 2))
+    return hessian.reshape(islands, -1), field.reshape(islands, -1)
+
+
+def _bent(
+    v: Array, score: Array, hessian: Array, field: Array, fit: slice, apply: slice, between: Array
+) -> _Field:
+    """Return the field H v / 2 with the mean Hessian of islands."""
+    d = v.shape[1]
+    mean = hessian[fit].mean(axis=0)
+    matrix = mean.reshape(d, d)
+    change = (hessian[fit] - mean) @ (between[apply] @ field[apply] / (apply.stop - apply.start))
+    return _Field(np.trace(matrix) + np.einsum("ni,ni->n", score, v @ matrix), field[apply] @ mean, change)
 
 
 def _shared(values: Array, groups: Array) -> npt.NDArray[np.float64]:

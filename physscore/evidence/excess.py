@@ -106,6 +106,17 @@ class FieldExcess(Excess):
     def normal(self, mean: Array, variances: Array) -> FourierGaussian:
         """Return the density of fields that is normal over y, with a mean and with variances of groups."""
 
+    def cells(self, y: Array, score: Array, mean: Array, scale: Array) -> tuple[Array, Array, Array]:
+        """Return what coordinates v = (y - mean) / scale, and a score over them, are in the cells, and the
+        variances of cells of which v is a standard normal: arrays (n, cells), (n, cells) and (cells,)."""
+        zero, middle = self.to_state(np.array([np.zeros(self.dim), mean]))
+        x, pushed = self.to_state(y) - middle, self.to_state(scale * score) - zero
+        return x.reshape(len(y), -1), pushed.reshape(len(y), -1), self.cell_variances(scale)
+
+    @abstractmethod
+    def cell_variances(self, scale: Array) -> Array:
+        """Return the variances of the cells if the coordinates have the standard deviations ``scale``."""
+
 
 class WaveExcess(FieldExcess):
     """Of small grids, compiled, over real plane waves."""
@@ -132,6 +143,10 @@ class WaveExcess(FieldExcess):
     def normal(self, mean: Array, variances: Array) -> FourierGaussian:
         """Return the density of fields that is normal over y."""
         return self.waves.normal(mean, variances)
+
+    def cell_variances(self, scale: Array) -> Array:
+        """Return the variances of the cells."""
+        return self.waves.variances(scale)
 
 
 class ModeExcess(FieldExcess):
@@ -171,6 +186,11 @@ class ModeExcess(FieldExcess):
     def normal(self, mean: Array, variances: Array) -> FourierGaussian:
         """Return the density of fields that is normal over y."""
         return FourierGaussian(self.modes.grid, self._mean + self._std * mean, self._std**2 * variances)
+
+    def cell_variances(self, scale: Array) -> Array:
+        """Return the variances of the cells, which are alike."""
+        cells = self.modes.grid.n_cells
+        return np.full(cells, ((self._std * scale) ** 2).sum() / cells)
 
 
 def _offset(reference: Gaussian | FourierGaussian) -> float:
