@@ -178,7 +178,7 @@ class Seen:
     leg : Leg
     below, above : array (rungs - 1, islands, n)
         The work of each step: E of its upper end minus E of its lower, at the particles of either end.
-    slope, bend : array (couplings, islands, n)
+    slope, bend : array (rungs, islands, n)
         First and second derivative of E over the coupling.
     """
 
@@ -190,8 +190,8 @@ class Seen:
 
 
 def go_along(
-    family: Family, plan: Plan, stops: Array, y: Array, start: Array, *, back: bool, seed: int, step: int,
-    dense: bool, look: Callable[[float, float], None],
+    family: Family, plan: Plan, y: Array, start: Array, *, back: bool, seed: int, step: int, dense: bool,
+    look: Callable[[float, float], None],
 ) -> tuple[Seen, Array]:  # fmt: skip
     """Lead islands from the first coupling to the last, or back; return what they saw and where they are.
 
@@ -199,8 +199,6 @@ def go_along(
     ----------
     family, plan
         The energies, and the frozen schedule.
-    stops : array (couplings,) of int
-        Which rungs are the couplings that were asked for.
     y : array (islands * n, d)
         Particles where the way begins.
     start : array (islands,)
@@ -216,10 +214,9 @@ def go_along(
         family, plan.kernel, y.copy(), beta=1.0 if back else 0.0, seed=seed, step=step, dense=dense
     )
     last = len(plan.betas) - 1
-    stop_of = {int(rung): j for j, rung in enumerate(stops)}
     shape = (len(start), len(y) // len(start))
     below, above = np.zeros((last, *shape)), np.zeros((last, *shape))
-    slope, bend = np.zeros((len(stops), *shape)), np.zeros((len(stops), *shape))
+    slope, bend = np.zeros((last + 1, *shape)), np.zeros((last + 1, *shape))
 
     def energies(rung: int) -> Array:
         with np.errstate(over="ignore", invalid="ignore"):
@@ -233,10 +230,9 @@ def go_along(
             below[k] = _finite(energies(k + 1) - particles.u).reshape(shape)
         if k > 0:
             above[k - 1] = _finite(particles.u - energies(k - 1)).reshape(shape)
-        if k in stop_of:
-            found = family.slopes(beta, family.excess(beta).to_state(particles.y))
-            for out, values in zip((slope, bend), found, strict=True):
-                out[stop_of[k]] = np.nan_to_num(values, posinf=0.0, neginf=0.0).reshape(shape)
+        found = family.slopes(beta, family.excess(beta).to_state(particles.y))
+        for out, values in zip((slope, bend), found, strict=True):
+            out[k] = np.nan_to_num(values, posinf=0.0, neginf=0.0).reshape(shape)
         look(beta, ess)
 
     leg = run_leg(particles, plan, len(start), back=back, threshold=_THRESHOLD, start=start, progress=observe)

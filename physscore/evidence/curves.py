@@ -44,7 +44,7 @@ class Thermodynamics:
         The estimate at the first coupling.
     islands : dict
         For each quantity, what each of the independent islands adds to it, (islands, k): the errors are
-        those of the means of these.
+        the standard deviations of Student's distribution of the means of these, larger if islands are few.
     evaluations : int
         Gradients of the energy that were taken.
     """
@@ -120,7 +120,7 @@ class Thermodynamics:
             left, right = self._islands(one), self._islands(other or one)
         n = len(left)
         left, right = left - left.mean(axis=0), right - right.mean(axis=0)
-        return np.asarray(left.T @ right / (n * (n - 1)))
+        return np.asarray(left.T @ right / (n * (n - 3)))  # of Student's distribution with n - 1
 
     def _islands(self, name: str) -> Array:
         if name == "free_energy":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from physscore.sampling.engine import whole
 
 _DENSE_UP_TO = 32
 _MOST_LENGTHENINGS = 2
+_NEAR = 1.0  # along the path, in standard deviations of E
 _SUSPECT, _FAILED = 4.5, 9.0  # errors between the ways there and back
 _PILOT, _PATH = 0x2545F4914F6CDD1D, 0x9E3779B97F4A7C15  # make seeds: random numbers other than the estimate's
 
@@ -51,9 +53,10 @@ def thermodynamics(
     through all the others, and back, over rungs that a pilot has set. Differences of log Z come from
     Bennett's acceptance ratio (Bennett 1976, J. Comput. Phys. 22, 245) on every rung, energies and heat
     capacities from mean and variance of dE / d coupling at the particles, the error of all from the scatter
-    of the islands. For :class:`physscore.Ising`, the energy of the spins expected given the states takes the
-    place of dE / d coupling: the same mean, at 16 x 16 with up to half the noise, and of the heat capacity
-    with down to a quarter of the variance, least near the critical point where the spins' own noise rules.
+    of the islands, for heat capacities averaged over both ways and rungs that are near. For
+    :class:`physscore.Ising`, the energy of the spins expected given the states takes the place of
+    dE / d coupling: the same mean, at 16 x 16 with up to half the noise, and of the heat capacity with down
+    to a quarter of the variance, least near the critical point where the spins' own noise rules.
 
     Parameters
     ----------
@@ -137,11 +140,9 @@ def _run(
         bar.total = bar.n + 2 * len(betas)
         settings: dict[str, Any] = {"dense": dense, "look": lambda beta, ess: look(beta, ESS=f"{ess:.0%}")}
         step = lengthened << 26
-        there, at = go_along(
-            family, plan, stops, y, start, back=False, seed=seed ^ _PATH, step=step, **settings
-        )
+        there, at = go_along(family, plan, y, start, back=False, seed=seed ^ _PATH, step=step, **settings)
         back, _ = go_along(
-            family, plan, stops, at[: returning * n], (start + there.leg.log_z)[:returning], back=True,
+            family, plan, at[: returning * n], (start + there.leg.log_z)[:returning], back=True,
             seed=seed ^ _PATH, step=step + (1 << 31), **settings,
         )  # fmt: skip
         evaluations += (islands + returning) * n * plan.evaluations
@@ -157,14 +158,16 @@ def _run(
     adds = np.zeros(islands) if known else first.islands - first.log_z
     log_z = begin + np.append(0.0, np.cumsum(rises))[stops]
     adds = adds + np.concatenate([np.zeros((1, islands)), np.cumsum(influence, axis=0)])[stops]
-    (slope, slope_adds), (bend, bend_adds) = _derivatives(there, stops)
+    up, down = _derivatives(there), _derivatives(back)
+    bend_adds = _steadied(up, down, np.interp(betas, knots.betas, knots.length))[stops]
+    slope, slope_adds, bend = up.slope[stops], up.slope_adds[stops], up.bend[stops]
     squares = family.couplings**2
     influences = {
         "log_z": adds.T, "mean_energy": slope_adds.T, "heat_capacity": (squares[:, np.newaxis] * bend_adds).T
     }  # fmt: skip
     findings = _about_first(first, log_z_first)
     findings += look_at([there.leg, back.leg], total, gap, gap_error, float(knots.length[-1]), len(betas) - 1)
-    findings += _hysteresis(there, back, stops, family.couplings)
+    findings += _hysteresis(up, down, stops, family.couplings)
     for beta in (0.5, 1.0):
         findings += score_fits(family.excess(beta), y)
     verdict, reasons = verdict_of(findings)
@@ -185,9 +188,23 @@ def _rises(seen: Seen) -> tuple[Array, Array]:
     return bridged(*(part[np.newaxis] for part in (seen.below, seen.above, between, within)))
 
 
-def _derivatives(seen: Seen, stops: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """Return -d log Z / d coupling and d^2 log Z / d coupling^2, each with what each island adds."""
-    between, within = (part[stops] for part in seen.leg.populations.weights)
+@dataclass
+class _Derivatives:
+    """-d log Z / d coupling and d^2 log Z / d coupling^2 on each rung, with what each island adds.
+
+    ``size`` is the mean size of the terms of the second: itself, but where some are negative.
+    """
+
+    slope: Array
+    slope_adds: Array
+    bend: Array
+    bend_adds: Array
+    size: Array
+
+
+def _derivatives(seen: Seen) -> _Derivatives:
+    """Return the derivatives of log Z by the particles of one way."""
+    between, within = seen.leg.populations.weights
 
     def averaged(values: Array) -> tuple[Array, Array]:
         by_island = (within * values).sum(axis=2)
@@ -195,14 +212,40 @@ def _derivatives(seen: Seen, stops: Array) -> tuple[tuple[Array, Array], tuple[A
         return mean, between * (by_island - mean[:, np.newaxis])
 
     mean, adds = averaged(seen.slope)
-    square, more = averaged((seen.slope - mean[:, np.newaxis, np.newaxis]) ** 2 - seen.bend)
+    terms = (seen.slope - mean[:, np.newaxis, np.newaxis]) ** 2 - seen.bend
+    square, more = averaged(terms)
     chance = adds.var(axis=1, ddof=1) / adds.shape[1]  # of the mean that was taken off
-    return (mean, adds), (square + chance, more)
+    return _Derivatives(mean, adds, square + chance, more, averaged(np.abs(terms))[0])
 
 
-def _hysteresis(up: Seen, down: Seen, stops: Array, couplings: Array) -> list[Finding]:
+def _steadied(up: _Derivatives, down: _Derivatives, length: Array) -> Array:
+    """Return what islands add to the second derivative, its scatter made that of all who can tell.
+
+    Terms are skewed: where the rare large ones are missing, a value and its scatter are low together, and it
+    would be off by many of its errors. The scatter is a share of the size; the share is averaged over both
+    ways and over rungs that are near along the path, where densities are alike, the size over both ways.
+    """
+    n, m = up.bend_adds.shape[1], down.bend_adds.shape[1]
+    own = up.bend_adds.var(axis=1, ddof=1)
+    share = ((n - 1) * _share(up) + (m - 1) * _share(down)) / (n + m - 2)
+    near = np.maximum(0.0, 1.0 - ((length[:, np.newaxis] - length) / _NEAR) ** 2)
+    size = (n * up.size + m * down.size) / (n + m)
+    wanted = size**2 * (near @ share) / near.sum(axis=1)
+    return up.bend_adds * np.sqrt(_ratio(wanted, own))[:, np.newaxis]
+
+
+def _share(seen: _Derivatives) -> Array:
+    """Return the variance of the islands over the square of the size."""
+    return _ratio(seen.bend_adds.var(axis=1, ddof=1), seen.size**2)
+
+
+def _ratio(above: Array, below: Array) -> Array:
+    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+
+
+def _hysteresis(up: _Derivatives, down: _Derivatives, stops: Array, couplings: Array) -> list[Finding]:
     """Doubt energies that remember from which side the particles came."""
-    (there, adds), (back, more) = (_derivatives(one, stops)[0] for one in (up, down))
+    (there, adds), (back, more) = ((one.slope[stops], one.slope_adds[stops]) for one in (up, down))
     n = more.shape[1]
     error = np.sqrt(sum(one.var(axis=1, ddof=1) / one.shape[1] for one in (adds, more)))
     with np.errstate(divide="ignore", invalid="ignore"):
