@@ -15,9 +15,12 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from physscore.arrays import compiled, parallel
 from physscore.core import Array
 from physscore.energies.fourier_gaussian import FourierGaussian
 from physscore.modes import Coordinates
+
+_TOGETHER = 64  # fields
 
 
 class Waves:
@@ -70,26 +73,25 @@ class Waves:
         modes = Coordinates(self.grid).of_fields(self.unwhiten(mean[np.newaxis]))[0]
         return FourierGaussian(self.grid, modes, by_octant[self._of_mode])
 
-    @property
+    @cached_property
     def numbers(self) -> npt.NDArray[np.float64]:
         """All that the compiled functions need."""
         sides = [side.ravel() for side in self.sides]
         return np.concatenate([[len(self.shape), *self.shape], self.mean, self.std, *sides])
 
-    @cached_property
-    def _matrix(self) -> npt.NDArray[np.float64]:
-        matrix: Array = np.ones((1, 1))
-        for side in self.sides:
-            matrix = np.kron(matrix, side)
-        return np.asarray(matrix)
-
     def transform(self, fields: Array) -> Array:
         """Return the amplitudes of fields, or the fields of amplitudes, both (n, d)."""
-        return fields.reshape(len(fields), -1) @ self._matrix
+        rows = fields.reshape(len(fields), -1)
+        out = np.empty_like(rows, np.float64)
+        parallel(_transform_rows, len(rows), self.numbers, rows, out, at_least=max(1, 4096 // rows.shape[1]))
+        return out
 
     def variances(self, scale: Array) -> npt.NDArray[np.float64]:
         """Return the variances of the cells where y has the standard deviations ``scale``."""
-        return np.asarray((self.std * scale) ** 2 @ self._matrix**2)
+        variances: Array = ((self.std * scale) ** 2).reshape(self.shape)
+        for axis, side in enumerate(self.sides):
+            variances = np.moveaxis(np.tensordot(variances, side**2, (axis, 0)), -1, axis)
+        return variances.ravel()
 
     def unwhiten(self, y: Array) -> Array:
         """Return the fields (n, *shape) at ``y``."""
@@ -148,6 +150,16 @@ def _transform(numbers, x):
         source, out = out, source
     if axes % 2 == 1:
         x[:] = work
+
+
+@compiled
+def _transform_rows(numbers, rows, out, start, stop):
+    """Transform fields that are rows, some of them at a time."""
+    for low in range(start, stop, _TOGETHER):
+        high = min(low + _TOGETHER, stop)
+        block = rows[low:high].T.copy()
+        _transform(numbers, block)
+        out[low:high] = block.T
 
 
 @njit(nogil=True, error_model="numpy")

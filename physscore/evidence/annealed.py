@@ -91,7 +91,7 @@ class Particles:
         between islands."""
         tempered = self.tempered
         v, score = self.moved or tempered.leave(self.y, self.slope)[:2]
-        slope = self.slope @ tempered.scale if tempered.dense else self.slope * tempered.scale
+        slope = tempered.pull(self.slope)
         excess, more = tempered.excess, None
         if isinstance(excess, FieldExcess):
             more = of_cells(*excess.cells(self.y, score, tempered.mean, tempered.scale))

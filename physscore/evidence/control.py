@@ -23,7 +23,7 @@ from physscore.core import Array
 _ORDERS = 4  # of Hermite's polynomials
 _LEAST = 32  # particles that fit
 _EACH = 64  # for each field
-_MOST = 4096
+_MOST = 1024  # so that BLAS leaves its threads asleep, which would spin against ours
 _SEEN_TWICE = math.sqrt(2.0) - 1.0
 
 

@@ -135,6 +135,18 @@ def _arrive_dense(v, score, mean, scale, inverse, beta, y, slope, squares, start
         squares[row] = _sum_of_squares(there)
 
 
+@compiled
+def _pull_dense(gradient, scale, out, start, stop):
+    """Multiply rows by a lower triangular matrix from the right."""
+    for row in range(start, stop):
+        here, there = gradient[row], out[row]
+        there[:] = 0.0
+        for k in range(len(here)):
+            line, force = scale[k], here[k]
+            for i in range(k + 1):
+                there[i] += line[i] * force
+
+
 class Tempered(Energy):
     """The density at one beta between a reference and a target, over the coordinates v.
 
@@ -180,6 +192,14 @@ class Tempered(Energy):
         return from_block(
             _tempered_block, np.concatenate([*head, address, [len(numbers)], numbers, point.params])
         )
+
+    def pull(self, gradient: Array) -> Array:
+        """Return a gradient over v, given that over y."""
+        if not self.dense:
+            return gradient * self.scale
+        out = np.empty_like(gradient)
+        parallel(_pull_dense, len(out), gradient, self.scale, out, at_least=max(1, 10_000 // self.scale.size))
+        return out
 
     def forth(self, v: Array) -> Array:
         """Return y = mean + scale v."""
