@@ -17,7 +17,7 @@ from scipy.special import ndtr
 from physscore import noise
 from physscore.core import Array
 from physscore.evidence.bridge import Populations, log_mean, normalised
-from physscore.evidence.control import Controls, controls, of_cells
+from physscore.evidence.control import Controls, controls, enough_for_cells, of_cells
 from physscore.evidence.excess import Excess, FieldExcess
 from physscore.evidence.plan import Plan
 from physscore.evidence.tempered import Tempered
@@ -93,7 +93,7 @@ class Particles:
         v, score = self.moved or tempered.leave(self.y, self.slope)[:2]
         slope = tempered.pull(self.slope)
         excess, more = tempered.excess, None
-        if isinstance(excess, FieldExcess):
+        if isinstance(excess, FieldExcess) and enough_for_cells(*weights.shape):
             more = of_cells(*excess.cells(self.y, score, tempered.mean, tempered.scale))
         u = self.u.reshape(weights.shape)
         return controls(v, score, slope, u, weights, between, excess.groups, dense=tempered.dense, more=more)

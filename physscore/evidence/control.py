@@ -21,6 +21,7 @@ from physscore.arrays import compiled, parallel
 from physscore.core import Array
 
 _ORDERS = 4  # of Hermite's polynomials
+_POWERS = 3  # of cells
 _LEAST = 32  # particles that fit
 _EACH = 64  # for each field
 _MOST = 1024  # so that BLAS leaves its threads asleep, which would spin against ours
@@ -113,9 +114,14 @@ def _of_cells(x, score, variances, out, start, stop):
         out[0, row], out[1, row], out[2, row] = one, two, three
 
 
+def enough_for_cells(islands: int, n: int) -> bool:
+    """Return whether half of the islands with n particles each can fit the fields of cells as well."""
+    return islands // 2 * n >= _EACH * (_ORDERS + 1 + _POWERS)
+
+
 def of_cells(x: Array, score: Array, variances: Array) -> npt.NDArray[np.float64]:
     """Return what fields along the powers of cells add for each particle; see ``_of_cells``."""
-    out = np.empty((3, len(x)))
+    out = np.empty((_POWERS, len(x)))
     parallel(_of_cells, len(x), x, score, variances, out, at_least=max(1, 10_000 // x.shape[1]))
     return out
 

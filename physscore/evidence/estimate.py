@@ -65,7 +65,7 @@ def estimate_log_z(
         A normalised prior to begin with. [default: the target's own prior; "fitted", or where there is none:
         a normal density fitted to a short run, for fields diagonal in their Fourier modes]
     kernel
-        How particles move; "auto" settings are tuned at each temperature. ULA is weighted by its
+        How particles move; its step size and metric are measured at each temperature. ULA is weighted by its
         backward kernel. [default: ``MALA()``, or ``AutoMALA(sweep=True)`` where the scale of the target
         varies with the place; for fields and arrays ``HMC(harmonic=True)``]
     particles
@@ -102,7 +102,8 @@ def estimate_log_z(
     Raises
     ------
     InputError
-        If an argument makes no sense, the reference does not cover the target, or energies are not numbers.
+        If an argument makes no sense, the target is zero wherever the reference is not, or has no finite
+        integral, or energies are not numbers.
     """
     if not isinstance(target, Score):
         raise InputError(f"target is a {type(target).__name__}: it must be an Energy or a Score")
