@@ -239,7 +239,12 @@ def controlled(
     def along(parts: Array) -> Array:
         return np.asarray(-(0.5 * steps * (parts[1:] + parts[:-1])).sum(axis=0))
 
-    added = along(np.mean([leg.weights[0] * c for leg, c in zip(legs, controls, strict=True)], axis=0))
+    parts = []
+    for leg, c in zip(legs, controls, strict=True):
+        between = leg.weights[0]
+        mean = (between * c).mean(axis=1, keepdims=True)
+        parts.append(mean + between * (c - mean))  # uneven weights alone make no noise
+    added = along(np.mean(parts, axis=0))
     return Estimate(float(added.mean()), added - added.mean() + along(np.mean(fitting, axis=0)))
 
 
