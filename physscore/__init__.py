@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from physscore.energies.random_field import GaussianRandomField as GaussianRandomField
     from physscore.energies.shells import Ring as Ring
     from physscore.energies.shells import Shells as Shells
+    from physscore.energies.smoothing import smoothed as smoothed
     from physscore.evidence.curves import Thermodynamics as Thermodynamics
     from physscore.evidence.estimate import estimate_log_z as estimate_log_z
     from physscore.evidence.factors import BayesFactor as BayesFactor
@@ -142,6 +143,7 @@ _HOMES = {
     "sample": "sampling.run",
     "save": "store",
     "score_flow": "sampling.flow",
+    "smoothed": "energies.smoothing",
     "stagnation_points": "sampling.flow",
     "temper": "sampling.tempering",
     "thermodynamics": "evidence.thermodynamics",
