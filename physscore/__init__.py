@@ -9,16 +9,40 @@ from typing import TYPE_CHECKING, Any
 from physscore._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from physscore import learning as learning
     from physscore import spectra as spectra
     from physscore.arrays import threads as threads
     from physscore.core import Energy as Energy
     from physscore.core import InputError as InputError
     from physscore.core import Prior as Prior
     from physscore.core import Score as Score
+    from physscore.diagnostics.bispectrum import bispectrum as bispectrum
+    from physscore.diagnostics.calibration import central_coverage as central_coverage
+    from physscore.diagnostics.calibration import interval_coverage as interval_coverage
+    from physscore.diagnostics.calibration import simulation_based_calibration as simulation_based_calibration
+    from physscore.diagnostics.calibration import tarp as tarp
+    from physscore.diagnostics.collapse import collapse as collapse
+    from physscore.diagnostics.collapse import differential_entropy as differential_entropy
+    from physscore.diagnostics.collapse import log_det_covariance as log_det_covariance
     from physscore.diagnostics.comparison import Comparison as Comparison
     from physscore.diagnostics.comparison import check_field as check_field
+    from physscore.diagnostics.derivatives import directional as directional
+    from physscore.diagnostics.derivatives import divergence as divergence
+    from physscore.diagnostics.derivatives import jacobian as jacobian
+    from physscore.diagnostics.field_audit import FieldAudit as FieldAudit
+    from physscore.diagnostics.field_audit import compare_fields as compare_fields
+    from physscore.diagnostics.integrability import curl_fraction as curl_fraction
     from physscore.diagnostics.power import PowerSpectrum as PowerSpectrum
     from physscore.diagnostics.power import power_spectrum as power_spectrum
+    from physscore.diagnostics.score_error import band_errors as band_errors
+    from physscore.diagnostics.score_error import fisher_divergence as fisher_divergence
+    from physscore.diagnostics.score_error import score_error as score_error
+    from physscore.diagnostics.score_field import ScoreAudit as ScoreAudit
+    from physscore.diagnostics.score_field import audit_score as audit_score
+    from physscore.diagnostics.stability import drift_to_noise as drift_to_noise
+    from physscore.diagnostics.stability import jacobian_spectrum as jacobian_spectrum
+    from physscore.diagnostics.two_sample import classifier_test as classifier_test
+    from physscore.diagnostics.two_sample import energy_test as energy_test
     from physscore.energies.analytic import Banana as Banana
     from physscore.energies.analytic import DoubleWell as DoubleWell
     from physscore.energies.analytic import EggBox as EggBox
@@ -32,6 +56,7 @@ if TYPE_CHECKING:
     from physscore.energies.gaussian import GaussianMixture as GaussianMixture
     from physscore.energies.ising import Ising as Ising
     from physscore.energies.lattice import Phi4 as Phi4
+    from physscore.energies.learned import from_torch as from_torch
     from physscore.energies.likelihoods import GaussianNoise as GaussianNoise
     from physscore.energies.likelihoods import Guidance as Guidance
     from physscore.energies.likelihoods import PoissonCounts as PoissonCounts
@@ -69,11 +94,26 @@ if TYPE_CHECKING:
     from physscore.paths import Path as Path
     from physscore.paths import noise_levels as noise_levels
     from physscore.sampling.annealed import annealed_langevin as annealed_langevin
+    from physscore.sampling.denoising import ddpm as ddpm
+    from physscore.sampling.denoising import edm_levels as edm_levels
+    from physscore.sampling.denoising import heun as heun
+    from physscore.sampling.diffusion import reverse_sde as reverse_sde
     from physscore.sampling.flow import score_flow as score_flow
     from physscore.sampling.flow import stagnation_points as stagnation_points
+    from physscore.sampling.guidance import guided as guided
+    from physscore.sampling.likelihood import log_likelihood as log_likelihood
+    from physscore.sampling.noise_prediction import cosine_betas as cosine_betas
+    from physscore.sampling.noise_prediction import epsilon_to_score as epsilon_to_score
+    from physscore.sampling.noise_prediction import linear_betas as linear_betas
+    from physscore.sampling.noise_prediction import score_at_from_epsilon as score_at_from_epsilon
+    from physscore.sampling.probability_flow import encode as encode
+    from physscore.sampling.probability_flow import probability_flow as probability_flow
     from physscore.sampling.result import Run as Run
     from physscore.sampling.run import iterate as iterate
     from physscore.sampling.run import sample as sample
+    from physscore.sampling.sde import VE as VE
+    from physscore.sampling.sde import VP as VP
+    from physscore.sampling.sde import SubVP as SubVP
     from physscore.sampling.tempering import TemperedRun as TemperedRun
     from physscore.sampling.tempering import temper as temper
     from physscore.store import Fields as Fields
@@ -83,14 +123,15 @@ if TYPE_CHECKING:
 _HOMES = {
     "AutoMALA": "kernels.langevin",
     "Banana": "energies.analytic",
-    "EggBox": "energies.analytic",
     "BayesFactor": "evidence.factors",
     "Comparison": "diagnostics.comparison",
     "CrankNicolson": "kernels.langevin",
     "Dense": "kernels.metric",
     "Diagonal": "kernels.metric",
     "DoubleWell": "energies.analytic",
+    "EggBox": "energies.analytic",
     "Energy": "core",
+    "FieldAudit": "diagnostics.field_audit",
     "Fields": "store",
     "Fourier": "kernels.metric",
     "FourierGaussian": "energies.fourier_gaussian",
@@ -107,6 +148,7 @@ _HOMES = {
     "InputError": "core",
     "Ising": "energies.ising",
     "LogUniform": "energies.priors",
+    "LogZ": "evidence.result",
     "LognormalField": "energies.lognormal",
     "MALA": "kernels.langevin",
     "Metric": "kernels.metric",
@@ -120,40 +162,78 @@ _HOMES = {
     "Ring": "energies.shells",
     "Run": "sampling.result",
     "Score": "core",
+    "ScoreAudit": "diagnostics.score_field",
     "Shells": "energies.shells",
     "Student": "energies.analytic",
+    "SubVP": "sampling.sde",
     "TemperedRun": "sampling.tempering",
     "Thermodynamics": "evidence.curves",
     "ULA": "kernels.langevin",
     "Underdamped": "kernels.langevin",
     "Uniform": "energies.priors",
+    "VE": "sampling.sde",
+    "VP": "sampling.sde",
     "Verification": "evidence.verify",
     "annealed_langevin": "sampling.annealed",
+    "audit_score": "diagnostics.score_field",
+    "band_errors": "diagnostics.score_error",
     "bayes_factor": "evidence.factors",
-    "LogZ": "evidence.result",
+    "bispectrum": "diagnostics.bispectrum",
+    "central_coverage": "diagnostics.calibration",
     "check_field": "diagnostics.comparison",
     "check_score": "energies.functions",
+    "classifier_test": "diagnostics.two_sample",
+    "collapse": "diagnostics.collapse",
+    "compare_fields": "diagnostics.field_audit",
     "compiled": "energies.functions",
+    "cosine_betas": "sampling.noise_prediction",
+    "curl_fraction": "diagnostics.integrability",
+    "ddpm": "sampling.denoising",
+    "differential_entropy": "diagnostics.collapse",
+    "directional": "diagnostics.derivatives",
+    "divergence": "diagnostics.derivatives",
+    "drift_to_noise": "diagnostics.stability",
+    "edm_levels": "sampling.denoising",
+    "encode": "sampling.probability_flow",
+    "energy_test": "diagnostics.two_sample",
+    "epsilon_to_score": "sampling.noise_prediction",
     "estimate_log_z": "evidence.estimate",
+    "fisher_divergence": "diagnostics.score_error",
     "from_functions": "energies.functions",
+    "from_torch": "energies.learned",
+    "guided": "sampling.guidance",
+    "heun": "sampling.denoising",
+    "interval_coverage": "diagnostics.calibration",
     "iterate": "sampling.run",
+    "jacobian": "diagnostics.derivatives",
+    "jacobian_spectrum": "diagnostics.stability",
+    "linear_betas": "sampling.noise_prediction",
     "load": "store",
+    "log_det_covariance": "diagnostics.collapse",
+    "log_likelihood": "sampling.likelihood",
     "noise_levels": "paths",
     "power_spectrum": "diagnostics.power",
+    "probability_flow": "sampling.probability_flow",
+    "reverse_sde": "sampling.diffusion",
     "sample": "sampling.run",
     "save": "store",
+    "score_at_from_epsilon": "sampling.noise_prediction",
+    "score_error": "diagnostics.score_error",
     "score_flow": "sampling.flow",
+    "simulation_based_calibration": "diagnostics.calibration",
     "smoothed": "energies.smoothing",
     "stagnation_points": "sampling.flow",
+    "tarp": "diagnostics.calibration",
     "temper": "sampling.tempering",
     "thermodynamics": "evidence.thermodynamics",
     "threads": "arrays",
     "ula_covariance": "kernels.langevin",
     "verify": "evidence.verify",
 }
-_MODULES = {"spectra"}
+_MODULES = {"learning", "spectra"}
 
-__all__ = sorted([*_HOMES, *_MODULES, "__version__"])
+# Not learning: it needs an extra, and "from physscore import *" takes all of these.
+__all__ = sorted([*_HOMES, "spectra", "__version__"])
 
 
 def __getattr__(name: str) -> Any:
@@ -167,4 +247,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, *_MODULES]

@@ -108,7 +108,16 @@ def load_model(name: str, parameters: dict[str, Any]) -> Score:
     InputError
         If there is no such model, or it does not take the parameters.
     """
+    if name.endswith(".safetensors"):
+        return _learned(name, parameters)
     return _called(_named(name), name, parameters)
+
+
+def _learned(name: str, parameters: dict[str, Any]) -> Score:
+    from physscore.learning.fitted import load
+
+    found = load(name)
+    return found.conditioned(parameters) if parameters or found.names else found
 
 
 def load_models(names: Sequence[str], parameters: dict[str, Any]) -> list[Score]:
@@ -137,10 +146,14 @@ def load_models(names: Sequence[str], parameters: dict[str, Any]) -> list[Score]
 def _named(name: str) -> Any:
     """Return what a name stands for: an energy, or a function of one."""
     file, colon, attribute = name.rpartition(":")
+    if name.endswith(".safetensors"):
+        return _learned(name, {})
     if not colon and not name.endswith(".py"):
         if name not in BUILT_IN:
             known = ", ".join(BUILT_IN)
-            raise InputError(f"model is {name!r}: it must be one of {known}, or my_model.py:name")
+            raise InputError(
+                f"model is {name!r}: it must be one of {known}, my_model.py:name or score.safetensors"
+            )
         return BUILT_IN[name]
     if not colon:
         raise InputError(f"model is {name!r}: say which of its names, as in {name}:posterior")

@@ -29,7 +29,7 @@ LAYERS = [
     {"grid", "modes", "spectra", "paths"},
     {"energies", "kernels"},
     {"diagnostics"},
-    {"store", "sampling", "evidence", "plots", "models", "systems"},
+    {"store", "sampling", "evidence", "plots", "models", "systems", "learning"},
     {"cli"},
     {"__main__"},
 ]

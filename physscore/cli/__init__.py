@@ -14,11 +14,13 @@ import click
 from physscore._version import __version__
 
 _COMMANDS = {
+    "audit": "Compare maps with a reference set, or look at a score: can they be trusted?",
     "field": "Generate density fields, write them to HDF5 and check their power spectrum.",
     "info": "Say what is in a file.",
     "logz": "Estimate log Z of models, with an error and a verdict, and compare them.",
     "sample": "Draw from a built-in model or your own, and say whether the chains have mixed.",
     "spectrum": "Measure the power spectrum of fields and compare it with a model.",
+    "train": "Learn a score from a file of maps or vectors.",
 }
 
 

@@ -13,13 +13,22 @@ from physscore.cli.options import json_option, print_json, print_summary
 @click.argument("path", type=click.Path(path_type=Path))
 @json_option
 def command(path: Path, as_json: bool) -> None:
-    """Say what is in a file: fields, spectra, runs or estimates of log Z, finished or not."""
-    from physscore.store import FieldFile
+    """Say what is in a file: fields, spectra, runs, estimates of log Z, or a learned score."""
+    from physscore.store import FieldFile, load
     from physscore.store.evidence import read_log_z, unfinished
     from physscore.store.hdf5 import open_hdf5, summary
     from physscore.store.runs import RunFile
     from physscore.store.spectra import read_spectrum
 
+    if path.suffix == ".safetensors":
+        model = load(path)
+        if as_json:
+            print_json(model.summary())
+        else:
+            click.echo(str(model))
+            for name, value in model.summary().items():
+                click.echo(f"{name}: {value}")
+        return
     with open_hdf5(path) as file:
         kind = file.attrs.get("kind")
         found = summary(file)

@@ -41,10 +41,9 @@ def _number_or_auto(ctx: click.Context, param: click.Parameter, value: str) -> f
 @click.option("--friction", type=float, help="Friction of underdamped.")
 @click.option("--metropolised", is_flag=True, help="Accept or reject the steps of underdamped.")
 @click.option("--bias", type=float, help="Relative error of the variance that ula may make.")
+@click.option("-n", "n", type=int, help="New states of a learned score, through its noise levels.")
 @click.option("--chains", type=int, default=64, show_default=True)
-@click.option(
-    "--steps", type=int, default=1000, show_default=True, help="Steps of each chain, after the warm-up."
-)
+@click.option("--steps", type=int, help="Steps of each chain, after the warm-up. [default: 1000]")
 @click.option("--warmup", type=int, help="Steps of the warm-up. [default: half of --steps, 200 at least]")
 @click.option("--thin", type=int, default=1, show_default=True, help="Keep every so many-th step.")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -65,8 +64,9 @@ def command(
     friction: float | None,
     metropolised: bool,
     bias: float | None,
+    n: int | None,
     chains: int,
-    steps: int,
+    steps: int | None,
     warmup: int | None,
     thin: int,
     seed: int,
@@ -77,10 +77,11 @@ def command(
     plot: bool,
     as_json: bool,
 ) -> None:
-    """Draw from MODEL: a built-in one (funnel, ising, phi4, ...) or my_model.py:name.
+    """Draw from MODEL: a built-in one (funnel, ising, phi4, ...), my_model.py:name or score.safetensors.
 
     A model of your own is an Energy, or a function of the -p values that returns one. Exit code 1 if the
-    run has not mixed.
+    run has not mixed. With -n, new states are made by a learned score through its noise levels, of which
+    there are --steps (40).
     """
     from physscore import kernels, plots
     from physscore.core import InputError
@@ -102,6 +103,17 @@ def command(
     if plot:
         plots.require_matplotlib()
     target = load_model(model, parameters)
+    if n is not None:
+        chosen = [name for name, (_, value, default) in only.items() if value != default]
+        for name in (
+            *chosen,
+            *(["step-size"] if step_size != "auto" else []),
+            *(["metric"] if metric else []),
+        ):
+            raise InputError(f"--{name} is for chains: -n makes new states through noise levels")
+        _generate(model, target, n, steps or 40, seed, output, resume, overwrite, plot, as_json)
+        return
+    steps = 1000 if steps is None else steps
     kernel = getattr(kernels, KERNELS[kernel_name])(**given)
     run = sample(
         target, kernel, chains=chains, steps=steps, warmup=warmup, thin=thin, seed=seed, dtype=dtype,
@@ -124,3 +136,42 @@ def command(
                 click.echo(f"{what}: {path}")
     if not run.mixing.passed:
         click.get_current_context().exit(1)
+
+
+def _generate(
+    model: str,
+    target: Any,
+    n: int,
+    steps: int,
+    seed: int,
+    output: Path | None,
+    resume: bool,
+    overwrite: bool,
+    plot: bool,
+    as_json: bool,
+) -> None:
+    """Make new states with a learned score, and write them."""
+    from physscore.core import InputError
+
+    if not model.endswith(".safetensors"):
+        raise InputError(
+            f"-n is for learned scores, name.safetensors, and the model is {model}: use --chains"
+        )
+    if output is None:
+        raise InputError("-n needs a file for the new states: -o new.h5")
+    from physscore.learning.generate import generate, plot_generated
+
+    found = generate(
+        target, n, output, seed=seed, steps=steps, resume=resume, overwrite=overwrite,
+        progress=not as_json and sys.stderr.isatty(), on_interrupt=say_stopping, source=Path(model).name,
+    )  # fmt: skip
+    if plot:
+        found["picture"] = str(picture_of(output))
+        plot_generated(picture_of(output), output)
+    if as_json:
+        print_json(found)
+        return
+    click.echo(f"{found['states']} states {tuple(found['shape'])} by {target!r}")
+    for what in ("file", "picture"):
+        if what in found:
+            click.echo(f"{what}: {found[what]}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -21,24 +22,30 @@ from physscore.store.hdf5 import check_output, describe, open_hdf5, part_of, wri
 from physscore.store.runs import RunFile, write_run
 from physscore.store.spectra import read_spectrum, write_spectrum
 
+if TYPE_CHECKING:
+    from physscore.learning.fitted import Fitted
+
 __all__ = ["FieldFile", "FieldWriter", "Fields", "load", "save"]
 
 
 def save(
     path: str | os.PathLike[str],
-    what: Fields | PowerSpectrum | Run | LogZ,
+    what: Fields | PowerSpectrum | Run | LogZ | Fitted,
     *,
     overwrite: bool = False,
     length_unit: str = "Mpc/h",
 ) -> None:
     """Write fields, a spectrum, a run or an estimate to an HDF5 file that appears only when it is whole.
 
+    A learned score goes into a safetensors file.
+
     Parameters
     ----------
     path
         Name of the file.
     what
-        :class:`Fields`, a :class:`PowerSpectrum`, a :class:`Run` or a :class:`LogZ`.
+        :class:`Fields`, a :class:`PowerSpectrum`, a :class:`Run`, a :class:`LogZ` or a
+        ``learning.Fitted``.
     overwrite
         Replace an existing file.
     length_unit
@@ -85,22 +92,42 @@ def save(
             os.replace(part_of(path), path)
     elif isinstance(what, LogZ):
         write_log_z(check_output(path, overwrite=overwrite), what)
+    elif type(what).__name__ in ("Fitted", "FittedEnergy"):  # without loading torch for all else
+        what.save(path, overwrite=overwrite)
     else:
         raise InputError(
-            f"what is a {type(what).__name__}: it must be Fields, a PowerSpectrum, a Run or a LogZ"
+            f"what is a {type(what).__name__}: it must be Fields, a PowerSpectrum, a Run, a LogZ or a "
+            "learned score"
         )
 
 
-def load(path: str | os.PathLike[str]) -> Fields | PowerSpectrum | Run | LogZ:
-    """Return what :func:`save`, ``physscore field``, a run or an estimate of log Z wrote.
+def load(path: str | os.PathLike[str], *, module: Any = None) -> Any:
+    """Return what :func:`save`, ``physscore field``, a run, an estimate of log Z or a training wrote.
 
     All is read into memory, but draws of a run, which are an h5py dataset.
+
+    Parameters
+    ----------
+    path
+        The file: HDF5, or a model that ends in ``.safetensors``.
+    module
+        The network that takes the weights of a model, where it was trained with one of the user's.
+
+    Returns
+    -------
+    Fields, PowerSpectrum, Run, LogZ or learning.Fitted
 
     Raises
     ------
     InputError
         If the file is missing, truncated, foreign, or newer than this version.
     """
+    if Path(path).suffix == ".safetensors":
+        from physscore.learning.fitted import load as load_model
+
+        return load_model(path, module)
+    if module is not None:
+        raise InputError(f"module is given, but {path} is no model: those end in .safetensors")
     with open_hdf5(Path(path)) as file:
         if file.attrs.get("kind") == "spectrum":
             return read_spectrum(file)

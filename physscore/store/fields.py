@@ -84,6 +84,8 @@ class FieldWriter:
         Bins in which the spectrum of every field is kept; None for none.
     cosmology
         Parameters of the model behind the spectrum, kept in /Cosmology.
+    name, long_name
+        Of the dataset in /fields, for what is no density contrast.
     overwrite
         Replace an existing file or unfinished job.
     resume
@@ -109,6 +111,8 @@ class FieldWriter:
         seed: int | None = None,
         settings: dict[str, Any] | None = None,
         cosmology: dict[str, Any] | None = None,
+        name: str = "delta",
+        long_name: str = "density contrast",
         overwrite: bool = False,
         resume: bool = False,
     ) -> None:
@@ -121,7 +125,8 @@ class FieldWriter:
             with writing(self.path):
                 with h5py.File(fresh, "w") as file:
                     describe(file, "fields", seed, settings, length_unit)
-                    _lay_out(file, grid, n, dtype, length_unit, redshift, cosmology or {})
+                    file.attrs["dataset"] = f"fields/{name}"
+                    _lay_out(file, grid, n, dtype, length_unit, redshift, cosmology or {}, name, long_name)
                     if bins is not None:
                         create_spectra(file, bins, n, length_unit, grid.dim)
                         for name in _CHECKS:
@@ -149,8 +154,9 @@ class FieldWriter:
         """Write field ``i``, with its spectrum and its check, then mark it as complete."""
         file = self._file
         with writing(self.path):
-            place: Any = i if file["fields/delta"].ndim > delta.ndim else ...
-            file["fields/delta"][place] = delta
+            fields = file[file.attrs["dataset"]]
+            place: Any = i if fields.ndim > delta.ndim else ...
+            fields[place] = delta
             if spectrum is not None:
                 file["spectra/power"][place] = spectrum.power
                 file["spectra/error"][place] = spectrum.error
@@ -186,6 +192,8 @@ def _lay_out(
     length_unit: str,
     redshift: float | None,
     cosmology: dict[str, Any],
+    name: str,
+    long_name: str,
 ) -> None:
     """Write all that is known before the first field, and make room for the fields."""
     header = file.create_group("Header")
@@ -194,26 +202,26 @@ def _lay_out(
     if redshift is not None:
         header.attrs["Redshift"] = redshift
     group = file.create_group("Cosmology")
-    for name, value in cosmology.items():
+    for parameter, value in cosmology.items():
         if value is not None:
-            group.attrs[name] = value
+            group.attrs[parameter] = value
     fields = file.create_group("fields")
     shape = grid.shape if n is None else (n, *grid.shape)
     layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)  # the room is made without writing it twice
-    delta = fields.create_dataset("delta", shape, dtype, dcpl=layout)
+    delta = fields.create_dataset(name, shape, dtype, dcpl=layout)
     delta.attrs["units"] = "dimensionless"
-    delta.attrs["long_name"] = "density contrast"
+    delta.attrs["long_name"] = long_name
     names = list(_AXES[: grid.dim])
     scales: list[Array] = [grid.coordinates(axis) for axis in range(grid.dim)]
     if n is not None:
         names, scales = ["realization", *names], [np.arange(n), *scales]
-    for i, (name, values) in enumerate(zip(names, scales, strict=True)):
-        scale = fields.create_dataset(name, data=values)
-        scale.attrs["units"] = "1" if name == "realization" else length_unit
-        scale.make_scale(name)
-        delta.dims[i].label = name
+    for i, (axis_name, values) in enumerate(zip(names, scales, strict=True)):
+        scale = fields.create_dataset(axis_name, data=values)
+        scale.attrs["units"] = "1" if axis_name == "realization" else length_unit
+        scale.make_scale(axis_name)
+        delta.dims[i].label = axis_name
         delta.dims[i].attach_scale(scale)
     file.create_dataset("completed", data=np.zeros(n or 1, np.uint8)).make_scale("completed")
 
@@ -271,7 +279,7 @@ class FieldFile:
                 "(--dataset) and the side of its box (--box)"
             )
         header = file["Header"].attrs
-        self.delta = file["fields/delta"]
+        self.delta = file[str(file.attrs.get("dataset", "fields/delta"))]
         self.grid = Grid([int(n) for n in header["Shape"]], [float(side) for side in header["BoxSize"]])
         self.length_unit = str(file["Units"].attrs["length"])
         self.redshift = float(header["Redshift"]) if "Redshift" in header else None

@@ -1,0 +1,243 @@
+"""The bispectrum: what three wavevectors that close to a triangle have in common.
+
+B(k1, k2, k3) = <delta_k1 delta_k2 delta_k3> / V for k1 + k2 + k3 = 0, with delta_k as in ``grid.py``; in
+length^(2 dim). It is 0 for a Gaussian field.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from physscore.arrays import as_states, forward_fft, inverse_fft
+from physscore.core import Array, InputError
+from physscore.diagnostics.power import power_bins
+from physscore.grid import Grid
+
+_Floats = npt.NDArray[np.float64]
+_Triple = tuple[int, int, int]
+
+DEFAULT_SHELLS = 8
+_SMALL = 1 << 16  # cells of a grid whose transforms are not worth a thread
+
+
+class TriangleBins:
+    """Triangles of shells of |k|, counted on a grid: what is known before any field is measured.
+
+    Parameters
+    ----------
+    grid
+        The box and its cells.
+    bins
+        How many shells, of equal width in log k, from the smallest wavenumber to 2/3 of the Nyquist
+        wavenumber; or their edges. Beyond 2/3 triangles would close around the ends of the spectrum.
+    triangles
+        "equilateral" for (i, i, i), "squeezed" for (0, i, i) with i > 0, several of these words, or triples
+        of numbers of shells.
+        Triples in which no three modes close are left out: in one dimension these are all the equilateral
+        ones whose shell spans less than a factor of 2.
+
+    Attributes
+    ----------
+    shells : list of triples
+    n_triangles : array (triangles,)
+        Ordered triples of modes (k1, k2, k3) with k1 + k2 + k3 = 0 and k_i in shell i.
+    k : array (triangles, 3)
+        Mean |k| of the modes in each of the three shells, in rad per unit length.
+    k_edges : array (shells + 1,)
+
+    Raises
+    ------
+    InputError
+        If the edges do not rise or reach too far, or the triangles are unknown.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        *,
+        bins: int | Sequence[float] | _Floats = DEFAULT_SHELLS,
+        triangles: str | Sequence[str] | Sequence[_Triple] = "equilateral",
+    ) -> None:
+        self.grid = grid
+        self._bins = power_bins(grid, _edges(grid, bins))
+        self.k_edges = self._bins.k_edges
+        x, y, z = grid.wavenumbers.offsets
+        of_mode = self._bins.of_entry[x[:, None, None] + y[:, None] + z]
+        self._shell_of_mode = of_mode.reshape(grid.half_shape).astype(np.int16)
+        wanted = _triples(triangles, len(self._bins.k))
+        ones = np.ones(grid.half_shape, np.complex128)
+        counts = np.rint(self._sums(ones, wanted))
+        self.shells = [triple for triple, count in zip(wanted, counts, strict=True) if count > 0]
+        self.n_triangles = counts[counts > 0].astype(np.int64)
+        self.k: _Floats = self._bins.k[np.array(self.shells, int).reshape(-1, 3)]
+
+    def measure(self, delta: Array) -> _Floats:
+        """Return B of one field of shape ``grid.shape`` for each of the triangles.
+
+        The mean over all triangles of modes, by one FFT a shell: the sum over closed triples is the sum
+        over cells of the product of the three fields made of one shell each (Scoccimarro 2000,
+        astro-ph/0004086; Watkinson et al. 2017, arXiv:1705.06284), and the triples are counted in the
+        same way.
+        """
+        return self.measure_modes(forward_fft(np.asarray(delta, np.float64)))
+
+    def measure_modes(self, modes: Array) -> _Floats:
+        """Return what :meth:`measure` does, from the half spectrum of the field."""
+        to_bispectrum = self.grid.volume**2 / self.grid.n_cells**3
+        return to_bispectrum * self._sums(modes, self.shells) / self.n_triangles
+
+    @cached_property
+    def symmetry(self) -> npt.NDArray[np.int64]:
+        """In how many orders each triangle of modes is counted: 6 in one shell, 2 in two, 1 in three."""
+        return np.array([{1: 6, 2: 2, 3: 1}[len(set(triple))] for triple in self.shells], np.int64)
+
+    def _sums(self, modes: Array, triples: list[_Triple]) -> _Floats:
+        """Return the sums of X1 X2 X3 over the closed triples of modes X."""
+        uses = Counter(shell for triple in triples for shell in set(triple))
+        held: dict[int, Array] = {}
+        found = np.zeros(len(triples))
+        # In the order of their largest shells few fields are held at once.
+        for place in sorted(range(len(triples)), key=lambda i: (max(triples[i]), triples[i])):
+            triple = triples[place]
+            for shell in set(triple):
+                if shell not in held:
+                    held[shell] = self._filtered(modes, shell)
+            found[place] = _sum_of_products(*(held[shell] for shell in triple)) / self.grid.n_cells
+            for shell in set(triple):
+                uses[shell] -= 1
+                if not uses[shell]:
+                    del held[shell]
+        return found
+
+    def power(self, modes: Array) -> _Floats:
+        """Return P of the shells, from the half spectrum of a field."""
+        sums = [(self._filtered(modes, shell) ** 2).sum() for shell in range(len(self._bins.k))]
+        return np.array(sums) / self._bins.n_modes * self.grid.volume / self.grid.n_cells**3
+
+    def _filtered(self, modes: Array, shell: int) -> Array:
+        """Return the real field made of one shell of modes, without the 1/N of the inverse transform."""
+        kept = np.where(self._shell_of_mode == shell, modes, 0)
+        if self.grid.n_cells > _SMALL:
+            return inverse_fft(kept, self.grid.shape)
+        import scipy.fft
+
+        return np.asarray(scipy.fft.irfftn(kept, self.grid.shape, norm="forward", workers=1))
+
+
+@dataclass(frozen=True, eq=False)
+class Bispectrum:
+    """The bispectrum measured in triangles of shells.
+
+    Attributes
+    ----------
+    k, n_triangles, k_edges
+        As in :class:`TriangleBins`.
+    bispectrum : array (triangles,) or (n, triangles)
+        B of one field or of each of a batch, in length^(2 dim).
+    error : array
+        Its standard error if the modes are Gaussian, sqrt(s V P1 P2 P3 / n_triangles) with the measured
+        P of the shells and s orders in which a triangle is counted; a field that is not Gaussian
+        scatters more.
+    """
+
+    k: _Floats
+    bispectrum: _Floats
+    error: _Floats
+    n_triangles: npt.NDArray[np.int64]
+    k_edges: _Floats
+
+
+def bispectrum(
+    delta: Any,
+    grid: Grid,
+    *,
+    bins: int | Sequence[float] | _Floats = DEFAULT_SHELLS,
+    triangles: str | Sequence[str] | Sequence[_Triple] = "equilateral",
+) -> Bispectrum:
+    """Measure the bispectrum of a field, or of each of a batch.
+
+    Parameters
+    ----------
+    delta
+        One field of shape ``grid.shape``, or a batch (n, *grid.shape), which may be an h5py dataset or
+        a ``FieldSequence``. The mean of the field plays no part.
+    grid
+        The box and its cells.
+    bins, triangles
+        As for :class:`TriangleBins`.
+
+    Raises
+    ------
+    InputError
+        If shapes do not fit the grid, values are not finite, or an option is unknown.
+    """
+    stacked = getattr(delta, "ndim", np.ndim(delta)) == grid.dim + 1
+    fields = delta if stacked else [delta]
+    counted = TriangleBins(grid, bins=bins, triangles=triangles)
+    shells = np.array(counted.shells, int).reshape(-1, 3)
+    found, error = [], []
+    for i in range(len(fields)):
+        field = as_states(np.asarray(fields[i])[np.newaxis], grid.shape, "delta")[0]
+        if not np.isfinite(field).all():
+            raise InputError("delta holds values that are not finite: its bispectrum is not defined")
+        modes = forward_fft(field.astype(np.float64))
+        found.append(counted.measure_modes(modes))
+        product = counted.power(modes)[shells].prod(axis=1)
+        error.append(np.sqrt(counted.symmetry * grid.volume * product / counted.n_triangles))
+    return Bispectrum(
+        k=counted.k,
+        bispectrum=np.array(found) if stacked else found[0],
+        error=np.array(error) if stacked else error[0],
+        n_triangles=counted.n_triangles,
+        k_edges=counted.k_edges,
+    )
+
+
+def _sum_of_products(a: Array, b: Array, c: Array) -> float:
+    return float(np.einsum("i,i,i->", a.ravel(), b.ravel(), c.ravel()))
+
+
+def _edges(grid: Grid, bins: Any) -> _Floats:
+    low, high = min(grid.fundamental), 2 / 3 * min(grid.nyquist)
+    if np.ndim(bins) == 0:
+        if isinstance(bins, bool) or not isinstance(bins, int | np.integer) or bins < 1:
+            raise InputError(f"bins is {bins!r}: it must be a number of shells, at least 1, or their edges")
+        if not low < high:
+            raise InputError(f"grid has {min(grid.shape)} cells a side: triangles need at least 4")
+        edges = np.geomspace(low * (1 - 1e-9), high, int(bins) + 1)
+        table = grid.wavenumbers
+        k = table.k[(table.counts > 0) & (table.k > 0) & (table.k < high * (1 - 1e-12))]
+        filled = np.unique(np.searchsorted(edges, k, side="right"))  # leave out shells without modes
+        return np.append(edges[filled - 1], edges[filled[-1]])
+    edges = np.asarray(bins, np.float64)
+    if edges.ndim == 1 and len(edges) and edges[-1] > high * (1 + 1e-9):
+        raise InputError(
+            f"bins reach to k = {edges[-1]:.6g}: beyond {high:.6g}, 2/3 of the Nyquist wavenumber, "
+            "triangles close around the ends of the spectrum"
+        )
+    return edges
+
+
+def _triples(triangles: Any, n: int) -> list[_Triple]:
+    if isinstance(triangles, list | tuple) and triangles and isinstance(triangles[0], str):
+        return [triple for name in triangles for triple in _triples(name, n)]
+    if isinstance(triangles, str):
+        if triangles == "equilateral":
+            return [(i, i, i) for i in range(n)]
+        if triangles == "squeezed":
+            return [(0, i, i) for i in range(1, n)]
+        raise InputError(f"triangles is {triangles!r}: it must be 'equilateral', 'squeezed' or triples")
+    found = np.asarray(triangles)
+    if found.ndim != 2 or found.shape[1] != 3 or found.dtype.kind not in "iu":
+        raise InputError(f"triangles has shape {found.shape}: it must hold triples of numbers of shells")
+    if found.min() < 0 or found.max() >= n:
+        raise InputError(f"triangles names shell {found.max() if found.max() >= n else found.min()}: "
+                         f"there are shells 0 to {n - 1}")  # fmt: skip
+    return [(int(a), int(b), int(c)) for a, b, c in found]

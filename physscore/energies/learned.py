@@ -1,0 +1,234 @@
+"""A torch module as a score or an energy, among all others: NumPy in, NumPy out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from physscore.arrays import as_states
+from physscore.core import Array, Energy, InputError, Score
+from physscore.energies.functions import state_shape
+
+_AT_ONCE = 1 << 20  # components of the states that a module is given together
+
+
+def from_torch(
+    module: Any,
+    shape: int | Sequence[int],
+    *,
+    kind: str | None = None,
+    sigma: float | None = None,
+    parameters: Any = None,
+    name: str | None = None,
+) -> Any:
+    """Return a torch module as a score, or as an energy whose gradient is the score.
+
+    Parameters
+    ----------
+    module
+        A ``torch.nn.Module`` or a function of tensors: states (n, *shape) to scores of the same shape, or to
+        energies (n,), which are differentiated. A module with a method ``energy`` is an energy whose call
+        gives the score, as the networks of ``physscore.learning`` are.
+    shape
+        Shape of one state.
+    kind
+        "score" or "energy". [default: what the module returns]
+    sigma
+        The noise level, of a module that takes one as its second argument.
+    parameters
+        Physical parameters, given to the module as ``parameters=`` (n, p); one row for all states.
+    name
+        What it is called in messages and files. [default: the module's class]
+
+    Returns
+    -------
+    Energy or Score
+
+    Raises
+    ------
+    InputError
+        If torch is missing, or the module does not return what it must.
+    """
+    _torch()
+    sides = state_shape(shape)
+    if not callable(module):
+        raise InputError(f"module is {module!r}: it must be a torch.nn.Module, or a function of tensors")
+    if kind not in (None, "score", "energy"):
+        raise InputError(f"kind is {kind!r}: it must be 'score' or 'energy'")
+    if sigma is not None and not 0 < sigma < math.inf:
+        raise InputError(f"sigma is {sigma}: a noise level must be positive")
+    weight = next(iter(getattr(module, "parameters", list)()), None)
+    about = _Module(module, sides, sigma, parameters, weight)
+    if kind is None:
+        kind = about.kind()
+    label = name or type(module).__name__
+    return LearnedEnergy(about, label) if kind == "energy" else LearnedScore(about, label)
+
+
+class _Module:
+    """Calls a module with arrays, a part of the states at a time."""
+
+    def __init__(
+        self, module: Any, shape: tuple[int, ...], sigma: float | None, parameters: Any, weight: Any
+    ) -> None:
+        self.module, self.shape, self.sigma = module, shape, sigma
+        self.dtype = _torch().get_default_dtype() if weight is None else weight.dtype
+        self.device = "cpu" if weight is None else weight.device
+        self.parameters = None if parameters is None else np.atleast_2d(np.asarray(parameters, np.float64))
+
+    def kind(self) -> str:
+        """Return what the module is, by what it returns for two states."""
+        from physscore.energies.torch_modules import is_energy
+
+        x = self.tensor(np.zeros((2, *self.shape)))
+        if getattr(self.module, "kind", None) == "energy" and hasattr(self.module, "energy"):
+            return "energy"
+        with _torch().no_grad():
+            return "energy" if is_energy(self.call(x), x) else "score"
+
+    def tensor(self, x: Array) -> Any:
+        return _torch().as_tensor(np.ascontiguousarray(x)).to(self.dtype).to(self.device)
+
+    def call(self, x: Any, method: str | None = None) -> Any:
+        function = self.module if method is None else getattr(self.module, method)
+        return self._call(function, x)
+
+    def score(self, x: Any, *, graph: bool = False) -> Any:
+        from physscore.energies.torch_modules import score_of
+
+        return score_of(self.module, x, self.sigma, self._rows(x), graph=graph)
+
+    def _call(self, function: Any, x: Any) -> Any:
+        from physscore.energies.torch_modules import call
+
+        return call(function, x, self.sigma, self._rows(x))
+
+    def _rows(self, x: Any) -> Any:
+        if self.parameters is None:
+            return None
+        rows = self.tensor(self.parameters)
+        return rows.expand(len(x), -1) if len(rows) == 1 else rows
+
+    def groups(self, n: int) -> list[slice]:
+        if self.parameters is not None and len(self.parameters) > 1:
+            if n != len(self.parameters):
+                raise InputError(
+                    f"x has {n} states and parameters {len(self.parameters)} rows: one each, or one"
+                )
+            return [slice(0, n)]
+        size = max(1, _AT_ONCE // math.prod(self.shape))
+        return [slice(i, min(i + size, n)) for i in range(0, n, size)]
+
+
+class LearnedScore(Score):
+    """The score of a torch module; see :func:`from_torch`."""
+
+    def __init__(self, about: _Module, name: str) -> None:
+        self._about, self._name = about, name
+        self.shape = about.shape
+
+    @property
+    def module(self) -> Any:
+        """The torch module."""
+        return self._about.module
+
+    def score(self, x: Array) -> Array:
+        """Return what the module says, in the type of ``x``."""
+        states = as_states(x, self.shape)
+        found = np.empty(states.shape, states.dtype)
+        with _torch().no_grad():
+            for group in self._about.groups(len(states)):
+                found[group] = self._about.score(self._about.tensor(states[group])).cpu().numpy()
+        return found
+
+    def directional(self, x: Array, v: Array) -> tuple[Array, Array]:
+        """Return the score and its derivative along ``v``, J v: both of the shape of ``x``."""
+        states, along = as_states(x, self.shape), as_states(v, self.shape, "v")
+        return _directional(self._about, states, along)
+
+    def __repr__(self) -> str:
+        return self._name
+
+
+class LearnedEnergy(Energy):
+    """The energy of a torch module, whose gradient is the score; see :func:`from_torch`."""
+
+    def __init__(self, about: _Module, name: str) -> None:
+        self._about, self._name = about, name
+        self.shape = about.shape
+        self._explicit = hasattr(about.module, "energy")  # its call gives the score
+
+    @property
+    def module(self) -> Any:
+        """The torch module."""
+        return self._about.module
+
+    def energy(self, x: Array) -> npt.NDArray[np.float64]:
+        """Return what the module says: (n,), float64."""
+        states = as_states(x, self.shape)
+        found = np.empty(len(states))
+        with _torch().no_grad():
+            for group in self._about.groups(len(states)):
+                given = self._about.tensor(states[group])
+                energies = self._about.call(given, "energy" if self._explicit else None)
+                found[group] = energies.reshape(-1).cpu().numpy()
+        return found
+
+    def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
+        """Return both."""
+        states = as_states(x, self.shape)
+        if self._explicit:
+            return self.energy(states), _score(self._about, states)
+        torch = _torch()
+        energies, scores = np.empty(len(states)), np.empty(states.shape, states.dtype)
+        for group in self._about.groups(len(states)):
+            with torch.enable_grad():
+                given = self._about.tensor(states[group]).requires_grad_()
+                energy = self._about.call(given).reshape(-1)
+                (gradient,) = torch.autograd.grad(energy.sum(), given)
+            energies[group] = energy.detach().cpu().numpy()
+            scores[group] = -gradient.cpu().numpy()
+        return energies, scores
+
+    def directional(self, x: Array, v: Array) -> tuple[Array, Array]:
+        """Return the score and its derivative along ``v``, J v: both of the shape of ``x``."""
+        states, along = as_states(x, self.shape), as_states(v, self.shape, "v")
+        return _directional(self._about, states, along)
+
+    def __repr__(self) -> str:
+        return self._name
+
+
+def _score(about: _Module, states: Array) -> Array:
+    found = np.empty(states.shape, states.dtype)
+    with _torch().no_grad():
+        for group in about.groups(len(states)):
+            found[group] = about.score(about.tensor(states[group])).cpu().numpy()
+    return found
+
+
+def _directional(about: _Module, states: Array, along: Array) -> tuple[Array, Array]:
+    """Two backward passes: u -> J^T u is linear, and its own derivative over u along v is J v."""
+    torch = _torch()
+    scores, products = np.empty(states.shape, states.dtype), np.empty(states.shape, states.dtype)
+    for group in about.groups(len(states)):
+        with torch.enable_grad():
+            x = about.tensor(states[group]).requires_grad_()
+            s = about.score(x, graph=True)
+            u = torch.zeros_like(s, requires_grad=True)
+            (back,) = torch.autograd.grad(s, x, u, create_graph=True)
+            (product,) = torch.autograd.grad(back, u, about.tensor(along[group]))
+        scores[group], products[group] = s.detach().cpu().numpy(), product.cpu().numpy()
+    return scores, products
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError:
+        raise InputError('learned scores need PyTorch: pip install "physscore[learn]"') from None
+    return torch

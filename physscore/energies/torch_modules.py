@@ -1,0 +1,121 @@
+"""How a model is called: with a noise level and parameters if it takes them, as a score or as an energy."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch import Tensor
+
+from physscore.core import InputError
+
+Model = Callable[..., Tensor]
+"""Maps states (n, *shape), and a noise level (n,) and parameters (n, p) if it takes them, to scores of the
+same shape or to energies (n,)."""
+
+
+_energies: WeakSet[Any] = WeakSet()  # models known to return energies
+
+
+def takes_sigma(model: Model) -> bool:
+    """Return whether a model is called with a noise level after the states."""
+    return _positional(_function(model)) >= 2
+
+
+def _function(model: Model) -> Any:
+    return type(model).forward if isinstance(model, torch.nn.Module) else model
+
+
+@lru_cache(maxsize=256)
+def _positional(function: Any) -> int:
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return 1
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return 2
+    names = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return len(names) - bool(names and names[0].name == "self")
+
+
+def call(model: Model, x: Tensor, sigma: Any = None, parameters: Tensor | None = None) -> Tensor:
+    """Return what a model says of states; a noise level goes along if the model takes one."""
+    arguments: list[Any] = [x]
+    if sigma is not None and takes_sigma(model):
+        arguments.append(per_state(sigma, x))
+    return model(*arguments) if parameters is None else model(*arguments, parameters=parameters)
+
+
+def per_state(sigma: Any, x: Tensor) -> Tensor:
+    """Return noise levels as a tensor (n,), one a state.
+
+    Raises
+    ------
+    InputError
+        If there is neither one nor one a state, or one is not positive.
+    """
+    levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).detach()
+    if levels.ndim > 1 or levels.numel() not in (1, len(x)):
+        raise InputError(f"sigma has shape {tuple(levels.shape)}: give one noise level, or {len(x)}")
+    if not bool((levels > 0).all()) or not bool(torch.isfinite(levels).all()):
+        raise InputError(f"sigma is {sigma}: noise levels must be positive")
+    return levels.expand(len(x))
+
+
+def is_energy(output: Tensor, x: Tensor) -> bool:
+    """Return whether a model gave energies (n,), or (n, 1), rather than scores.
+
+    Raises
+    ------
+    InputError
+        If it gave neither.
+    """
+    if output.shape == x.shape:
+        return False
+    if output.shape in ((len(x),), (len(x), 1)):
+        return True
+    raise InputError(
+        f"model returned {tuple(output.shape)} for states {tuple(x.shape)}: it must return a score of their "
+        f"shape, or energies ({len(x)},)"
+    )
+
+
+def score_of(
+    model: Model, x: Tensor, sigma: Any = None, parameters: Tensor | None = None, *, graph: bool = True
+) -> Tensor:
+    """Return the score (n, *shape): the model's own, or minus the gradient of its energy.
+
+    With ``graph`` it can be differentiated over the weights, and over ``x`` where that asks for it.
+    """
+    if model in _energies and not x.requires_grad:
+        x = x.detach().clone().requires_grad_()
+    output = call(model, x, sigma, parameters)
+    if not is_energy(output, x):
+        return output
+    if not x.requires_grad:  # met for the first time
+        _energies.add(model)
+        return score_of(model, x, sigma, parameters, graph=graph)
+    (gradient,) = torch.autograd.grad(output.sum(), x, create_graph=graph)
+    return -gradient
+
+
+def checked_batch(x: Any) -> Tensor:
+    """Return a batch as a tensor of its own: what the caller gave is never changed.
+
+    Raises
+    ------
+    InputError
+        If it is not a batch of floating-point states.
+    """
+    if not isinstance(x, Tensor):
+        x = torch.as_tensor(x)
+    if not x.is_floating_point() or x.ndim < 2 or len(x) == 0:
+        raise InputError(
+            f"x has shape {tuple(x.shape)} and type {x.dtype}: it must be states (n, *shape) of floats"
+        )
+    found: Tensor = x.detach()
+    return found

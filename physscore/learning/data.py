@@ -1,0 +1,231 @@
+"""Data to learn from: arrays or HDF5 datasets of states, their split, symmetries, and coarser copies."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+import torch
+from torch import Tensor
+
+from physscore.arrays import require_memory
+from physscore.core import InputError
+from physscore.grid import Grid
+from physscore.learning.preconditioning import full_table
+from physscore.modes import sum_power
+from physscore.store.hdf5 import open_hdf5
+
+_Float32 = npt.NDArray[np.float32]
+
+
+@dataclass
+class Data:
+    """States (n, *shape) in physical units, what they are, and the physical parameters (n, p) of each."""
+
+    x: _Float32
+    box_size: tuple[float, ...] | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+    parameters: _Float32 | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one state."""
+        return self.x.shape[1:]
+
+    def grid(self) -> Grid:
+        """Return the periodic box of fields; without a known size, cells of side 1."""
+        return Grid(self.shape, self.box_size or tuple(map(float, self.shape)))
+
+
+def read(source: Any, dataset: str | None = None, *, name: str = "data") -> Data:
+    """Return states out of an array, or of an HDF5 file.
+
+    Parameters
+    ----------
+    source
+        An array (n, *shape), or a path.
+    dataset
+        Path of a dataset inside of the file. [default: fields/delta, of our own files]
+    name
+        What they are called in messages.
+
+    Raises
+    ------
+    InputError
+        If there is no such thing, or it is no batch of finite numbers.
+    """
+    if not isinstance(source, str | os.PathLike):
+        if dataset is not None:
+            raise InputError(f"dataset is {dataset!r}, but {name} is no file: it is for HDF5 files")
+        return Data(_checked(np.asarray(source), name), None, {"source": "array"})
+    path = Path(source)
+    with open_hdf5(path) as file:
+        place = dataset or str(file.attrs.get("dataset", "fields/delta"))
+        found = file.get(place)
+        if not isinstance(found, h5py.Dataset):
+            raise InputError(
+                f"file {path} has no dataset {place!r}: it has {', '.join(_datasets(file)) or 'none'}"
+            )
+        if found.ndim < 2:
+            raise InputError(
+                f"dataset {place!r} has shape {found.shape}: it must be a batch of states (n, *shape)"
+            )
+        require_memory(10 * int(np.prod(found.shape)), f"reading {place!r} of {path}")
+        x = _checked(found[...], f"dataset {place!r} of {path}")
+        header = file["Header"].attrs if dataset is None and "Header" in file else file.attrs
+        about = {
+            "source": path.name,
+            "dataset": place,
+            "size": path.stat().st_size,
+            "attributes": {k: str(v) for k, v in file.attrs.items() if k not in ("settings",)},
+        }
+        return Data(x, _box(header.get("BoxSize"), x.ndim - 1), about)
+
+
+def _checked(values: Any, name: str) -> _Float32:
+    if values.ndim < 2 or not len(values) or values.dtype.kind not in "fiu":
+        raise InputError(
+            f"{name} has shape {values.shape} and type {values.dtype}: it must be a batch (n, *shape)"
+        )
+    found = np.ascontiguousarray(values, np.float32)
+    bad = ~np.isfinite(found).reshape(len(found), -1).all(axis=1)
+    if bad.any():
+        raise InputError(f"{name} holds values that are not finite, first in state {int(bad.argmax())}")
+    return found
+
+
+def _box(given: Any, dim: int) -> tuple[float, ...] | None:
+    if given is None or dim > 3:
+        return None
+    sides = np.atleast_1d(np.asarray(given, np.float64))
+    if sides.shape not in ((1,), (dim,)):  # maps cut out of a box of more dimensions
+        sides = sides[:dim] if sides.size > dim else sides[:1]
+    return tuple(float(side) for side in np.broadcast_to(sides, dim))
+
+
+def _datasets(file: h5py.File) -> list[str]:
+    found: list[str] = []
+    file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
+    return found
+
+
+def rows(source: Any, data: Any, n: int, name: str) -> _Float32 | None:
+    """Return physical parameters (n, p) out of an array, or a dataset in the file of the data."""
+    if source is None:
+        return None
+    if isinstance(source, str):
+        if not isinstance(data, str | os.PathLike):
+            raise InputError(f"{name} is {source!r}, but the data are no file: give an array")
+        with open_hdf5(Path(data)) as file:
+            if not isinstance(file.get(source), h5py.Dataset):
+                raise InputError(f"file {data} has no dataset {source!r}")
+            source = file[source][...]
+    values = np.asarray(source, np.float32)
+    values = values[:, np.newaxis] if values.ndim == 1 else values
+    if values.ndim != 2 or len(values) != n or not np.isfinite(values).all():
+        raise InputError(
+            f"{name} has shape {values.shape}: it must be ({n}, p), finite, a row for each state"
+        )
+    return values
+
+
+def held_out(data: Data, validation: Any, source: Any, parameters: Any) -> tuple[Data, Data]:
+    """Return the data and what is held out of the training: given, or the last tenth.
+
+    Raises
+    ------
+    InputError
+        If they are of another shape, or have no parameters where the data have some.
+    """
+    if validation is None:
+        n = len(data.x)
+        kept = n - max(1, n // 10)
+        if kept < 1:
+            raise InputError(f"data has {n} states: give two at least")
+        table = data.parameters
+        parts = [(data.x[:kept], table if table is None else table[:kept]),
+                 (data.x[kept:], table if table is None else table[kept:])]  # fmt: skip
+        first, second = (Data(x, data.box_size, data.about, rows_) for x, rows_ in parts)
+        return first, second
+    in_file = isinstance(validation, str) and isinstance(source, str | os.PathLike)
+    in_file = in_file and not Path(validation).is_file()
+    held = read(source, validation, name="validation") if in_file else read(validation, name="validation")
+    if held.shape != data.shape:
+        raise InputError(f"validation has states of shape {held.shape}: data has {data.shape}")
+    if (data.parameters is None) != (parameters is None):
+        raise InputError("validation_parameters belong to parameters and validation: give all three")
+    held.parameters = rows(parameters, source, len(held.x), "validation_parameters")
+    return data, held
+
+
+def mean_spectrum(y: _Float32, grid: Grid) -> npt.NDArray[np.float64]:
+    """Return the mean variance of each mode of fields in the unitary DFT basis, over the half spectrum.
+
+    Modes of one |k| are averaged, over all fields; k = 0 is one of them.
+    """
+    table = grid.wavenumbers
+    total = np.zeros(table.size)
+    for one in y:
+        modes = np.ascontiguousarray(scipy.fft.rfftn(one.astype(np.float64)))
+        total += sum_power(modes, modes, table)
+    mean = total / (np.maximum(table.counts, 1) * len(y) * grid.n_cells)
+    return np.asarray(full_table(mean, table.offsets, grid.half_shape), np.float64)
+
+
+def coarsen(fields: Any, factor: int) -> Any:
+    """Return fields with sides ``factor`` times smaller: blurred by leaving out modes, and sampled."""
+    if factor == 1:
+        return fields
+    dim, sides = fields.ndim - 1, fields.shape[1:]
+    if any(side % factor for side in sides) or min(sides) // factor < 4:
+        raise InputError(
+            f"coarse holds {factor}: it must divide the sides {tuple(sides)} and leave 4 cells at least"
+        )
+    axes = range(1, dim + 1)
+    modes = scipy.fft.rfftn(fields, axes=axes)
+    small = [side // factor for side in sides]
+    modes = _cropped(modes, sides, small)
+    found = scipy.fft.irfftn(modes, small, axes=axes) / factor**dim
+    return np.ascontiguousarray(found, fields.dtype)
+
+
+def coarse_spectrum(table: Any, sides: tuple[int, ...], factor: int) -> Any:
+    """Return the mean spectrum of coarsened fields, out of that of the fields."""
+    if factor == 1:
+        return table
+    small = [side // factor for side in sides]
+    return _cropped(table[np.newaxis], sides, small)[0] / factor ** len(sides)
+
+
+def _cropped(modes: Any, sides: Any, small: list[int]) -> Any:
+    """Leave out all modes at or beyond the Nyquist frequency of the smaller grid; there they become zero."""
+    for axis, (side, cells) in enumerate(zip(sides, small, strict=True), 1):
+        half = axis == len(small)
+        frequency = np.rint(np.fft.rfftfreq(cells, 1 / cells) if half else np.fft.fftfreq(cells, 1 / cells))
+        modes = np.take(modes, frequency.astype(int) % side if not half else frequency.astype(int), axis)
+        if cells % 2 == 0:
+            place: list[Any] = [slice(None)] * modes.ndim
+            place[axis] = cells // 2
+            modes[tuple(place)] = 0
+    return modes
+
+
+def reflected(y: Tensor, generator: torch.Generator) -> Tensor:
+    """Return fields with axes turned around and exchanged at random: the symmetries of a lattice.
+
+    Shifts need not be drawn: a periodic network has that symmetry. One draw holds for a batch.
+    """
+    axes = list(range(1, y.ndim))
+    signs = torch.randint(0, 2, (len(axes),), generator=generator)
+    flip = [axis for axis, sign in zip(axes, signs.tolist(), strict=True) if sign]
+    y = y.flip(flip) if flip else y
+    if len(axes) > 1 and len(set(y.shape[1:])) == 1:
+        order = torch.randperm(len(axes), generator=generator) + 1
+        y = y.permute(0, *order.tolist())
+    return y.contiguous()

@@ -1,0 +1,149 @@
+"""New states of a learned score, written to a file piece by piece."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from tqdm import tqdm
+
+from physscore.core import InputError
+from physscore.grid import Grid
+from physscore.interrupt import interruptible
+from physscore.learning.fitted import Fitted
+from physscore.sampling.engine import whole
+from physscore.store.fields import FieldFile, FieldWriter
+from physscore.store.hdf5 import check_output, describe, part_of, writing
+
+_AT_ONCE = 1 << 18  # components of the states that are made together
+
+
+def generate(
+    score: Fitted,
+    n: int,
+    output: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    steps: int = 40,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+    on_interrupt: Callable[[], None] = lambda: None,
+    source: str = "",
+) -> dict[str, Any]:
+    """Write ``n`` new states to an HDF5 file: fields as ``physscore field`` does, vectors as /draws.
+
+    Parameters
+    ----------
+    score
+        What was learned.
+    n
+        How many.
+    output
+        The file, ``name.part`` until it is finished.
+    seed
+        A whole number from 0 to 2^64 - 1; a state depends on it and on its number only.
+    steps
+        Noise levels.
+    resume
+        Go on with an unfinished file of fields.
+    overwrite
+        Replace an existing file.
+    progress
+        Show a progress bar.
+    on_interrupt
+        Called when Ctrl-C is noted; the fields that are finished are kept.
+    source
+        Name of the model's file.
+
+    Returns
+    -------
+    dict
+        What was written, ready for JSON.
+
+    Raises
+    ------
+    InputError
+        If an argument makes no sense, or the file cannot be written.
+    """
+    n, steps, seed = whole(n=n), whole(2, steps=steps), whole(0, seed=seed)
+    given = (
+        None if score.parameters is None else dict(zip(score.names, score.parameters.tolist(), strict=True))
+    )
+    settings = {"model": source, "steps": steps, "parameters": given, "n": n}
+    found = {"states": n, "shape": list(score.shape), "file": str(output), "seed": seed, **settings}
+    if score.fields:
+        _write_fields(score, n, Path(output), seed, settings, resume, overwrite, progress, on_interrupt)
+        return found
+    if resume:
+        raise InputError("resume is for fields: vectors are made at once")
+    path = check_output(output, overwrite=overwrite)
+    draws = score.sample(n, seed=seed, steps=steps, progress=progress)
+    with writing(path):
+        with h5py.File(part_of(path), "w") as file:
+            describe(file, "draws", seed, settings, "1")
+            file["draws"] = draws
+        os.replace(part_of(path), path)
+    return found
+
+
+def _write_fields(
+    score: Fitted,
+    n: int,
+    path: Path,
+    seed: int,
+    settings: dict[str, Any],
+    resume: bool,
+    overwrite: bool,
+    progress: bool,
+    on_interrupt: Callable[[], None],
+) -> None:
+    if resume and path.exists():
+        with FieldFile(path) as file:
+            file.require(seed=seed, settings=settings)
+        return
+    data = score.about.get("data", {})
+    name = str(data.get("dataset", "fields/maps")).rpartition("/")[2]
+    attributes = data.get("attributes", {})
+    grid = score.grid or Grid(score.shape, tuple(map(float, score.shape)))
+    writer = FieldWriter(
+        path, grid, n=n, dtype=np.dtype(np.float32), seed=seed, settings=settings, overwrite=overwrite,
+        resume=resume, name=name, long_name=attributes.get("quantity", "like the training data"),
+        length_unit=attributes.get("BoxSize_unit", "Mpc/h" if score.box_size else "cells"),
+    )  # fmt: skip
+    size = max(1, _AT_ONCE // score.dim)
+    done = set(writer.completed)
+    bar = tqdm(total=n, initial=len(done), desc="sampling", unit="field", disable=not progress)
+    with writer, interruptible(on_interrupt) as stop_if_asked, bar:
+        for first in range(0, n, size):
+            missing = [i for i in range(first, min(first + size, n)) if i not in done]
+            if missing:
+                fields = score.sample(
+                    missing[-1] - missing[0] + 1, seed=seed, steps=settings["steps"], first=missing[0]
+                )
+                for i in missing:
+                    writer.write(i, fields[i - missing[0]])
+                bar.update(len(missing))
+                stop_if_asked()
+        writer.finish()
+
+
+def plot_generated(picture: Path, path: Path) -> None:
+    """Draw the first of the new fields, with their power spectrum."""
+    from physscore.diagnostics.power import power_spectrum
+    from physscore.plots import plot_field
+
+    try:
+        file = FieldFile(path)
+    except InputError:
+        raise InputError("--plot draws fields: vectors have no picture; read /draws") from None
+    with file:
+        spectrum = power_spectrum(file.independent(), file.grid)
+        plot_field(
+            picture, file.read(0), file.grid, spectrum=spectrum, length_unit=file.length_unit,
+            title=f"{file.settings['model']}, seed {file.seed}, the first of {len(file.completed)}",
+        )  # fmt: skip

@@ -1,0 +1,192 @@
+"""From physical states to the coordinates a network learns in, and back, with the Jacobian."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy.interpolate import CubicHermiteSpline, PchipInterpolator
+from scipy.special import ndtr, ndtri
+
+from physscore.core import Array, InputError
+
+TRANSFORMS = ("auto", "identity", "gaussianise")
+_Floats = npt.NDArray[np.float64]
+_SKEWED = 1.0  # skewness above which "auto" makes the distribution of one cell normal
+_BEYOND = 20  # data beyond the outermost knot
+_KNOTS = 65
+
+
+class Slope(NamedTuple):
+    """Coordinates of states with the first two derivatives of the map, each of the shape of the states."""
+
+    y: _Floats
+    first: _Floats
+    log_first_slope: _Floats
+    """d log(dy/dx) / dx."""
+
+
+class Normalisation:
+    """A smooth, rising map of every component, then mean 0 and variance 1.
+
+    "identity": y = (x - mean) / std. "gaussianise": y = (f(log(x + shift)) - mean) / std, where the monotone
+    spline f makes the distribution of one component a standard normal one; without the logarithm where data
+    are negative. Beyond the outermost knots it goes on as a straight line.
+
+    Parameters
+    ----------
+    mean, std
+        Of what comes out of the map.
+    knots_x, knots_y
+        Of the spline: rising; none for the identity.
+    shift
+        What is added below the logarithm; None for no logarithm.
+    """
+
+    def __init__(
+        self, mean: float, std: float, knots_x: Any = (), knots_y: Any = (), shift: float | None = None
+    ) -> None:
+        self.mean, self.std, self.shift = float(mean), float(std), shift
+        self.knots_x, self.knots_y = np.asarray(knots_x, np.float64), np.asarray(knots_y, np.float64)
+        good = self.knots_x.shape == self.knots_y.shape and self.knots_x.ndim == 1 and len(self.knots_x) != 1
+        if not good or not (np.diff(self.knots_x) > 0).all() or not (np.diff(self.knots_y) > 0).all():
+            raise InputError("knots_x and knots_y of a normalisation must be rising, and equally many")
+        if not (np.isfinite([self.mean, self.std]).all() and self.std > 0):
+            raise InputError(f"mean is {mean} and std {std}: they must be finite, and std positive")
+        if len(self.knots_x):
+            self._spline = _rising_spline(self.knots_x, self.knots_y)
+            self._slope, self._bend = self._spline.derivative(1), self._spline.derivative(2)
+            self._ends = self._slope(self.knots_x[[0, -1]])
+
+    @classmethod
+    def fit(cls, x: Array, transform: str = "auto") -> Normalisation:
+        """Return the normalisation of data of any shape.
+
+        Parameters
+        ----------
+        x
+            Data; all components are treated alike.
+        transform
+            "identity", "gaussianise", or "auto": the latter where the skewness exceeds 1.
+
+        Raises
+        ------
+        InputError
+            If data are not finite, all alike, or the transform is not known.
+        """
+        values = np.asarray(x, np.float64).ravel()
+        if not values.size or not np.isfinite(values).all():
+            raise InputError("data hold values that are not finite: leave them out")
+        mean, std = float(values.mean()), float(values.std())
+        if not std > 0:
+            raise InputError(f"data are all {mean:g}: there is nothing to learn")
+        if transform not in TRANSFORMS:
+            raise InputError(f"transform is {transform!r}: it must be one of {', '.join(TRANSFORMS)}")
+        if transform == "auto":
+            skewed = abs((((values - mean) / std) ** 3).mean()) > _SKEWED and values.size >= 1000
+            transform = "gaussianise" if skewed else "identity"
+        if transform == "identity":
+            return cls(mean, std)
+        shift = None
+        if values.min() >= 0:
+            shift = 0.0 if values.min() > 0 else float(np.quantile(values[values > 0], 1e-3))
+        knots_x, knots_y = _normal_quantiles(values if shift is None else np.log(values + shift))
+        raw = cls(0.0, 1.0, knots_x, knots_y, shift)
+        y = raw.forward(values)
+        return cls(float(y.mean()), float(y.std()), knots_x, knots_y, shift)
+
+    @property
+    def linear(self) -> bool:
+        """Whether the map is a straight line."""
+        return not len(self.knots_x)
+
+    def forward(self, x: Array) -> _Floats:
+        """Return the coordinates of physical states, of the same shape."""
+        values = np.asarray(x, np.float64)
+        mapped = values if self.linear else self._mapped(self._under(values))
+        return np.asarray((mapped - self.mean) / self.std)
+
+    def inverse(self, y: Array) -> _Floats:
+        """Return the physical states of coordinates."""
+        mapped = np.asarray(y, np.float64) * self.std + self.mean
+        if self.linear:
+            return np.asarray(mapped)
+        u = self._solved(mapped)
+        with np.errstate(over="ignore"):
+            return u if self.shift is None else np.exp(u) - self.shift
+
+    def slope(self, x: Array) -> Slope:
+        """Return coordinates, dy/dx, and the derivative of log dy/dx."""
+        values = np.asarray(x, np.float64)
+        if self.linear:
+            return Slope(self.forward(values), np.full(values.shape, 1 / self.std), np.zeros(values.shape))
+        u = self._under(values)
+        low, high = self.knots_x[[0, -1]]
+        inside = np.clip(u, low, high)
+        first = self._slope(inside)
+        bend = np.where((u >= low) & (u <= high), self._bend(inside), 0.0) / first
+        y = (self._mapped(u) - self.mean) / self.std
+        if self.shift is None:
+            return Slope(y, first / self.std, bend)
+        inner = 1 / (values + self.shift)
+        return Slope(y, first * inner / self.std, (bend - 1) * inner)
+
+    def settings(self) -> dict[str, Any]:
+        """Return all its numbers, ready for JSON."""
+        return {
+            "mean": self.mean, "std": self.std, "knots_x": self.knots_x.tolist(),
+            "knots_y": self.knots_y.tolist(), "shift": self.shift,
+        }  # fmt: skip
+
+    def _under(self, x: _Floats) -> _Floats:
+        if self.shift is None:
+            return x
+        inner = x + self.shift
+        if (inner <= 0).any():
+            raise InputError(
+                f"x holds {float(x.min()):g}: the data of this score are larger than {-self.shift:g}"
+            )
+        return np.log(inner)
+
+    def _mapped(self, u: _Floats) -> _Floats:
+        low, high = self.knots_x[[0, -1]]
+        inside = np.clip(u, low, high)
+        return np.asarray(
+            self._spline(inside)
+            + self._ends[0] * np.minimum(u - low, 0.0)
+            + self._ends[1] * np.maximum(u - high, 0.0)
+        )
+
+    def _solved(self, y: _Floats) -> _Floats:
+        """Return u of f(u) = y: bisection between two knots, then Newton's steps."""
+        piece = np.clip(np.searchsorted(self.knots_y, y) - 1, 0, len(self.knots_y) - 2)
+        low, high = self.knots_x[piece], self.knots_x[piece + 1]
+        inside = np.clip(y, self.knots_y[0], self.knots_y[-1])
+        for _ in range(12):
+            middle = 0.5 * (low + high)
+            above = self._spline(middle) < inside
+            low, high = np.where(above, middle, low), np.where(above, high, middle)
+        u = 0.5 * (low + high)
+        for _ in range(4):
+            u = np.clip(u - (self._spline(u) - inside) / self._slope(u), low, high)
+        below, beyond = np.minimum(y - self.knots_y[0], 0.0), np.maximum(y - self.knots_y[-1], 0.0)
+        return np.asarray(u + below / self._ends[0] + beyond / self._ends[1])
+
+
+def _rising_spline(x: _Floats, y: _Floats) -> CubicHermiteSpline:
+    """Return the monotone spline of Fritsch and Carlson, with secants' slopes at both ends: never zero."""
+    slopes = PchipInterpolator(x, y).derivative()(x) if len(x) > 2 else np.empty(2)
+    slopes[[0, -1]] = (y[1] - y[0]) / (x[1] - x[0]), (y[-1] - y[-2]) / (x[-1] - x[-2])
+    return CubicHermiteSpline(x, y, slopes)
+
+
+def _normal_quantiles(u: _Floats) -> tuple[_Floats, _Floats]:
+    """Return knots (quantiles of the data, those of a standard normal)."""
+    furthest = float(-ndtri(min(_BEYOND / len(u), 0.25)))
+    wanted = np.linspace(-furthest, furthest, _KNOTS)
+    knots = np.quantile(u, ndtr(wanted))
+    rising = np.append(True, np.diff(knots) > 1e-9 * (knots[-1] - knots[0]))
+    if rising.sum() < 2:
+        raise InputError("data have too few different values to make them normal: use transform='identity'")
+    return knots[rising], wanted[rising]

@@ -1,0 +1,135 @@
+"""What moves the weights: Muon for matrices inside of our networks, Adam for the rest; and their average."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from physscore.learning.mlp import MLP
+from physscore.learning.preconditioning import Preconditioned
+from physscore.learning.unet import UNet
+
+_MUON_RATE = 2.0  # of Muon's matrices, in units of Adam's rate of an MLP
+_WINDOW = 0.1  # of the average: this part of the steps so far
+
+
+def default_rate(model: nn.Module) -> float:
+    """Return the learning rate that suits a network."""
+    return {MLP: 1e-2, UNet: 2e-3}.get(type(_network(model)), 1e-3)
+
+
+class Optimiser:
+    """Muon (Jordan et al. 2024) for hidden matrices, whose update it makes orthogonal, and Adam for the rest.
+
+    Parameters
+    ----------
+    model
+        Whose weights are moved.
+    rate
+        The learning rate of Adam at its highest.
+    decay
+        Decoupled weight decay of matrices.
+    """
+
+    def __init__(self, model: nn.Module, rate: float, decay: float = 0.0) -> None:
+        inside = hidden_matrices(model)
+        known = {id(w) for w in inside}
+        rest = [w for w in model.parameters() if id(w) not in known and w.requires_grad]
+        self.parts: list[torch.optim.Optimizer] = []
+        if rest:
+            groups = [
+                {"params": [w for w in rest if w.ndim > 1], "weight_decay": decay},
+                {"params": [w for w in rest if w.ndim <= 1], "weight_decay": 0.0},
+            ]
+            self.parts.append(torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95)))
+        if inside:
+            muon_rate = _MUON_RATE * 1e-2 * rate / default_rate(model)
+            self.parts.append(torch.optim.Muon(inside, lr=muon_rate, weight_decay=decay))
+        self._rates = [[group["lr"] for group in part.param_groups] for part in self.parts]
+        self._weights = [w for group in self._groups() for w in group["params"]]
+
+    def step(self, loss: Tensor, rate: float, clip: float = 1.0) -> bool:
+        """Move the weights down the gradient of a loss, at ``rate`` times the highest learning rate.
+
+        Returns
+        -------
+        bool
+            Whether it could: not if loss or gradient are not finite; then the weights stay.
+        """
+        for part in self.parts:
+            part.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self._weights, clip)
+        if not bool(torch.isfinite(norm)) or not bool(torch.isfinite(loss)):
+            return False
+        for part, rates in zip(self.parts, self._rates, strict=True):
+            for group, highest in zip(part.param_groups, rates, strict=True):
+                group["lr"] = rate * highest
+            part.step()
+        return True
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all that it remembers, as named tensors."""
+        return {
+            f"optimiser.{i}.{name}": torch.as_tensor(value)
+            for i, w in enumerate(self._weights)
+            for name, value in self._memory(w).items()
+        }
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Take up what :meth:`state` returned."""
+        for key, value in tensors.items():
+            _, number, name = key.split(".", 2)
+            self._memory(self._weights[int(number)])[name] = value.clone()
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for part in self.parts for group in part.param_groups]
+
+    def _memory(self, weight: Tensor) -> Any:
+        owner = next(p for p in self.parts if any(weight is w for g in p.param_groups for w in g["params"]))
+        return owner.state[weight]
+
+
+class Average:
+    """The exponential moving average of weights over the last tenth of the steps so far."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.weights = {name: value.detach().clone() for name, value in weights_of(model).items()}
+
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take in the weights after step ``step``, counted from 0."""
+        share = 1.0 / (1.0 + _WINDOW * step)
+        for name, value in weights_of(model).items():
+            mean = self.weights[name]
+            if mean.is_floating_point():
+                mean.lerp_(value.detach(), share)
+            else:
+                mean.copy_(value)
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return what is learned: all but the table of the spectrum, which depends on how coarse fields are."""
+    return {name: value for name, value in model.state_dict().items() if name != "eigenvalues"}
+
+
+def schedule(progress: float, step: int, warmup: int) -> float:
+    """Return the learning rate relative to the highest: a rise, then half a cosine down to zero."""
+    return min(1.0, (step + 1) / max(1, warmup)) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
+    """Return the matrices between first and last layer of our own networks; of others, none."""
+    network = _network(model)
+    if isinstance(network, MLP):
+        return [layer.weight for layer in list(network.layers)[1:-1]]  # type: ignore[misc]
+    if isinstance(network, UNet):
+        blocks = [*network.down, *network.up]
+        return [w for block in blocks for w in block.parameters() if w.ndim == 2]
+    return []
+
+
+def _network(model: nn.Module) -> nn.Module:
+    return model.network if isinstance(model, Preconditioned) else model

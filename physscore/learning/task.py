@@ -1,0 +1,280 @@
+"""What is to be learned: a model, its data in coordinates of unit variance, and the loss of a batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from physscore.core import InputError
+from physscore.energies.torch_modules import score_of, takes_sigma
+from physscore.learning import losses
+from physscore.learning.data import Data, coarse_spectrum, coarsen, mean_spectrum, reflected
+from physscore.learning.fitted import Fitted, fitted
+from physscore.learning.mlp import MLP
+from physscore.learning.normalisation import Normalisation
+from physscore.learning.optimiser import weights_of
+from physscore.learning.preconditioning import Preconditioned
+from physscore.learning.unet import UNet
+
+LOSSES = ("levels", "denoising", "sliced", "exact")
+_VALIDATED = 512  # states in one validation, at most
+_LOWEST = 0.1  # noise from this part of the smallest standard deviation of a mode on
+_HIGHEST, _HIGHEST_FIELDS = 10.0, 3.0  # to so many of the largest; of fields the Gaussian end is known
+_VALIDATION = 1 << 40  # the step whose random numbers a validation uses
+
+
+class Task:
+    """A model, its data and its loss; arguments as of ``train``."""
+
+    def __init__(
+        self,
+        model: str | nn.Module,
+        data: Data,
+        held: Data,
+        *,
+        loss: str,
+        sigma: float | None,
+        kind: str,
+        analytic: bool | None,
+        transform: str,
+        names: Sequence[str] | None,
+        coarse: Sequence[int],
+        augment: bool,
+        integrability: float,
+        precision: str,
+        batch: int,
+        seed: int,
+    ) -> None:
+        self.loss_name, self.sigma, self.integrability = loss, sigma, integrability
+        if precision not in ("float32", "bfloat16"):
+            raise InputError(f"precision is {precision!r}: it must be 'float32' or 'bfloat16'")
+        self.batch, self.seed = min(batch, len(data.x)), seed
+        self.shape, self.box_size = data.shape, data.box_size
+        self.about = dict(data.about, states=len(data.x), validation=len(held.x))
+        self.normalisation = Normalisation.fit(data.x, transform)
+        y = self.normalisation.forward(data.x).astype(np.float32)
+        y_held = self.normalisation.forward(held.x).astype(np.float32)
+        self._set_parameters(data, held, names)
+        self.fields = model == "unet" or isinstance(_inner(model), UNet)
+        spectrum = mean_spectrum(y, data.grid()) if self.fields else None
+        self._set_levels(y, spectrum)
+        torch.manual_seed(seed)
+        self.model = self._model(model, kind, analytic, spectrum)
+        if precision == "bfloat16":
+            if not isinstance(self.model, Preconditioned):
+                raise InputError("precision is 'bfloat16': it is for the networks of the loss 'levels'")
+            self.model.in_bfloat16 = True
+        if loss == "levels" and not takes_sigma(self.model):
+            raise InputError("model takes no noise level: loss 'levels' needs one that does, model(x, sigma)")
+        if loss in ("sliced", "exact") and isinstance(self.model, Preconditioned):
+            raise InputError(
+                f"loss is {loss!r} and the model conditional on a noise level: use loss 'levels'"
+            )
+        self.augment = augment and self.fields
+        self.factors = self._factors(coarse)
+        self.stages = [self._stage(y, y_held, factor) for factor in self.factors]
+        self._spectrum = spectrum
+
+    def loss(self, step: int, share: float) -> Tensor:
+        """Return the loss of a batch; ``share`` of the training is done."""
+        stage = min(int(share * len(self.factors)), len(self.factors) - 1)
+        self._set_stage(stage)
+        y = self.stages[stage][0]
+        order = self._generator(step * self.batch // len(y), 1)
+        # A permutation a pass over the data; the last batch of one goes on with the next.
+        places = torch.arange(step * self.batch, (step + 1) * self.batch) % len(y)
+        chosen = torch.randperm(len(y), generator=order)[places]
+        generator = self._generator(step, 2)
+        batch = y[chosen]
+        if self.augment:
+            batch = reflected(batch, generator)
+        table = None if self.parameters is None else self.parameters[0][chosen]
+        self.model.train()
+        found = self._of(self.model, batch, table, generator)
+        if self.integrability:
+            level = self.sigma if self.loss_name == "denoising" else None
+            if self.loss_name == "levels":
+                level = math.sqrt(self.sigmas[0] * self.sigmas[1])
+            curl = losses.integrability(self.model, batch, level, table, generator=generator)
+            found = found + self.integrability * curl
+        return found
+
+    def validate(self, weights: dict[str, Tensor]) -> npt.NDArray[np.float64]:
+        """Return the losses of batches of held-out states, by the same noise every time."""
+        self._set_stage(len(self.stages) - 1)
+        self.model.eval()
+        y = self.stages[-1][1][:_VALIDATED]
+        table = None if self.parameters is None else self.parameters[1][:_VALIDATED]
+        size = max(2, min(self.batch, len(y) // 16))
+        found = []
+        with _Swapped(self.model, weights):
+            for number, group in enumerate(torch.split(torch.arange(len(y)), size)):
+                generator = self._generator(_VALIDATION + number, 2)
+                part = None if table is None else table[group]
+                if self.loss_name in ("levels", "denoising"):
+                    with torch.no_grad():
+                        value = self._of(self.model, y[group], part, generator)
+                else:
+                    value = self._of(self.model, y[group], part, generator)
+                found.append(float(value.detach()))
+        return np.array(found)
+
+    def fitted(self, about: dict[str, Any]) -> Fitted:
+        """Return the score with the weights the model has."""
+        self._set_stage(len(self.stages) - 1)
+        if isinstance(self.model, Preconditioned):
+            self.model.in_bfloat16 = False
+        return fitted(
+            self.model, self.shape, self.normalisation, sigmas=self.sigmas, box_size=self.box_size,
+            names=self.names, parameter_mean=self.parameter_mean, parameter_std=self.parameter_std,
+            about=about,
+        )  # fmt: skip
+
+    def _of(self, model: nn.Module, y: Tensor, table: Tensor | None, generator: torch.Generator) -> Tensor:
+        if self.loss_name == "levels":
+            low, high = math.log(self.sigmas[0]), math.log(self.sigmas[1])
+            # Stratified over the levels: each part of them has its share of every batch.
+            u = (torch.randperm(len(y), generator=generator) + torch.rand(len(y), generator=generator)) / len(
+                y
+            )
+            sigma = torch.exp(low + (high - low) * u)
+            return self._edm(model, y, sigma, table, generator)
+        if self.loss_name == "denoising":
+            return losses.denoising(model, y, self.sigma, table, antithetic=True, generator=generator)
+        if self.loss_name == "sliced":
+            return losses.sliced(model, y, 4, True, parameters=table, generator=generator)
+        return losses.exact(model, y, parameters=table)
+
+    def _edm(
+        self, model: nn.Module, y: Tensor, sigma: Tensor, table: Tensor | None, generator: torch.Generator
+    ) -> Tensor:
+        """Return the denoising loss, a cell, with the weight that gives a network's target unit variance."""
+        noise = torch.randn(y.shape, generator=generator)
+        wide = sigma.reshape(-1, *[1] * (y.ndim - 1))
+        noisy = y + wide * noise
+        s = score_of(model, noisy, sigma, table)
+        error = (wide * s + noise).flatten(1).pow(2).mean(1)
+        return (error * self._weight(sigma)).mean()
+
+    def _weight(self, sigma: Tensor) -> Tensor:
+        model = self.model
+        if isinstance(model, Preconditioned):
+            return (sigma / model.c_out(sigma, self._current_shape)).to(sigma.dtype) ** 2
+        return torch.ones_like(sigma)
+
+    def _set_parameters(self, data: Data, held: Data, names: Sequence[str] | None) -> None:
+        self.parameters: tuple[Tensor, Tensor] | None = None
+        self.names: tuple[str, ...] = ()
+        self.parameter_mean: Any = ()
+        self.parameter_std: Any = ()
+        if data.parameters is None or held.parameters is None:
+            if names:
+                raise InputError(f"names is {list(names)}, but there are no parameters")
+            return
+        count = data.parameters.shape[1]
+        self.names = tuple(names) if names else tuple(f"parameter_{i}" for i in range(count))
+        if len(self.names) != count:
+            raise InputError(f"names is {list(self.names)}: there are {count} parameters")
+        self.parameter_mean = data.parameters.mean(axis=0, dtype=np.float64)
+        spread = data.parameters.std(axis=0, dtype=np.float64)
+        self.parameter_std = np.where(spread > 0, spread, 1.0)
+        both = [(t - self.parameter_mean) / self.parameter_std for t in (data.parameters, held.parameters)]
+        self.parameters = (
+            torch.as_tensor(both[0], dtype=torch.float32),
+            torch.as_tensor(both[1], dtype=torch.float32),
+        )
+
+    def _set_levels(self, y: Any, spectrum: Any) -> None:
+        if self.loss_name == "denoising":
+            assert self.sigma is not None
+            self.sigmas = (float(self.sigma), float(self.sigma))
+            return
+        if spectrum is not None:
+            variances = spectrum[spectrum > 1e-12 * spectrum.max()]
+        elif math.prod(self.shape) <= 512 and len(y) > 2 * math.prod(self.shape):
+            variances = np.linalg.eigvalsh(np.cov(y.reshape(len(y), -1), rowvar=False).reshape(y[0].size, -1))
+            variances = np.maximum(variances, 1e-2 * variances.max())  # what is not a ridge, but a mode
+            variances = np.append(variances, 1e-2 * variances.min())
+        else:
+            variances = np.array([1e-2, float(math.prod(self.shape))])
+        highest = _HIGHEST_FIELDS if spectrum is not None else _HIGHEST
+        self.sigmas = (
+            _LOWEST * math.sqrt(float(variances.min())), highest * math.sqrt(float(variances.max()))
+        )  # fmt: skip
+
+    def _model(self, model: str | nn.Module, kind: str, analytic: bool | None, spectrum: Any) -> nn.Module:
+        count = len(self.names)
+        through_levels = self.loss_name == "levels"
+        analytic = through_levels and self.fields if analytic is None else analytic
+        if analytic and not (self.fields and through_levels):
+            raise InputError(
+                "analytic is True: it is for fields, by the network 'unet', and the loss 'levels'"
+            )
+        network: nn.Module
+        if isinstance(model, str):
+            if model == "mlp":
+                if len(self.shape) != 1:
+                    raise InputError(f"model is 'mlp' and a state has shape {self.shape}: it is for vectors")
+                network = MLP(self.shape[0], kind=kind, levels=through_levels, parameters=count)
+            elif model == "unet":
+                inputs = 2 if analytic and kind == "score" else 1
+                patch = 2 if min(self.shape) >= 32 else 1
+                network = UNet(len(self.shape), inputs=inputs, patch=patch, parameters=count, kind=kind)
+            else:
+                raise InputError(f"model is {model!r}: it must be 'mlp', 'unet' or a torch.nn.Module")
+        elif isinstance(model, nn.Module):
+            network = model
+        else:
+            raise InputError(f"model is {model!r}: it must be 'mlp', 'unet' or a torch.nn.Module")
+        ours = isinstance(network, MLP | UNet)
+        if through_levels and ours and getattr(network, "levels", False):
+            network = Preconditioned(network, eigenvalues=spectrum if analytic else None)
+        return network
+
+    def _factors(self, coarse: Sequence[int]) -> list[int]:
+        factors = [int(f) for f in coarse]
+        if factors and not self.fields:
+            raise InputError(f"coarse is {list(coarse)}: it is for fields")
+        if any(f < 2 for f in factors) or factors != sorted(factors, reverse=True):
+            raise InputError(f"coarse is {list(coarse)}: the factors must fall, and be 2 at least")
+        return [*factors, 1]
+
+    def _stage(self, y: Any, held: Any, factor: int) -> tuple[Tensor, Tensor]:
+        return torch.as_tensor(coarsen(y, factor)), torch.as_tensor(coarsen(held, factor))
+
+    def _set_stage(self, stage: int) -> None:
+        """Give the model the spectrum of fields as coarse as they are now."""
+        factor = self.factors[stage]
+        self._current_shape = tuple(side // factor for side in self.shape)
+        if len(self.factors) > 1 and isinstance(self.model, Preconditioned) and self.model.analytic:
+            table = coarse_spectrum(self._spectrum, self.shape, factor)
+            self.model.eigenvalues = torch.as_tensor(table, dtype=torch.float32)
+
+    def _generator(self, number: int, use: int) -> torch.Generator:
+        """Return random numbers that depend on seed, step and use only."""
+        mixed = np.random.SeedSequence([self.seed, number, use]).generate_state(1, np.uint64)[0]
+        return torch.Generator().manual_seed(int(mixed >> np.uint64(1)))
+
+
+class _Swapped:
+    """Other weights in a model, for a while."""
+
+    def __init__(self, model: nn.Module, weights: dict[str, Tensor]) -> None:
+        self.model, self.weights = model, weights
+
+    def __enter__(self) -> None:
+        self._kept = {name: value.clone() for name, value in weights_of(self.model).items()}
+        self.model.load_state_dict(self.weights, strict=False)
+
+    def __exit__(self, *_: object) -> None:
+        self.model.load_state_dict(self._kept, strict=False)
+
+
+def _inner(model: Any) -> Any:
+    return model.network if isinstance(model, Preconditioned) else model

@@ -1,0 +1,333 @@
+"""Training: from data to a fitted score, with a file that can be gone on with."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from physscore.core import InputError
+from physscore.interrupt import interruptible
+from physscore.learning.data import held_out, read, rows
+from physscore.learning.files import finite, read_tensors, write_tensors
+from physscore.learning.fitted import Fitted, load
+from physscore.learning.optimiser import Average, Optimiser, default_rate, schedule, weights_of
+from physscore.learning.task import LOSSES, Task
+from physscore.sampling.engine import whole
+from physscore.store.hdf5 import check_output, part_of
+
+_LOOKS = 20  # validations in a training
+_SAVE_SECONDS = 30.0
+_CHANCE = 2.0  # standard errors by which later weights may look worse
+
+
+def train(
+    model: str | nn.Module,
+    data: Any,
+    dataset: str | None = None,
+    *,
+    validation: Any = None,
+    loss: str = "levels",
+    sigma: float | None = None,
+    kind: str = "score",
+    analytic: bool | None = None,
+    transform: str = "auto",
+    parameters: Any = None,
+    validation_parameters: Any = None,
+    names: Sequence[str] | None = None,
+    steps: int | None = None,
+    max_time: float | None = None,
+    batch: int = 64,
+    learning_rate: float | None = None,
+    weight_decay: float = 0.0,
+    integrability: float = 0.0,
+    precision: str = "float32",
+    coarse: Sequence[int] = (),
+    augment: bool = True,
+    patience: int | None = None,
+    seed: int = 0,
+    output: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+    on_interrupt: Callable[[], None] = lambda: None,
+) -> Fitted:
+    """Fit a score to data by score matching.
+
+    Parameters
+    ----------
+    model
+        "mlp" for vectors, "unet" for periodic fields, or a ``torch.nn.Module`` that maps coordinates
+        (n, *shape) to scores, called with a noise level and ``parameters=`` if it takes them.
+    data
+        States (n, *shape): an array, or the path of an HDF5 file.
+    dataset
+        Path of the dataset in the file. [default: fields/delta, of our own files]
+    validation
+        States that are not trained on: an array, the path of a dataset in the same file, or another file.
+        [default: the last tenth of the data]
+    loss
+        "levels": denoising at all noise levels, with EDM's weights; "denoising": at the one level ``sigma``;
+        "sliced" or "exact" score matching, without noise.
+    sigma
+        The noise level of the loss "denoising", in units of the standard deviation of the coordinates.
+    kind
+        Of "mlp" and "unet": "score", or "energy".
+    analytic
+        Of fields: begin with the score of the Gaussian field that has their spectrum, so that only what is
+        not Gaussian has to be learned. [default: for the loss "levels"]
+    transform
+        Of each component before all else: see ``Normalisation``.
+    parameters
+        Physical parameters that the score is conditional on: (n, p), or the path of a dataset.
+    validation_parameters
+        Those of ``validation``.
+    names
+        Their names.
+    steps, max_time
+        Where to end: steps, seconds, or both, whichever comes first. [default: 10000 steps]
+    batch
+        States in a step.
+    learning_rate
+        The highest. [default: 0.01 for "mlp", 0.002 for "unet", 0.001 for other modules]
+    weight_decay
+        Of matrices, decoupled.
+    integrability
+        Factor of the penalty on the curl of a score.
+    precision
+        "float32", or "bfloat16" inside of the network while it is trained: half the time on processors that
+        have it, with weights, losses and the Gaussian part still in float32.
+    coarse
+        Of fields: factors by which they are first made coarser, such as (4, 2); each has an equal part of the
+        training, and the last part is that of the data as they are.
+    augment
+        Of fields: turn axes around and exchange them at random.
+    patience
+        End after so many validations without a better one. [default: go on]
+    seed
+        Of weights, batches and noise.
+    output
+        A file for the result, ``name.part`` until it is finished.
+    resume
+        Go on with an unfinished training; return what is in a finished file. On the CPU the weights are those
+        of an undisturbed training bit for bit, where ``steps`` is what ends it.
+    overwrite
+        Replace an existing file.
+    progress
+        Show a progress bar.
+    on_interrupt
+        Called when Ctrl-C is noted; what is learned so far is then kept.
+
+    Returns
+    -------
+    Fitted
+        With the average of the weights over the last tenth of the steps; earlier ones where validation says
+        that the last are worse.
+
+    Raises
+    ------
+    InputError
+        If an argument makes no sense, or the loss became infinite at once.
+    """
+    if loss not in LOSSES:
+        raise InputError(f"loss is {loss!r}: it must be one of {', '.join(LOSSES)}")
+    if (loss == "denoising") != (sigma is not None):
+        raise InputError(f"loss is {loss!r} and sigma {sigma}: a noise level belongs to the loss 'denoising'")
+    steps = 10_000 if steps is None and max_time is None else steps
+    if steps is not None:
+        steps = whole(steps=steps)
+    if max_time is not None and not 0 < max_time < math.inf:
+        raise InputError(f"max_time is {max_time}: it must be a positive number of seconds")
+    given = read(data, dataset)
+    given.parameters = rows(parameters, data, len(given.x), "parameters")
+    given, held = held_out(given, validation, data, validation_parameters)
+    path = None if output is None else check_output(output, overwrite=overwrite, resume=resume)
+    if path is not None and resume and path.exists():
+        return load(path, model if isinstance(model, nn.Module) else None)
+    task = Task(
+        model, given, held, loss=loss, sigma=sigma, kind=kind, analytic=analytic, transform=transform,
+        names=names, coarse=coarse, augment=augment, integrability=integrability, precision=precision,
+        batch=whole(batch=batch), seed=whole(0, seed=seed),
+    )  # fmt: skip
+    settings = {
+        "loss": loss, "sigma": sigma, "kind": kind, "batch": batch, "learning_rate": learning_rate,
+        "weight_decay": weight_decay, "integrability": integrability, "precision": precision,
+        "coarse": list(coarse), "augment": augment, "transform": transform, "seed": seed, "steps": steps,
+        "max_time": max_time,
+        "patience": patience,
+        "model": model if isinstance(model, str) else type(model).__name__,
+    }  # fmt: skip
+    run = _Training(task, settings, path)
+    if path is not None and part_of(path).exists() and resume and not overwrite:
+        run.restore()
+    run.go(progress, on_interrupt)
+    result = run.result()
+    if path is not None:
+        write_tensors(path, dict(result.model.state_dict()), result.describe())
+        part_of(path).unlink(missing_ok=True)
+    return result
+
+
+class _Training:
+    """The loop: steps, the average of the weights, validations, and the file it can be gone on with.
+
+    All randomness of a step is drawn from (seed, step), so that nothing of it has to be kept.
+    """
+
+    def __init__(self, task: Task, settings: dict[str, Any], path: Path | None) -> None:
+        self.task, self.settings, self.path = task, settings, path
+        rate = settings["learning_rate"] or default_rate(task.model)
+        self.optimiser = Optimiser(task.model, rate, settings["weight_decay"])
+        self.average = Average(task.model)
+        self.best = {name: value.clone() for name, value in self.average.weights.items()}
+        self.best_losses, self.best_loss = np.empty(0), math.inf
+        self.lowest, self.waited = math.inf, 0
+        self.step, self.elapsed, self.looked = 0, 0.0, 0
+        self.history: list[dict[str, Any]] = []
+        self.ended = "not begun"
+
+    def go(self, progress: bool, on_interrupt: Callable[[], None]) -> None:
+        """Train until steps or time are used up, validation gets no better, the loss fails, or Ctrl-C."""
+        steps, most = self.settings["steps"], self.settings["max_time"]
+        start, saved = time.monotonic() - self.elapsed, time.monotonic()
+        bar = tqdm(total=steps, initial=self.step, desc="training", unit="step", disable=not progress)
+        if self.step == 0:
+            self._look(bar)
+        with interruptible(on_interrupt) as stop_if_asked, bar:
+            try:
+                while True:
+                    share = self._share(steps, most)
+                    if share >= 1:
+                        self.ended = "steps" if steps is not None and self.step >= steps else "time"
+                        break
+                    if not self._one(share):
+                        self.ended = "the loss was not finite"
+                        warnings.warn(
+                            f"the loss was not finite at step {self.step}: the weights of the last good "
+                            "validation are kept; try a lower learning_rate",
+                            stacklevel=3,
+                        )
+                        break
+                    self.elapsed = time.monotonic() - start
+                    bar.update(1)
+                    stop_if_asked()
+                    if self._share(steps, most) * _LOOKS >= self.looked and not self._look(bar):
+                        self.ended = "validation got no better"
+                        break
+                    if self.path is not None and time.monotonic() - saved > _SAVE_SECONDS:
+                        self._save()
+                        saved = time.monotonic()
+            except KeyboardInterrupt:
+                self.ended = "interrupted"
+                if self.path is not None:
+                    self._save()
+                    raise
+                warnings.warn(f"interrupted after {self.step} steps: their score is there", stacklevel=3)
+        if self.best_loss == math.inf:
+            raise InputError(
+                f"learning_rate is {self.settings['learning_rate']}: the loss is not finite from the start; "
+                "lower it, or look at the data"
+            )
+
+    def result(self) -> Fitted:
+        """Return the score with the best weights."""
+        self.task.model.load_state_dict(self.best, strict=False)
+        about = {
+            "data": self.task.about, "settings": self.settings,
+            "training": {
+                "steps": self.step, "seconds": round(self.elapsed, 1), "ended": self.ended,
+                "validation_loss": finite(self.best_loss), "history": self.history,
+            },
+        }  # fmt: skip
+        return self.task.fitted(about)
+
+    def restore(self) -> None:
+        """Take up an unfinished training.
+
+        Raises
+        ------
+        InputError
+            If it is that of other settings or other data.
+        """
+        assert self.path is not None
+        part = part_of(self.path)
+        tensors, about = read_tensors(part)
+        wanted = {"settings": self.settings, "data": self.task.about}
+        for name, value in wanted.items():
+            if about.get(name) != json.loads(json.dumps(value)):
+                raise InputError(
+                    f"output {part} belongs to another training (its {name} differ): resume it with the "
+                    "same, or use --overwrite"
+                )
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "best": {}, "optimiser": {}}
+        for key, tensor in tensors.items():
+            owner, _, name = key.partition(".")
+            parts[owner][key if owner == "optimiser" else name] = tensor
+        self.task.model.load_state_dict(parts["model"], strict=False)
+        self.average.weights, self.best = parts["average"], parts["best"]
+        self.optimiser.restore(parts["optimiser"])
+        state = about["state"]
+        self.step, self.elapsed, self.looked = state["step"], state["elapsed"], state["looked"]
+        self.waited, self.history = state["waited"], state["history"]
+        self.best_losses = np.array(state["best_losses"])
+        self.best_loss = float(self.best_losses.mean()) if len(self.best_losses) else math.inf
+        self.lowest = math.inf if state["lowest"] is None else state["lowest"]
+
+    def _save(self) -> None:
+        assert self.path is not None
+        tensors = {f"model.{k}": v for k, v in weights_of(self.task.model).items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.weights.items()}
+        tensors |= {f"best.{k}": v for k, v in self.best.items()}
+        tensors |= self.optimiser.state()
+        state = {
+            "step": self.step, "elapsed": self.elapsed, "looked": self.looked, "waited": self.waited,
+            "history": self.history, "best_losses": self.best_losses.tolist(), "lowest": finite(self.lowest),
+        }  # fmt: skip
+        about = {"settings": self.settings, "data": self.task.about, "state": state}
+        write_tensors(part_of(self.path), tensors, about)
+
+    def _share(self, steps: int | None, most: float | None) -> float:
+        """Return which part of the training is done."""
+        of_steps = 0.0 if steps is None else self.step / steps
+        return max(of_steps, 0.0 if most is None else self.elapsed / most)
+
+    def _one(self, share: float) -> bool:
+        loss = self.task.loss(self.step, share)
+        rate = schedule(share, self.step, min(100, (self.settings["steps"] or 10_000) // 20))
+        if not self.optimiser.step(loss, rate):
+            return False
+        self.average.update(self.task.model, self.step)
+        self.step += 1
+        return True
+
+    def _look(self, bar: Any) -> bool:
+        """Validate the average; return whether to go on.
+
+        Later weights are kept unless they are worse by more than chance makes of so few states: the same
+        noise is used every time, so it is the differences that count.
+        """
+        self.looked += 1
+        losses = self.task.validate(self.average.weights)
+        loss = float(losses.mean())
+        self.history.append({"step": self.step, "seconds": round(self.elapsed, 1), "loss": finite(loss)})
+        bar.set_postfix(validation=f"{loss:.4g}")
+        worse = losses - self.best_losses if len(self.best_losses) else losses - math.inf
+        bound = _CHANCE * float(worse.std()) / math.sqrt(len(worse)) if len(self.best_losses) else 0.0
+        if math.isfinite(loss) and float(worse.mean()) <= bound:
+            self.best_losses, self.best_loss = losses, loss
+            self.best = {name: value.clone() for name, value in self.average.weights.items()}
+        if math.isfinite(loss) and loss < self.lowest:
+            self.lowest, self.waited = loss, 0
+        else:
+            self.waited += 1
+        patience = self.settings["patience"]
+        return patience is None or self.waited < patience

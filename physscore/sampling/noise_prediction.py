@@ -1,0 +1,170 @@
+"""Prediction of the noise, as in DDPM: another face of the same score."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from physscore.core import Array, InputError, Score
+from physscore.energies.functions import state_shape
+from physscore.sampling.engine import whole
+from physscore.sampling.levels import ScoreAt, short
+
+_Floats = npt.NDArray[np.float64]
+
+
+def linear_betas(n: int = 1000, first: float = 1e-4, last: float = 0.02) -> _Floats:
+    """Return the variances of ``n`` steps that add noise, evenly spaced (Ho et al. 2020, arXiv:2006.11239).
+
+    Raises
+    ------
+    InputError
+        If they are not between 0 and 1.
+    """
+    return check_betas(np.linspace(first, last, whole(n=n)))
+
+
+def cosine_betas(n: int = 1000, offset: float = 0.008, most: float = 0.999) -> _Floats:
+    """Return the variances for which abar = cos^2((t + offset) / (1 + offset) pi / 2) / (the same at 0).
+
+    Nichol & Dhariwal 2021 (arXiv:2102.09672), equation 17, with t = i / n; none is above ``most``.
+
+    Raises
+    ------
+    InputError
+        If they are not between 0 and 1.
+    """
+    if not (isinstance(offset, int | float) and 0 <= offset < math.inf and 0 < most < 1):
+        raise InputError(
+            f"offset is {offset!r} and most {most!r}: they must be at least 0, and within (0, 1)"
+        )
+    t = np.arange(whole(n=n) + 1) / n
+    kept = np.cos((t + offset) / (1 + offset) * np.pi / 2) ** 2
+    return check_betas(np.minimum(1 - kept[1:] / kept[:-1], most))
+
+
+def alphas_bar(betas: Any) -> _Floats:
+    """Return abar_t, the product of 1 - beta up to step t: the share of the data in the variance of x_t.
+
+    Raises
+    ------
+    InputError
+        If the betas are not between 0 and 1.
+    """
+    return np.asarray(np.exp(np.cumsum(np.log1p(-check_betas(betas)))))
+
+
+def check_betas(betas: Any) -> _Floats:
+    """Return variances of steps as an array.
+
+    Raises
+    ------
+    InputError
+        If they are not a list of numbers between 0 and 1.
+    """
+    try:
+        given = np.atleast_1d(np.asarray(betas, np.float64))
+    except (TypeError, ValueError):
+        given = np.zeros((0, 0))
+    if given.ndim != 1 or not given.size or not ((given > 0) & (given < 1)).all():
+        raise InputError(f"betas is {short(betas)}: it must be a list of variances between 0 and 1")
+    return given
+
+
+def epsilon_to_score(epsilon: Any, alpha_bar: Any) -> Array:
+    """Return the score of p_t from the noise that a network predicts: s_t = -epsilon / sqrt(1 - abar).
+
+    Parameters
+    ----------
+    epsilon
+        Predicted noise at x_t = sqrt(abar) x_0 + sqrt(1 - abar) xi, of shape (n, *shape).
+    alpha_bar
+        abar of step t: one number, or one for each state.
+
+    Raises
+    ------
+    InputError
+        If abar is not between 0 and 1.
+    """
+    noise = np.asarray(epsilon)
+    kept = np.asarray(alpha_bar, np.float64)
+    if not ((kept >= 0) & (kept < 1)).all() or kept.shape not in ((), noise.shape[:1]):
+        raise InputError(
+            f"alpha_bar is {short(alpha_bar)}: it must be from 0 to 1, one number or one a state"
+        )
+    return np.asarray(-noise / np.sqrt(1 - kept).reshape(-1, *[1] * (noise.ndim - 1)))
+
+
+def score_at_from_epsilon(
+    epsilon: Callable[[Array, int], Array], alphas_bar: Any, *, shape: int | Sequence[int]
+) -> ScoreAt:
+    """Return the score at each noise level of a network that predicts the noise of DDPM's steps.
+
+    Step t has the noise level sigma_t = sqrt((1 - abar_t) / abar_t), in the unit of the data, and the score
+    there is -epsilon(y sqrt(abar_t), t) / sigma_t. Between two steps epsilon is interpolated, linearly in
+    log sigma.
+
+    Parameters
+    ----------
+    epsilon
+        A function of states x_t (n, *shape) and the step t = 0, 1, ..., that returns the predicted noise.
+    alphas_bar
+        abar of each step, falling; see :func:`alphas_bar`.
+    shape
+        Shape of one state.
+
+    Returns
+    -------
+    function of sigma
+        What samplers take as ``score_at``. It raises ``InputError`` for a noise level outside of the steps.
+
+    Raises
+    ------
+    InputError
+        If ``alphas_bar`` does not fall between 1 and 0.
+    """
+    if not callable(epsilon):
+        raise InputError(f"epsilon is {epsilon!r}: it must be a function of states and a step")
+    kept = np.asarray(alphas_bar, np.float64)
+    good = kept.ndim == 1 and kept.size and ((kept > 0) & (kept < 1)).all() and (np.diff(kept) < 0).all()
+    if not good:
+        raise InputError(f"alphas_bar is {short(alphas_bar)}: it must fall, between 1 and 0")
+    return partial(NoisePrediction, epsilon, kept, state_shape(shape))
+
+
+class NoisePrediction(Score):
+    """The score at one noise level of a network that predicts noise; see ``score_at_from_epsilon``."""
+
+    def __init__(
+        self, epsilon: Callable[[Array, int], Array], kept: _Floats, shape: tuple[int, ...], sigma: float
+    ) -> None:
+        self.shape, self.sigma = shape, float(sigma)
+        self._epsilon = epsilon
+        levels = np.sqrt((1 - kept) / kept)
+        if not levels[0] * (1 - 1e-9) <= self.sigma <= levels[-1] * (1 + 1e-9):
+            raise InputError(
+                f"sigma is {sigma:g}: the steps of the network have noise levels from {levels[0]:.4g} to "
+                f"{levels[-1]:.4g}"
+            )
+        place = float(np.interp(math.log(self.sigma), np.log(levels), np.arange(len(levels))))
+        if abs(place - round(place)) < 1e-6:  # rounding of sigma does not cost a second call
+            place = round(place)
+        low = int(place)
+        self._terms = [(1 - (place - low), low, math.sqrt(kept[low]))]
+        if place > low:
+            self._terms.append((place - low, low + 1, math.sqrt(kept[low + 1])))
+
+    def score(self, x: Array) -> Array:
+        """Return the score at states (n, *shape), in the unit of the data."""
+        total: Any = 0.0
+        for weight, step, scale in self._terms:
+            found = np.asarray(self._epsilon(x * scale, step))
+            if found.shape != x.shape:
+                raise InputError(f"epsilon(x, {step}) returned {found.shape}, expected {x.shape}")
+            total = total + weight * found
+        return np.asarray(-total / self.sigma)

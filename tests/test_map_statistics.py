@@ -1,0 +1,268 @@
+"""Statistics of sets of maps, the test of their means, and the audit made of both."""
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import physscore as ps
+from physscore.core import InputError
+from physscore.diagnostics.field_audit import compare_fields
+from physscore.diagnostics.map_statistics import (
+    MapMeans,
+    choose_bins,
+    local_maxima,
+    map_means,
+    map_vectors,
+    units_of,
+)
+from physscore.diagnostics.mean_test import UnitMeans
+from physscore.diagnostics.power import FieldSequence
+from physscore.diagnostics.set_comparison import STATISTICS, compare_statistic
+
+GRID = ps.Grid((16, 16), 20.0)
+
+
+def gaussian(n, seed, grid=GRID, amplitude=2.0):
+    return ps.GaussianRandomField(grid, lambda k: amplitude / k).sample(n, seed=seed)
+
+
+def skewed(g, f=0.15):
+    """A field with nearly the power of g, and a skewness."""
+    y = g + f * (g**2 - (g**2).mean())
+    return y * g.std() / y.std()
+
+
+# --- one map ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(7,), (6, 5), (4, 5, 3)])
+@pytest.mark.parametrize("levels", [None, 4])
+def test_local_maxima_against_loops(shape, levels):
+    x = np.random.default_rng(1).normal(size=shape)
+    if levels is not None:
+        x = np.floor(levels * x) / levels  # ties: the first of equal neighbours counts as the higher one
+    found = local_maxima(x)
+    for place in np.ndindex(shape):
+        offsets = [o for o in itertools.product((-1, 0, 1), repeat=len(shape)) if any(o)]
+        higher = all(
+            x[place] > x[near] or (x[place] == x[near] and o > (0,) * len(shape))
+            for o in offsets
+            for near in [tuple((p + q) % n for p, q, n in zip(place, o, shape, strict=True))]
+        )
+        assert found[place] == higher
+
+
+def test_what_is_measured_in_a_map():
+    x = gaussian(6, 1) + 0.3
+    bins = choose_bins(x, GRID)
+    vector, part = bins.measure(x[2]), bins.slices
+    assert vector[part["mean"]] == pytest.approx(x[2].mean())
+    assert vector[part["square"]] == pytest.approx((x[2] ** 2).mean())
+    np.testing.assert_allclose(vector[part["power"]], ps.power_spectrum(x[2], GRID, bins="log").power)
+    np.testing.assert_allclose(vector[part["cells"]], [(x[2] <= edge).mean() for edge in bins.cells])
+    heights = np.histogram(x[2][local_maxima(x[2])], bins.peaks)[0] / x[2].size
+    np.testing.assert_allclose(vector[part["peaks"]], heights)
+    assert vector[part["peaks"]].sum() == pytest.approx(local_maxima(x[2]).mean())  # no peak is left out
+    shares = np.interp(np.percentile(x, [1, 99]), bins.cells, np.arange(len(bins.cells)))
+    np.testing.assert_allclose(bins.pdf[[0, -1]], shares, atol=6)
+    features = map_vectors(x, bins, ("power", "pdf"))
+    assert features.shape == (6, len(bins.power.k) + len(bins.pdf) - 1)
+    np.testing.assert_allclose(features[2, : len(bins.power.k)], vector[part["power"]])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_rounding_moves_no_cell_across_an_edge(dtype):
+    x = ps.LognormalField(GRID, lambda k: 2.0 / k).sample(20, seed=3) + 1
+    rounded = x.astype(dtype)
+    bins = choose_bins(rounded, GRID)
+    cells = bins.slices["cells"]
+    for full, short in zip(x, rounded, strict=True):
+        np.testing.assert_array_equal(bins.measure(full)[cells], bins.measure(short)[cells])
+    assert not np.isin(bins.cells, rounded.astype(float)).any()
+    whole = choose_bins(np.random.default_rng(1).poisson(4.0, size=(9, 16, 16)), GRID)
+    assert (whole.cells[whole.pdf] % 1 == 0.5).all()
+
+
+# --- sets of maps ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """Two thousand maps of one law, measured once with bins of the first thirty."""
+    maps = gaussian(2000, 11)
+    bins = choose_bins(maps[:30], GRID)
+    return bins, np.array([bins.measure(x) for x in maps])
+
+
+def subset(bins, vectors, weights=None):
+    return MapMeans(bins, UnitMeans(vectors, weights), len(vectors))
+
+
+def test_equal_sets_agree_as_often_as_they_should(measured):
+    bins, vectors = measured
+    found = {name: [] for name in STATISTICS}
+    pulls = {name: [] for name in STATISTICS}
+    for i in range(40):
+        a, b = subset(bins, vectors[50 * i : 50 * i + 20]), subset(bins, vectors[50 * i + 20 : 50 * i + 50])
+        for name in STATISTICS:
+            each = compare_statistic(name, a, b, design="alike", permutations=199)
+            found[name].append(each.test.p_value)
+            pulls[name].append(each.deviation / each.deviation_error)
+    for name, p_values in found.items():  # 8 tests of uniformity, a false alarm in 10 000
+        assert stats.kstest(p_values, "uniform").pvalue > 1e-5, name
+    for name in ("power spectrum", "one-point PDF", "quantiles", "variance"):
+        # Deviations in units of their errors: Student's t of some 30 degrees of freedom and 40 draws.
+        spread = np.sqrt(np.mean(np.array(pulls[name]) ** 2))
+        assert 0.85 < spread < 1.2, (name, spread)
+
+
+def test_a_grouped_reference_agrees_with_single_maps(measured):
+    # Maps of one group share an amplitude, so that they say less than their number.
+    bins, _ = measured
+    rng = np.random.default_rng(12)
+    g = gaussian(2400, 13)
+    factor = np.exp(0.15 * rng.normal(size=240))
+    grouped = map_means(g[:1200] * np.repeat(factor[:120], 10)[:, None, None], bins, np.arange(1200))
+    single = map_means(g[1200:] * np.exp(0.15 * rng.normal(size=(1200, 1, 1))), bins, np.arange(1200))
+    found, naive = [], []
+    for i in range(20):
+        at = slice(60 * i, 60 * i + 60)
+        a = subset(bins, single.units.values[at])
+        means = grouped.units.values[at].reshape(6, 10, -1).mean(axis=1)
+        b = subset(bins, means, np.full(6, 10.0))
+        for name in ("variance", "power spectrum", "one-point PDF"):
+            found.append(compare_statistic(name, a, b, design="apart", permutations=199).test.p_value)
+        plain = subset(bins, grouped.units.values[at])
+        naive.append(compare_statistic("variance", a, plain, design="alike", permutations=199).test.p_value)
+    assert stats.kstest(found, "uniform").pvalue > 1e-5
+    assert (np.array(found) < 0.02).sum() <= 8  # 1.2 expected
+    assert (np.array(naive) < 0.02).sum() >= 3  # 0.4 expected, if groups did not matter
+
+
+def test_planted_differences_are_found_and_named():
+    reference = gaussian(500, 21)
+    passed = compare_fields(gaussian(400, 22), reference, GRID)
+    assert passed.passed, str(passed)
+    louder = compare_fields(gaussian(400, 22) * math.sqrt(1.05), reference, GRID)
+    assert louder["power spectrum"].differs
+    assert louder["variance"].differs
+    assert not louder["squeezed bispectrum"].differs
+    assert louder["variance"].deviation[0] == pytest.approx(
+        0.05, abs=4.5 * louder["variance"].deviation_error[0]
+    )
+    wrong = compare_fields(skewed(gaussian(400, 22)), reference, GRID)
+    assert not wrong["variance"].differs
+    assert wrong["one-point PDF"].differs
+    assert wrong["squeezed bispectrum"].differs
+    assert wrong["squeezed bispectrum"].worst is None  # a Gaussian reference: there is no ratio
+    assert "FAILED: " in str(wrong)
+    shifted = compare_fields(gaussian(400, 22) + 0.05 * reference.std(), reference, GRID)
+    assert shifted["mean"].differs
+    assert shifted["mean"].deviation[0] == pytest.approx(0.05, rel=0.2)
+    assert not shifted["power spectrum"].differs
+
+
+def test_ratios_of_positive_fields_and_the_tolerance():
+    law = ps.LognormalField(GRID, lambda k: 0.5 / k)
+    reference, other = 1 + law.sample(150, seed=1), 1.02 * (1 + law.sample(150, seed=2))
+    found = compare_fields(other, reference, GRID)
+    quantiles = found["quantiles"]
+    assert quantiles.relative
+    z = (quantiles.deviation - 0.02) / quantiles.deviation_error
+    assert np.abs(z).max() < 4.5  # 9 comparisons
+    np.testing.assert_allclose(quantiles.reference, np.quantile(reference, quantiles.x), rtol=0.01)
+    np.testing.assert_allclose(quantiles.generated, np.quantile(other, quantiles.x), rtol=0.01)
+    assert found["mean"].verdict == "DIFFERS"
+    tolerant = compare_fields(other, reference, GRID, tolerance=0.03)
+    assert tolerant["mean"].verdict == "differs within the tolerance"
+    assert tolerant["mean"].passed
+    assert found["equilateral bispectrum"].worst is not None
+    pdf = found["one-point PDF"]
+    inside = (reference > np.percentile(reference, 1)) & (reference < np.percentile(reference, 99))
+    width = np.diff(choose_bins(reference, GRID).cells[choose_bins(reference, GRID).pdf])
+    assert (pdf.reference * width).sum() == pytest.approx(inside.mean(), abs=0.01)
+
+
+def test_pairs():
+    truth, noise = gaussian(120, 31), gaussian(120, 32, amplitude=0.5)
+    found = compare_fields(truth + noise, truth, GRID, paired=True)
+    r = found.correlation
+    z = (r.r - 1 / math.sqrt(1.25)) / r.error
+    assert np.abs(z).max() < 4.5  # 12 comparisons
+    power = found["power spectrum"]
+    z = (power.deviation - 0.25) / power.deviation_error
+    assert np.abs(z).max() < 4.5
+    unpaired = compare_fields(truth + noise, truth, GRID)
+    assert np.median(power.deviation_error) < 0.75 * np.median(unpaired["power spectrum"].deviation_error)
+    assert "cross-correlation r(k): " in str(found)
+    # Shuffled pairs have no correlation.
+    found = compare_fields(np.roll(truth, 1, axis=0), truth, GRID, paired=True)
+    assert np.abs(found.correlation.r / found.correlation.error).max() < 4.5
+    same = compare_fields(truth, truth, GRID, paired=True)
+    assert same.passed
+    np.testing.assert_allclose(same.correlation.r, 1.0)
+
+
+@pytest.mark.parametrize(("shape", "box"), [((64,), 30.0), ((9, 8, 7), (9.0, 8.0, 7.0))])
+def test_other_dimensions(shape, box):
+    grid = ps.Grid(shape, box)
+    a, b = gaussian(60, 1, grid), gaussian(40, 2, grid)
+    found = compare_fields(a, b, grid)
+    assert found.passed
+    assert ("equilateral bispectrum" in found.statistics) == (len(shape) > 1)
+    lazy = [FieldSequence(lambda i, x=x: x[i], range(len(x)), grid.dim + 1) for x in (a, b)]
+    assert compare_fields(*lazy, grid).as_dict() == found.as_dict()
+    assert json.loads(json.dumps(found.as_dict()))["maps"] == {"generated": 60, "reference": 40}
+
+
+def test_notes_and_units():
+    a, b = gaussian(40, 1), gaussian(40, 2)
+    groups = np.repeat(np.arange(4), 10)
+    found = compare_fields(a + 1, b, GRID, groups=groups)
+    assert found.units == (40, 4)
+    assert "is one of the sets delta and the other 1 + delta?" in found.notes[0]
+    assert "the reference has 4 independent units" in found.notes[1]
+    assert "40 maps generated against 40 maps (4 units) of the reference" in str(found)
+    unit = units_of(5000, None, size=3)
+    assert np.bincount(unit).min() >= 3
+    assert unit.max() + 1 == 1666
+    np.testing.assert_array_equal(units_of(4, ["b", "a", "b", "c"]), [1, 0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"generated": np.zeros((5, 8, 8))}, r"generated holds maps of shape \(8, 8\)"),
+        ({"generated": np.zeros((0, 16, 16))}, "generated holds maps"),
+        ({"generated": gaussian(1, 1)}, r"generated holds 1 map\(s\)"),
+        ({"generated": np.full((5, 16, 16), np.nan)}, "not finite"),
+        ({"reference": np.ones((5, 16, 16))}, "reference does not vary"),
+        ({"reference": np.full((5, 16, 16), np.inf)}, "reference holds values that are not finite"),
+        ({"groups": np.zeros(3)}, r"groups has shape \(3,\)"),
+        ({"groups": np.zeros(6)}, "groups holds the one label 0"),
+        ({"paired": True}, "generated holds 5 maps and reference 6"),
+        ({"tolerance": -1.0}, "tolerance is -1"),
+        ({"percentiles": (99, 1)}, "percentiles is"),
+        ({"permutations": 100}, "permutations is 100"),
+    ],
+)
+def test_bad_input_is_one_sentence(options, message):
+    given = {"generated": gaussian(5, 1), "reference": gaussian(6, 2), "grid": GRID, **options}
+    with pytest.raises(InputError, match=message) as caught:
+        compare_fields(**given)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: map_vectors(gaussian(3, 1), choose_bins(gaussian(3, 1), GRID), ("mass",)), "'mass'"),
+    ],
+)
+def test_bad_input_of_the_parts(call, message):
+    with pytest.raises(InputError, match=message):
+        call()

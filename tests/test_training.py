@@ -1,0 +1,309 @@
+"""Training: what comes out is right, survives kills bit for bit, and says what is wrong with its input."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+import physscore as ps
+from physscore import learning
+
+MIXTURE = ps.GaussianMixture([1, 3], [[-2.0, 0.0], [2.0, 1.0]], 0.4)
+X = MIXTURE.sample(6000, seed=1)
+GRID = ps.Grid((16, 16), 16.0)
+FIELD = ps.GaussianRandomField(GRID, ps.spectra.PowerLaw(index=-1.5, amplitude=1.0))
+
+
+@pytest.fixture(scope="module")
+def fit():
+    return learning.train("mlp", X, steps=1000, batch=256, seed=0)
+
+
+def relative_error(score, truth, x):
+    exact = truth.score(x)
+    return np.sqrt(((score.score(x) - exact) ** 2).sum() / (exact**2).sum())
+
+
+def test_a_mixture_is_learned(fit):
+    """The score at several noise levels, draws, and log-likelihoods, all of a short training."""
+    scale = fit.normalisation.std
+    for sigma in (0.3, 1.0, 3.0):
+        truth = ps.smoothed(MIXTURE, sigma * scale)
+        x = truth.sample(2000, seed=5)
+        y = fit.normalisation.forward(x)
+        found = fit.at(sigma).score(y) / scale
+        exact = truth.score(x)
+        assert np.sqrt(((found - exact) ** 2).sum() / (exact**2).sum()) < 0.3
+    draws = fit.sample(4000, seed=2)
+    assert draws.shape == (4000, 2)
+    assert abs((draws[:, 0] > 0).mean() - 0.75) < 0.06
+    assert np.abs(draws.std(axis=0) - X.std(axis=0)).max() < 0.1
+    inside = X[:100]
+    assert abs((fit.log_likelihood(inside).log_p + MIXTURE.energy(inside)).mean()) < 0.15
+
+
+def test_draws_depend_on_seed_and_number_only(fit):
+    whole = fit.sample(6, seed=4)
+    assert np.allclose(whole[:2], fit.sample(2, seed=4), atol=1e-4)  # torch rounds by batches
+    assert np.allclose(whole[3:], fit.sample(3, seed=4, first=3), atol=1e-4)
+    assert not np.allclose(whole, fit.sample(6, seed=5))
+
+
+def test_the_file_describes_itself(fit, tmp_path):
+    path = tmp_path / "score.safetensors"
+    ps.save(path, fit)
+    again = ps.load(path)
+    assert isinstance(again, learning.Fitted)
+    assert np.array_equal(again.score(X[:20]), fit.score(X[:20]))
+    assert np.array_equal(again.sample(3, seed=1), fit.sample(3, seed=1))
+    assert again.about["settings"]["steps"] == 1000
+    assert again.about["training"]["validation_loss"] < again.about["training"]["history"][0]["loss"]
+    with pytest.raises(ps.InputError, match="exists"):
+        fit.save(path)
+
+
+def test_the_score_is_that_of_physical_states():
+    """Of an energy: the Jacobian of the normalisation is in energy, score and log-likelihood."""
+    x = np.exp(0.8 * np.random.default_rng(0).normal(size=(4000, 1)))
+    fit = learning.train("mlp", x, kind="energy", transform="gaussianise", steps=300, batch=256, seed=1)
+    assert isinstance(fit, learning.FittedEnergy)
+    assert isinstance(fit, ps.Energy)
+    fit.model.double()
+    assert ps.check_score(fit, np.array([[0.5], [1.0], [2.0], [4.0]]), tolerance=1e-3)
+    u = np.linspace(-2.5, 2.5, 2001)
+    p = np.exp(fit.log_likelihood(np.exp(0.8 * u)[:, None], divergence="exact").log_p)
+    assert np.trapezoid(p, np.exp(0.8 * u)) == pytest.approx(0.9876, abs=0.02)  # 2.5 standard deviations
+
+
+def test_a_gaussian_field_needs_no_training():
+    """Its analytic score is right from the start, and a little training does not spoil it."""
+    x = FIELD.sample(2000, seed=1).astype(np.float32)
+    network = learning.UNet(2, channels=(8, 16), blocks=1, inputs=2)
+    fit = learning.train(network, x, steps=15, batch=16, seed=0, transform="identity")
+    scale = fit.normalisation.std
+    for sigma in (0.3, 3.0):
+        truth = ps.smoothed(FIELD, sigma * scale)
+        y = truth.sample(50, seed=3)
+        found = fit.at(sigma).score(fit.normalisation.forward(y)) / scale
+        assert np.sqrt(((found - truth.score(y)) ** 2).sum() / (truth.score(y) ** 2).sum()) < 0.05
+    draws = fit.sample(200, seed=1, steps=20)
+    ratio = ps.power_spectrum(draws, GRID).power.mean(axis=0) / ps.power_spectrum(x, GRID).power.mean(axis=0)
+    assert np.abs(ratio - 1).max() < 0.25
+
+
+def test_coarse_first():
+    x = FIELD.sample(200, seed=1).astype(np.float32)
+    network = learning.UNet(2, channels=(4, 8), blocks=1, inputs=2)
+    fit = learning.train(network, x, steps=9, batch=8, coarse=(2,), seed=0)
+    assert fit.score(x[:2]).shape == (2, 16, 16)
+    with pytest.raises(ps.InputError, match="coarse is"):
+        learning.train(network, x, steps=2, coarse=(2, 4))
+
+
+def test_conditional_on_parameters():
+    """The learned mean of the data follows the parameter."""
+    rng = np.random.default_rng(0)
+    centre = rng.uniform(-3, 3, size=(6000, 1))
+    x = centre + 0.5 * rng.normal(size=(6000, 2))
+    fit = learning.train("mlp", x, parameters=centre, names=["centre"], steps=500, batch=256, seed=0)
+    for value in (-2.0, 1.5):
+        draws = fit.conditioned({"centre": value}).sample(500, seed=1)
+        assert np.abs(draws.mean(axis=0) - value).max() < 0.2
+        assert np.abs(draws.std(axis=0) - 0.5).max() < 0.15
+    with pytest.raises(ps.InputError, match="conditional on centre"):
+        fit.score(x[:2])
+
+
+@pytest.mark.parametrize("loss", ["denoising", "sliced", "exact"])
+@pytest.mark.parametrize("kind", ["score", "energy"])
+def test_other_losses(loss, kind):
+    sigma = 0.3 if loss == "denoising" else None
+    fit = learning.train("mlp", X, loss=loss, sigma=sigma, kind=kind, steps=300, batch=256, seed=0)
+    truth = ps.smoothed(MIXTURE, 0.3 * fit.normalisation.std) if sigma else MIXTURE
+    assert relative_error(fit, truth, truth.sample(2000, seed=3)) < 0.25
+    with pytest.raises(ps.InputError, match="without noise levels"):
+        fit.sample(3)
+
+
+def test_a_module_of_the_user_s(tmp_path):
+    class Mine(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = torch.nn.Sequential(torch.nn.Linear(3, 64), torch.nn.SiLU(), torch.nn.Linear(64, 2))
+
+        def forward(self, y, sigma):
+            s = self.inner(torch.cat([y / (1 + sigma[:, None] ** 2) ** 0.5, torch.log(sigma)[:, None]], 1))
+            return s / sigma[:, None]
+
+    fit = learning.train(Mine(), X, steps=200, batch=256, seed=0)
+    draws = fit.sample(500, seed=1)
+    assert np.abs(draws.mean(axis=0) - X.mean(axis=0)).max() < 0.5
+    path = tmp_path / "mine.safetensors"
+    fit.save(path)
+    with pytest.raises(ps.InputError, match="module of yours"):
+        ps.load(path)
+    assert np.array_equal(ps.load(path, module=Mine()).score(X[:3]), fit.score(X[:3]))
+
+
+def test_infinite_loss_keeps_the_last_good_weights():
+    class Bomb(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.calls = learning.MLP(2, (16,), levels=True), 0
+
+        def forward(self, y, sigma):
+            self.calls += 1
+            return self.inner(y, sigma) * (float("nan") if self.training and self.calls > 60 else 1.0)
+
+    with pytest.warns(UserWarning, match="not finite at step"):
+        fit = learning.train(Bomb(), X, steps=200, batch=128, seed=0)
+    assert fit.about["training"]["ended"] == "the loss was not finite"
+    assert np.isfinite(fit.score(X[:10])).all()
+
+
+def test_early_stop():
+    fit = learning.train("mlp", X[:60], steps=3000, batch=32, patience=2, seed=0)
+    assert fit.about["training"]["ended"] == "validation got no better"
+    assert fit.about["training"]["steps"] < 3000
+
+
+JOB = """
+import sys, torch, numpy as np, physscore as ps
+torch.set_num_threads(1)
+from physscore.learning import train
+sys.modules["physscore.learning.train"]._SAVE_SECONDS = 0.05
+x = ps.GaussianMixture([1, 3], [[-2.0, 0.0], [2.0, 1.0]], 0.4).sample(2000, seed=1)
+train("mlp", x, steps=500, batch=64, seed=0, output=sys.argv[1], resume=True)
+"""
+
+
+def test_a_killed_training_goes_on_bit_for_bit(tmp_path):
+    def start(name):
+        return subprocess.Popen([sys.executable, "-c", JOB, str(tmp_path / name)], stderr=subprocess.DEVNULL)
+
+    undisturbed = start("a.safetensors")
+    assert undisturbed.wait() == 0
+    kills = 0
+    for _ in range(3):
+        job = start("b.safetensors")
+        part, before = tmp_path / "b.safetensors.part", None
+        if part.exists():
+            before = part.stat().st_mtime_ns
+        while job.poll() is None and (not part.exists() or part.stat().st_mtime_ns == before):
+            time.sleep(0.01)
+        if job.poll() is None:
+            job.send_signal(signal.SIGKILL)
+            kills += 1
+        job.wait()
+    assert kills == 3
+    last = start("b.safetensors")
+    assert last.wait() == 0
+    assert not part.exists()
+    a, b = (ps.load(tmp_path / f"{name}.safetensors") for name in "ab")
+    for key, value in a.model.state_dict().items():
+        assert torch.equal(value, b.model.state_dict()[key])
+
+
+def test_a_file_of_another_training_is_refused(tmp_path):
+    path = tmp_path / "a.safetensors"
+    first = subprocess.run([sys.executable, "-c", JOB.replace("steps=500", "steps=5"), path], check=True)
+    assert first.returncode == 0
+    os.rename(path, tmp_path / "a.safetensors.part")
+    with pytest.raises(ps.InputError, match="another training"):
+        learning.train("mlp", X, steps=5, output=path, resume=True)
+
+
+def hostile(path, fit, change):
+    """Write a model file with a changed description."""
+    from physscore.learning.files import write_tensors
+
+    about = fit.describe()
+    tensors = dict(fit.model.state_dict())
+    change(about, tensors)
+    write_tensors(path, tensors, about)
+    return path
+
+
+def poison(about, tensors):
+    name = next(name for name, value in tensors.items() if value.numel())
+    tensors[name] = tensors[name] * float("nan")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda a, t: a["architecture"].update(network="os.system"), "names the network 'os.system'"),
+        (lambda a, t: a["architecture"]["config"].update(hidden=[10**12]), "weights do not fit"),
+        (lambda a, t: a["architecture"]["config"].update(evil=1), "damaged"),
+        (lambda a, t: a.pop("shape"), "damaged"),
+        (lambda a, t: a.update(shape=[10**6]), "damaged|weights do not fit"),
+        (lambda a, t: a["normalisation"].update(std=-1.0), "std positive"),
+        (poison, "not finite"),
+    ],
+)
+def test_hostile_files_are_refused(fit, change, words, tmp_path):
+    path = hostile(tmp_path / "bad.safetensors", fit, change)
+    with pytest.raises(ps.InputError, match=words):
+        ps.load(path).score(X[:2])
+
+
+def test_corrupted_and_foreign_files_are_refused(fit, tmp_path):
+    from safetensors.torch import save_file
+
+    whole = tmp_path / "whole.safetensors"
+    fit.save(whole)
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(whole.read_bytes()[:-100])
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"w": torch.ones(2)}, foreign)
+    for path, words in ((cut, "truncated"), (foreign, "does not describe itself"),
+                        (tmp_path / "none.safetensors", "does not exist")):  # fmt: skip
+        with pytest.raises(ps.InputError, match=words):
+            ps.load(path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"model": "cnn"}, "model is 'cnn'"),
+        ({"loss": "guess"}, "loss is 'guess'"),
+        ({"loss": "denoising"}, "sigma None"),
+        ({"sigma": 0.3}, "sigma 0.3"),
+        ({"steps": 0}, "steps is 0"),
+        ({"max_time": -1.0}, "max_time is -1"),
+        ({"analytic": True}, "analytic is True"),
+        ({"coarse": (2,)}, "coarse is"),
+        ({"dataset": "maps"}, "dataset is 'maps'"),
+        ({"names": ["a"]}, "names is"),
+        ({"parameters": np.ones(3)}, "parameters has shape"),
+        ({"validation": np.ones((5, 3))}, "validation has states"),
+        ({"precision": "half"}, "precision is 'half'"),
+        ({"data": np.ones((5, 2))}, "data are all 1"),
+        ({"data": np.full((5, 2), np.nan)}, "not finite"),
+        ({"data": np.ones(5)}, "data has shape"),
+    ],
+)
+def test_bad_input(settings, words):
+    given = {"model": "mlp", "data": X[:100], "steps": 2} | settings
+    with pytest.raises(ps.InputError, match=words):
+        learning.train(given.pop("model"), given.pop("data"), **given)
+
+
+def test_the_dataset_of_a_file(tmp_path):
+    path = tmp_path / "maps.h5"
+    with h5py.File(path, "w") as file:
+        file["train/maps"] = FIELD.sample(40, seed=1).astype(np.float16)
+        file["held/maps"] = FIELD.sample(8, seed=2).astype(np.float16)
+        file.attrs["BoxSize"] = 16.0
+    network = learning.UNet(2, channels=(4, 8), blocks=1, inputs=2)
+    fit = learning.train(network, path, "train/maps", validation="held/maps", steps=3, batch=8)
+    assert fit.grid == GRID
+    assert fit.about["data"]["dataset"] == "train/maps"
+    with pytest.raises(ps.InputError, match="train/maps"):
+        learning.train(network, path, "maps", steps=3)
