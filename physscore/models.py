@@ -152,7 +152,7 @@ def _named(name: str) -> Any:
         if name not in BUILT_IN:
             known = ", ".join(BUILT_IN)
             raise InputError(
-                f"model is {name!r}: it must be one of {known}, my_model.py:name or score.safetensors"
+                f"model is {name!r}: it must be one of {known}, score.safetensors, or my_model.py:name"
             )
         return BUILT_IN[name]
     if not colon:

@@ -1,5 +1,7 @@
-"""Two processes share two cores: torch gets one thread in each, whose others would spin against our own."""
+"""Two processes share two cores: each has one thread, of torch and of ours, so that none spins or waits."""
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("PHYSSCORE_THREADS", "1")

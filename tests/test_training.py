@@ -85,7 +85,7 @@ def test_a_gaussian_field_needs_no_training():
     """Its analytic score is right from the start, and a little training does not spoil it."""
     x = FIELD.sample(2000, seed=1).astype(np.float32)
     network = learning.UNet(2, channels=(8, 16), blocks=1, inputs=2)
-    fit = learning.train(network, x, steps=15, batch=16, seed=0, transform="identity")
+    fit = learning.train(network, x, steps=15, batch=16, seed=0, transform="identity", learning_rate=1e-4)
     scale = fit.normalisation.std
     for sigma in (0.3, 3.0):
         truth = ps.smoothed(FIELD, sigma * scale)
@@ -141,7 +141,7 @@ def test_a_module_of_the_user_s(tmp_path):
             s = self.inner(torch.cat([y / (1 + sigma[:, None] ** 2) ** 0.5, torch.log(sigma)[:, None]], 1))
             return s / sigma[:, None]
 
-    fit = learning.train(Mine(), X, steps=200, batch=256, seed=0)
+    fit = learning.train(Mine(), X, steps=800, batch=256, seed=0, learning_rate=1e-2)
     draws = fit.sample(500, seed=1)
     assert np.abs(draws.mean(axis=0) - X.mean(axis=0)).max() < 0.5
     path = tmp_path / "mine.safetensors"
