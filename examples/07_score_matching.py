@@ -12,7 +12,7 @@ import numpy as np
 import physscore as ps
 from physscore import learning
 
-NOISE = 0.2  # of the denoising loss, in standard deviations of the data
+NOISE = 0.1  # of the denoising loss, in standard deviations of the data
 
 
 def main(steps: int = 1000) -> None:

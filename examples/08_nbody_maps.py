@@ -23,7 +23,7 @@ def main(cells: int = 64, seconds: float = 600.0) -> None:
     field = ps.LognormalField(grid, ps.spectra.PowerLaw(index=-1.5, amplitude=3.0))
     n = 300 if quick else 3000
     maps = 1 + field.sample(n + 400, seed=1).astype(np.float32)
-    story(maps[:n], maps[n : n + 100], maps[n + 100 :], grid, 20.0 if quick else seconds)
+    story(maps[:n], maps[n : n + 100], maps[n + 100 :], grid, 6.0 if quick else seconds)
 
 
 def from_file(path: str, train: str, validation: str, test: str, seconds: float) -> None:

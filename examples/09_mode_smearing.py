@@ -29,7 +29,7 @@ def main(steps: int = 1500) -> None:
         )  # fmt: skip
         slope = np.abs(np.diff(fit.score(grid)[:, 0]) / np.diff(grid[:, 0])).max()
         curves[f"weight decay {decay:g}, largest slope {slope:.0f}"] = fit.score(grid)
-        run = ps.sample(fit, ps.MALA(), chains=200, steps=max(100, steps // 2), seed=1)
+        run = ps.sample(fit, ps.MALA(), chains=100, steps=max(30, steps), warmup=max(50, steps // 2), seed=1)
         near = np.abs(np.abs(run.draws) - 1) < 0.5
         spread = (np.abs(run.draws[near]) - 1).std()
         print(f"weight decay {decay:g}: largest slope {slope:.0f}, modes of width {spread:.3f} (true {std})")

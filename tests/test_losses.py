@@ -126,7 +126,7 @@ def test_denoising_has_its_minimum_at_the_smoothed_score():
         x = torch.tensor(MIXTURE.sample(500, seed=seed))
         factor = torch.ones((), dtype=torch.float64, requires_grad=True)
         loss = losses.denoising(
-            lambda y, *, f=factor: f * torch.tensor(truth.score(y.numpy())), x, sigma,
+            lambda y, f=factor: f * torch.tensor(truth.score(y.numpy())), x, sigma,
             generator=torch.Generator().manual_seed(seed),
         )  # fmt: skip
         slopes.append(torch.autograd.grad(loss, factor)[0])
@@ -159,6 +159,17 @@ def test_the_perceptron_s_own_derivatives(kind, activation):
                 assert a is None or not a.abs().max() > 1e-12
                 continue
             assert torch.allclose(a, b, atol=1e-11)
+
+
+def test_a_noise_level_goes_to_models_that_take_one():
+    from physscore.energies.torch_modules import takes_sigma
+
+    assert takes_sigma(lambda x, sigma: x)
+    assert takes_sigma(lambda x, sigma=None: x)
+    assert takes_sigma(learning.MLP(2))
+    assert not takes_sigma(lambda x: x)
+    assert not takes_sigma(lambda x, factor=2.0: x)
+    assert not takes_sigma(torch.nn.Linear(2, 2))
 
 
 def test_the_batch_is_never_modified():

@@ -273,6 +273,7 @@ def test_corrupted_and_foreign_files_are_refused(fit, tmp_path):
     [
         ({"model": "cnn"}, "model is 'cnn'"),
         ({"loss": "guess"}, "loss is 'guess'"),
+        ({"model": learning.MLP(2)}, "takes no noise level"),
         ({"loss": "denoising"}, "sigma None"),
         ({"sigma": 0.3}, "sigma 0.3"),
         ({"steps": 0}, "steps is 0"),

@@ -18,28 +18,29 @@ Model = Callable[..., Tensor]
 same shape or to energies (n,)."""
 
 
+_NAMES = ("sigma", "sigmas", "noise", "noise_level", "level", "t", "time")
 _energies: WeakSet[Any] = WeakSet()  # models known to return energies
 
 
 def takes_sigma(model: Model) -> bool:
-    """Return whether a model is called with a noise level after the states."""
-    return _positional(_function(model)) >= 2
+    """Return whether a model is called with a noise level after the states.
 
-
-def _function(model: Model) -> Any:
-    return type(model).forward if isinstance(model, torch.nn.Module) else model
+    It is if it has a second argument by position that must be given, or has a name of ``_NAMES``.
+    """
+    return _takes_sigma(type(model).forward if isinstance(model, torch.nn.Module) else model)
 
 
 @lru_cache(maxsize=256)
-def _positional(function: Any) -> int:
+def _takes_sigma(function: Any) -> bool:
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
-        return 1
+        return False
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        return 2
-    names = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return len(names) - bool(names and names[0].name == "self")
+        return True
+    given = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    given = given[1:] if given and given[0].name == "self" else given
+    return len(given) >= 2 and (given[1].default is inspect.Parameter.empty or given[1].name in _NAMES)
 
 
 def call(model: Model, x: Tensor, sigma: Any = None, parameters: Tensor | None = None) -> Tensor:

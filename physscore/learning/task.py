@@ -70,7 +70,8 @@ class Task:
             if not isinstance(self.model, Preconditioned):
                 raise InputError("precision is 'bfloat16': it is for the networks of the loss 'levels'")
             self.model.in_bfloat16 = True
-        if loss == "levels" and not takes_sigma(self.model):
+        through = takes_sigma(self.model) and getattr(self.model, "levels", True)
+        if loss == "levels" and not through:
             raise InputError("model takes no noise level: loss 'levels' needs one that does, model(x, sigma)")
         if loss in ("sliced", "exact") and isinstance(self.model, Preconditioned):
             raise InputError(
