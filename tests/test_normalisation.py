@@ -34,7 +34,7 @@ def test_inverse_and_slope(name, transform):
     log_slopes = [np.log(found.slope(back + s * h).first) for s in (1, -1)]
     numeric = (log_slopes[0] - log_slopes[1]) / (2 * h)
     error = np.abs(slope.log_first_slope - numeric) / (1 + np.abs(numeric))
-    assert np.sort(error)[-12:].max() < 1e-2 or np.quantile(error, 0.95) < 1e-4  # kinks at knots
+    assert np.quantile(error, 0.95) < 1e-4  # the rest are the kinks at knots
     again = Normalisation(**found.settings())
     assert np.array_equal(again.forward(x), y)
 
