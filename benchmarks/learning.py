@@ -22,6 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import torch
 from torch import nn
@@ -258,45 +259,111 @@ def wiener() -> None:
     )
 
 
+def network(inputs: int = 2) -> learning.UNet:
+    """Return the network of the slabs."""
+    return learning.UNet(2, channels=(48, 96, 128), blocks=2, patch=2, inputs=inputs)
+
+
 def maps(path: Path, seconds: float, out: Path) -> None:
-    """Train on maps and generate as many as there are to test with, which are then to be audited."""
+    """Train on maps, generate new ones, and compare them with those of simulations never trained on."""
     from physscore.learning.generate import generate
 
-    net = learning.UNet(2, channels=(48, 96, 128), blocks=2, patch=2, inputs=2)
     fit = learning.train(
-        net, path, "train/maps", validation="validation/maps", max_time=seconds, batch=32,
+        network(), path, "train/maps", validation="validation/maps", max_time=seconds, batch=32,
         precision="bfloat16", seed=0, output=out / "maps.safetensors", overwrite=True, progress=True,
     )  # fmt: skip
     training = fit.about["training"]
-    print(
-        f"# trained {training['steps']} steps in {training['seconds']:.0f} s, "
-        f"loss {training['validation_loss']:.4f}"
+    show(
+        "N-body slabs: training",
+        "60 min",
+        f"{training['seconds'] / 60:.0f} min, {training['steps']} steps, "
+        f"loss {training['validation_loss']:.4f}",
     )
     generate(fit, 1024, out / "generated.h5", seed=1, steps=32, overwrite=True, progress=True)
-    print(
-        f"physscore audit {out}/generated.h5 --reference {path} --dataset test/maps "
-        "--groups test/simulation --plot"
-    )
+    with h5py.File(out / "generated.h5") as file:
+        compare(path, file["fields/maps"][...])
+
+
+def compare(path: Path, generated: Any) -> None:
+    """Show P(k) and the PDF of maps over those of the test maps, and of the training maps over the same."""
+    with h5py.File(path) as file:
+        simulation = {name: file[name]["simulation"][...] for name in ("train", "test")}
+        truth = {name: file[name]["maps"][...].astype(np.float32) for name in ("train", "test")}
+        size = float(file.attrs["BoxSize"])
+    grid = ps.Grid((64, 64), (size, size))
+    nyquist = math.pi * 64 / size
+    for name, which, groups, base in (
+        ("generated / test", generated, None, "test"), ("generated / train", generated, None, "train"),
+        ("train / test", truth["train"], simulation["train"], "test"),
+    ):  # fmt: skip
+        audit = ps.compare_fields(
+            which, truth[base], grid, groups=simulation[base], generated_groups=groups, seed=1
+        )
+        power = audit["power spectrum"]
+        for part, reach in ((0.5, "5%"), (0.8, "10%")):
+            inside = power.x <= part * nyquist
+            show(
+                f"N-body slabs, P(k) of {name}, up to {part:g} of Nyquist: largest; rms; errors",
+                reach,
+                _largest(power, inside),
+            )
+        pdf = audit["one-point PDF"]
+        show(
+            f"N-body slabs, PDF of {name}, 1st to 99th percentile: largest; rms; errors",
+            "5%",
+            _largest(pdf, np.ones(len(pdf.x), bool)),
+        )
+        print(*(f"# {line}" for line in str(audit).splitlines()), sep="\n")
+        print("# P(k) ratio", np.array2string(1 + power.deviation, precision=3, max_line_width=110))
+        print("# errors    ", np.array2string(power.deviation_error, precision=3, max_line_width=110))
+        print("# PDF ratio ", np.array2string(1 + pdf.deviation, precision=3, max_line_width=110))
+
+
+def _largest(found: Any, inside: Any) -> str:
+    off, error = found.deviation[inside], found.deviation_error[inside]
+    worst = np.abs(off).argmax()
+    return (f"{off[worst]:+.1%} +- {error[worst]:.1%}; {np.sqrt((off**2).mean()):.1%}; "
+            f"{np.sqrt((error**2).mean()):.1%}")  # fmt: skip
 
 
 def equal_time(path: Path, seconds: float) -> None:
-    """The analytic part with a residual, against a plain network, at equal training time."""
+    """The analytic part with a residual, against a plain network, at equal training time.
+
+    The losses compared are of the same noise and with the same weights, those of the analytic part.
+    """
+    truth = ps.learning.data.read(path, "test/maps").x.astype(np.float32)
+    held = ps.learning.data.read(path, "validation/maps").x
+    fits = {}
     for name, analytic in (("analytic + residual", True), ("plain", False)):
-        net = learning.UNet(2, channels=(48, 96, 128), blocks=2, patch=2, inputs=2 if analytic else 1)
-        fit = learning.train(
-            net, path, "train/maps", validation="validation/maps", max_time=seconds, batch=32,
-            precision="bfloat16", seed=0, analytic=analytic,
+        fits[name] = learning.train(
+            network(2 if analytic else 1), path, "train/maps", validation="validation/maps", max_time=seconds,
+            batch=32, precision="bfloat16", seed=0, analytic=analytic, progress=True,
         )  # fmt: skip
-        training = fit.about["training"]
-        draws = fit.sample(192, seed=1, steps=24)
-        with_test = ps.learning.data.read(path, "test/maps").x
-        grid = ps.Grid(fit.shape, fit.box_size)
-        ratio = (ps.power_spectrum(draws, grid).power.mean(axis=0)
-                 / ps.power_spectrum(with_test, grid).power.mean(axis=0))  # fmt: skip
+    best = fits["analytic + residual"]
+    y = torch.as_tensor(best.normalisation.forward(held), dtype=torch.float32)
+    levels = np.geomspace(best.sigma_min, best.sigma_max, 12)
+    grid = ps.Grid(best.shape, best.box_size)
+    expected = ps.power_spectrum(truth, grid).power.mean(axis=0)
+    for name, fit in fits.items():
+        table = []
+        for number, sigma in enumerate(levels):
+            generator = torch.Generator().manual_seed(number)
+            noise = torch.randn(y.shape, generator=generator)
+            size = float(best.model.c_out(torch.tensor([sigma]), best.shape))
+            with torch.no_grad():
+                parts = zip(torch.split(y + sigma * noise, 64), torch.split(y, 64), strict=True)
+                error = sum(float(((fit.model.denoise(a, sigma) - b) ** 2).sum()) for a, b in parts)
+            table.append(error / y.numel() / size**2)
+        ratio = ps.power_spectrum(fit.sample(384, seed=1, steps=24), grid).power.mean(axis=0) / expected
+        print(
+            f"# {name}: {fit.about['training']['steps']} steps; losses",
+            np.array2string(np.array(table), precision=4),
+        )
         show(
-            f"{name}, {seconds:.0f} s: validation loss; P(k) of the lowest four bins over the test's",
+            f"{name}, {seconds:.0f} s: validation loss; P(k) over the test's, lowest four bins, their rms",
             "lower; nearer",
-            f"{training['validation_loss']:.5f}; {np.array2string(ratio[:4], precision=2)}",
+            f"{np.mean(table):.4f}; {np.array2string(ratio[:4], precision=3)} "
+            f"{np.sqrt(((ratio[:4] - 1) ** 2).mean()):.3f}",
         )
 
 

@@ -94,14 +94,21 @@ def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a loop that releases the GIL, once for all processes where the result can be kept."""
     from numba import njit
 
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-    try:
-        dispatcher = njit(loop, cache=True, **options)
-        # Numba would look at the loop's own file only; what it calls may stand in another one.
-        dispatcher._cache._cache_file._source_stamp = _source_stamp()
-    except (RuntimeError, AttributeError):  # no folder to keep it in, or another Numba
-        dispatcher = njit(loop, **options)
+    dispatcher = njit(loop, nogil=True, error_model="numpy")
+    keep_on_disk(dispatcher)
     return cast(Callable[..., Any], dispatcher)
+
+
+def keep_on_disk(function: Any) -> None:
+    """Have Numba keep what it compiles, where there is a folder for it, until the package changes."""
+    try:
+        function.enable_caching()
+        # Numba would look at the function's own file only; what it calls may stand in another one.
+        function._cache._cache_file._source_stamp = _source_stamp()
+    except (RuntimeError, AttributeError):  # no folder to keep it in, or another Numba
+        from numba.core.caching import NullCache
+
+        function._cache = NullCache()
 
 
 @cache

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from types import FunctionType
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, cfunc, njit, types  # type: ignore[attr-defined]
+from numba import carray, njit, types  # type: ignore[attr-defined]
+from numba.core import sigutils
+from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 
-from physscore.arrays import compiled, parallel
+from physscore.arrays import compiled, keep_on_disk, parallel
 from physscore.core import Array, Point
 
 compiled_block = compiled
@@ -54,15 +57,29 @@ _pointer = types.CPointer(types.float64)
 _entry = types.void(_pointer, types.int64, types.int64, _pointer, types.int64, _pointer, _pointer)
 
 
+_block: Any = None  # in each copy of the function below, the block that it calls
+
+
+def _entry_of_block(x, d, n, params, count, gradient, energy):
+    energies = carray(energy, (n,))
+    energies[:] = np.nan  # what is left if the function raises
+    _block(carray(x, (d, n)), carray(params, (count,)), carray(gradient, (d, n)), energies)
+
+
 @cache
 def _c_function(block: Any) -> Any:
-    @cfunc(_entry)
-    def entry(x, d, n, params, count, gradient, energy):
-        energies = carray(energy, (n,))
-        energies[:] = np.nan  # what is left if the function raises
-        block(carray(x, (d, n)), carray(params, (count,)), carray(gradient, (d, n)), energies)
-
-    return entry
+    """Return a block as a C function; a built-in one is kept on disk, as its block is."""
+    own, name = block.py_func, f"{block.py_func.__name__}_entry"
+    code = _entry_of_block.__code__.replace(
+        co_name=name, co_filename=own.__code__.co_filename, co_firstlineno=own.__code__.co_firstlineno
+    )
+    entry = FunctionType(code, {**globals(), "_block": block, "__name__": own.__module__}, name)
+    entry.__qualname__ = name
+    function = CFunc(entry, sigutils.normalize_signature(_entry), {}, {})
+    if own.__module__.startswith("physscore.") and own.__qualname__ == own.__name__:
+        keep_on_disk(function)
+    function.compile()
+    return function
 
 
 @cache

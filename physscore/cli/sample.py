@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from physscore.cli.options import (
     KERNELS,
@@ -104,14 +105,12 @@ def command(
         plots.require_matplotlib()
     target = load_model(model, parameters)
     if n is not None:
-        chosen = [name for name, (_, value, default) in only.items() if value != default]
-        for name in (
-            *chosen,
-            *(["step-size"] if step_size != "auto" else []),
-            *(["metric"] if metric else []),
-        ):
-            raise InputError(f"--{name} is for chains: -n makes new states through noise levels")
-        _generate(model, target, n, steps or 40, seed, output, resume, overwrite, plot, as_json)
+        for name in ("kernel_name", "step_size", "metric", *only, "chains", "warmup", "thin", "dtype"):
+            if click.get_current_context().get_parameter_source(name) == ParameterSource.COMMANDLINE:
+                option = name.removesuffix("_name").replace("_", "-")
+                raise InputError(f"--{option} is for chains: -n makes new states through noise levels")
+        levels = 40 if steps is None else steps
+        _generate(model, target, n, levels, seed, output, resume, overwrite, plot, as_json)
         return
     steps = 1000 if steps is None else steps
     kernel = getattr(kernels, KERNELS[kernel_name])(**given)

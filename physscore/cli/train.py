@@ -50,6 +50,8 @@ def _coarse(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
 @click.option("--integrability", type=float, default=0.0, show_default=True, help="Penalty on the curl.")
 @click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
 @click.option("--coarse", callback=_coarse, help="Factors by which fields are coarser at first, as in 4,2.")
+@click.option("--augment/--no-augment", default=True,
+              help="Shift fields, turn axes and exchange them at random. [default: augment]")  # fmt: skip
 @click.option("--patience", type=int, help="End after so many validations that are no better.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--resume", is_flag=True, help="Go on with an unfinished training.")

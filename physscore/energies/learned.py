@@ -14,6 +14,7 @@ from physscore.core import Array, Energy, InputError, Score
 from physscore.energies.functions import state_shape
 
 _AT_ONCE = 1 << 20  # components of the states that a module is given together
+_WITH_GRAPH = 1 << 16  # the same, where it keeps what its derivatives need
 
 
 def from_torch(
@@ -85,7 +86,7 @@ class _Module:
         from physscore.energies.torch_modules import is_energy
 
         x = self.tensor(np.zeros((2, *self.shape)))
-        if getattr(self.module, "kind", None) == "energy" and hasattr(self.module, "energy"):
+        if hasattr(self.module, "energy") and getattr(self.module, "kind", "energy") == "energy":
             return "energy"
         with _torch().no_grad():
             return "energy" if is_energy(self.call(x), x) else "score"
@@ -96,6 +97,14 @@ class _Module:
     def call(self, x: Any, method: str | None = None) -> Any:
         function = self.module if method is None else getattr(self.module, method)
         return self._call(function, x)
+
+    def energies(self, x: Any, explicit: bool) -> Any:
+        from physscore.energies.torch_modules import is_energy
+
+        found = self.call(x, "energy" if explicit else None)
+        if not is_energy(found, x):
+            raise InputError(f"module returned scores for states {tuple(x.shape)}: kind is 'energy'")
+        return found
 
     def score(self, x: Any, *, graph: bool = False) -> Any:
         from physscore.energies.torch_modules import score_of
@@ -113,14 +122,14 @@ class _Module:
         rows = self.tensor(self.parameters)
         return rows.expand(len(x), -1) if len(rows) == 1 else rows
 
-    def groups(self, n: int) -> list[slice]:
+    def groups(self, n: int, at_once: int = _AT_ONCE) -> list[slice]:
         if self.parameters is not None and len(self.parameters) > 1:
             if n != len(self.parameters):
                 raise InputError(
                     f"x has {n} states and parameters {len(self.parameters)} rows: one each, or one"
                 )
             return [slice(0, n)]
-        size = max(1, _AT_ONCE // math.prod(self.shape))
+        size = max(1, at_once // math.prod(self.shape))
         return [slice(i, min(i + size, n)) for i in range(0, n, size)]
 
 
@@ -174,7 +183,7 @@ class LearnedEnergy(Energy):
         with _torch().no_grad():
             for group in self._about.groups(len(states)):
                 given = self._about.tensor(states[group])
-                energies = self._about.call(given, "energy" if self._explicit else None)
+                energies = self._about.energies(given, self._explicit)
                 found[group] = energies.reshape(-1).cpu().numpy()
         return found
 
@@ -185,10 +194,10 @@ class LearnedEnergy(Energy):
             return self.energy(states), _score(self._about, states)
         torch = _torch()
         energies, scores = np.empty(len(states)), np.empty(states.shape, states.dtype)
-        for group in self._about.groups(len(states)):
+        for group in self._about.groups(len(states), _WITH_GRAPH):
             with torch.enable_grad():
                 given = self._about.tensor(states[group]).requires_grad_()
-                energy = self._about.call(given).reshape(-1)
+                energy = self._about.energies(given, False).reshape(-1)
                 (gradient,) = torch.autograd.grad(energy.sum(), given)
             energies[group] = energy.detach().cpu().numpy()
             scores[group] = -gradient.cpu().numpy()
@@ -215,7 +224,7 @@ def _directional(about: _Module, states: Array, along: Array) -> tuple[Array, Ar
     """Two backward passes: u -> J^T u is linear, and its own derivative over u along v is J v."""
     torch = _torch()
     scores, products = np.empty(states.shape, states.dtype), np.empty(states.shape, states.dtype)
-    for group in about.groups(len(states)):
+    for group in about.groups(len(states), _WITH_GRAPH):
         with torch.enable_grad():
             x = about.tensor(states[group]).requires_grad_()
             s = about.score(x, graph=True)

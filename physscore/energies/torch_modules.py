@@ -40,7 +40,9 @@ def _takes_sigma(function: Any) -> bool:
         return True
     given = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     given = given[1:] if given and given[0].name == "self" else given
-    return len(given) >= 2 and (given[1].default is inspect.Parameter.empty or given[1].name in _NAMES)
+    if len(given) < 2 or given[1].name == "parameters":
+        return False
+    return given[1].default is inspect.Parameter.empty or given[1].name in _NAMES
 
 
 def call(model: Model, x: Tensor, sigma: Any = None, parameters: Tensor | None = None) -> Tensor:
@@ -92,16 +94,17 @@ def score_of(
 
     With ``graph`` it can be differentiated over the weights, and over ``x`` where that asks for it.
     """
-    if model in _energies and not x.requires_grad:
-        x = x.detach().clone().requires_grad_()
-    output = call(model, x, sigma, parameters)
-    if not is_energy(output, x):
-        return output
-    if not x.requires_grad:  # met for the first time
-        _energies.add(model)
-        return score_of(model, x, sigma, parameters, graph=graph)
-    (gradient,) = torch.autograd.grad(output.sum(), x, create_graph=graph)
-    return -gradient
+    if model not in _energies or x.requires_grad:
+        output = call(model, x, sigma, parameters)
+        if not is_energy(output, x):
+            return output
+        if x.requires_grad and output.requires_grad:
+            return -torch.autograd.grad(output.sum(), x, create_graph=graph)[0]
+        _energies.add(model)  # met for the first time
+    with torch.enable_grad():
+        given = x if x.requires_grad else x.detach().clone().requires_grad_()
+        total = call(model, given, sigma, parameters).sum()
+        return -torch.autograd.grad(total, given, create_graph=graph)[0]
 
 
 def checked_batch(x: Any) -> Tensor:

@@ -78,11 +78,13 @@ def read(source: Any, dataset: str | None = None, *, name: str = "data") -> Data
             )
         require_memory(10 * int(np.prod(found.shape)), f"reading {place!r} of {path}")
         x = _checked(found[...], f"dataset {place!r} of {path}")
-        header = file["Header"].attrs if dataset is None and "Header" in file else file.attrs
+        header = file.attrs if "BoxSize" in file.attrs or "Header" not in file else file["Header"].attrs
+        units = file["Units"].attrs if "Units" in file else {}
         about = {
             "source": path.name,
             "dataset": place,
             "size": path.stat().st_size,
+            "length_unit": str(units.get("length", file.attrs.get("BoxSize_unit", "length"))),
             "attributes": {k: str(v) for k, v in file.attrs.items() if k not in ("settings",)},
         }
         return Data(x, _box(header.get("BoxSize"), x.ndim - 1), about)
@@ -144,6 +146,8 @@ def held_out(data: Data, validation: Any, source: Any, parameters: Any) -> tuple
         If they are of another shape, or have no parameters where the data have some.
     """
     if validation is None:
+        if parameters is not None:
+            raise InputError("validation_parameters are those of validation, which is not given")
         n = len(data.x)
         kept = n - max(1, n // 10)
         if kept < 1:
@@ -160,7 +164,8 @@ def held_out(data: Data, validation: Any, source: Any, parameters: Any) -> tuple
         raise InputError(f"validation has states of shape {held.shape}: data has {data.shape}")
     if (data.parameters is None) != (parameters is None):
         raise InputError("validation_parameters belong to parameters and validation: give all three")
-    held.parameters = rows(parameters, source, len(held.x), "validation_parameters")
+    holder = source if in_file else validation
+    held.parameters = rows(parameters, holder, len(held.x), "validation_parameters")
     return data, held
 
 
@@ -216,16 +221,29 @@ def _cropped(modes: Any, sides: Any, small: list[int]) -> Any:
     return modes
 
 
-def reflected(y: Tensor, generator: torch.Generator) -> Tensor:
-    """Return fields with axes turned around and exchanged at random: the symmetries of a lattice.
+def moved(y: Tensor, generator: torch.Generator, exchange: bool = True, coarsest: int = 1) -> Tensor:
+    """Return fields shifted, and with axes turned around and exchanged, at random: a lattice's symmetries.
 
-    Shifts need not be drawn: a periodic network has that symmetry. One draw holds for a batch.
+    One draw holds for a batch.
+
+    Parameters
+    ----------
+    y
+        Fields (n, *grid).
+    generator
+        Of random numbers.
+    exchange
+        Whether axes with as many cells may be exchanged: not if the sides of the box differ.
+    coarsest
+        Shifts are drawn below this; a network has the symmetry under multiples of it by itself.
     """
     axes = list(range(1, y.ndim))
+    if coarsest > 1:
+        y = y.roll(torch.randint(0, coarsest, (len(axes),), generator=generator).tolist(), axes)
     signs = torch.randint(0, 2, (len(axes),), generator=generator)
     flip = [axis for axis, sign in zip(axes, signs.tolist(), strict=True) if sign]
     y = y.flip(flip) if flip else y
-    if len(axes) > 1 and len(set(y.shape[1:])) == 1:
+    if exchange and len(axes) > 1 and len(set(y.shape[1:])) == 1:
         order = torch.randperm(len(axes), generator=generator) + 1
         y = y.permute(0, *order.tolist())
     return y.contiguous()

@@ -23,7 +23,9 @@ from physscore.learning.normalisation import Normalisation
 from physscore.learning.preconditioning import Preconditioned
 from physscore.learning.unet import UNet
 from physscore.sampling.denoising import edm_levels, heun
+from physscore.sampling.levels import Level
 from physscore.sampling.likelihood import LogLikelihood, log_likelihood
+from physscore.sampling.start import MatchedNormal
 from physscore.store.hdf5 import check_output
 
 _START = 3  # the draw of the noise that chains start from, as in other samplers
@@ -148,6 +150,16 @@ class Fitted(Score):
         inner = self.at().score(slope.y)
         return np.asarray(inner * slope.first + slope.log_first_slope, states.dtype)
 
+    def directional(self, x: Array, v: Array) -> tuple[Array, Array]:
+        """Return the score of physical states and its derivative along ``v``, J v: both of their shape."""
+        states, along = as_states(x, self.shape), as_states(v, self.shape, "v")
+        slope = self.normalisation.slope(states)
+        inner: Any = self.at()
+        s, product = inner.directional(slope.y, slope.first * along)
+        bent = s * slope.first * slope.log_first_slope + slope.log_first_bend
+        score = s * slope.first + slope.log_first_slope
+        return np.asarray(score, states.dtype), np.asarray(slope.first * product + bent * along, states.dtype)
+
     def sample(
         self,
         n: int,
@@ -187,9 +199,9 @@ class Fitted(Score):
         InputError
             If the model was trained at one noise level only: use ``ps.sample``.
         """
-        if not self.levels:
+        if not self.levels or self.sigma_min == self.sigma_max:
             raise InputError(
-                "the model was trained without noise levels: sample it by ps.sample, as any other score"
+                "the model was not trained through noise levels: sample it by ps.sample, as any other score"
             )
         start = self._start(n, seed, first)
         levels = edm_levels(self.sigma_min, self.sigma_max, steps)
@@ -208,8 +220,8 @@ class Fitted(Score):
         settings
             As there: divergence, probes, tolerance, seed, ...
         """
-        if not self.levels:
-            raise InputError("the model was trained without noise levels: it has no flow to follow")
+        if not self.levels or self.sigma_min == self.sigma_max:
+            raise InputError("the model was not trained through noise levels: it has no flow to follow")
         states = as_states(np.asarray(x, np.float64), self.shape)
         slope = self.normalisation.slope(states)
         if self.fields and isinstance(self.model, Preconditioned) and self.model.analytic:
@@ -256,10 +268,13 @@ class Fitted(Score):
     def _start(self, n: int, seed: int, first: int) -> Array:
         size = int(np.prod(self.shape))
         white = noise.normal(n, size, seed=seed, draw=_START, first=first).reshape(n, *self.shape)
-        if not isinstance(self.model, Preconditioned):
-            return white * self.sigma_max
-        if not self.model.analytic:
-            return np.asarray(white * np.hypot(self.sigma_max, self.model.sigma_data))
+        if not self.fields:  # components may have means of their own, and go together
+            try:
+                return MatchedNormal(Level(self.at, self.sigma_max), exact=False).of_white(white)
+            except InputError:  # a score without a peak at so much noise
+                return white * np.hypot(self.sigma_max, 1.0)
+        if not (isinstance(self.model, Preconditioned) and self.model.analytic):
+            return white * np.hypot(self.sigma_max, 1.0)
         axes = range(1, len(self.shape) + 1)
         modes = scipy.fft.rfftn(white, axes=axes) * np.sqrt(self._end())
         return np.asarray(scipy.fft.irfftn(modes, self.shape, axes=axes))
@@ -271,7 +286,10 @@ class Fitted(Score):
 
 
 class FittedEnergy(Fitted, Energy):
-    """A learned energy of states: all that a :class:`Fitted` has, and E of physical states."""
+    """A learned energy of states: all that a :class:`Fitted` has, and E of physical states.
+
+    It is +inf, with a score of 0, below the smallest value that the data can have, where there is one.
+    """
 
     def energy(self, x: Array) -> npt.NDArray[np.float64]:
         """Return -log p up to a constant, of physical states: (n,)."""
@@ -280,12 +298,16 @@ class FittedEnergy(Fitted, Energy):
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return both."""
         states = as_states(x, self.shape)
-        slope = self.normalisation.slope(states)
-        inner = self.at()
-        assert isinstance(inner, Energy)
-        energy, score = inner.energy_and_score(slope.y)
-        jacobian = np.log(slope.first).reshape(len(states), -1).sum(axis=1)
-        return energy - jacobian, np.asarray(score * slope.first + slope.log_first_slope, states.dtype)
+        inside = self.normalisation.holds(states).reshape(len(states), -1).all(axis=1)
+        energies, scores = np.full(len(states), np.inf), np.zeros(states.shape, states.dtype)
+        if inside.any():
+            slope = self.normalisation.slope(states[inside])
+            inner = self.at()
+            assert isinstance(inner, Energy)
+            energy, score = inner.energy_and_score(slope.y)
+            energies[inside] = energy - np.log(slope.first).reshape(len(energy), -1).sum(axis=1)
+            scores[inside] = score * slope.first + slope.log_first_slope
+        return energies, scores
 
 
 def fitted(*args: Any, **settings: Any) -> Fitted:

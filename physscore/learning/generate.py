@@ -19,6 +19,7 @@ from physscore.sampling.engine import whole
 from physscore.store.fields import FieldFile, FieldWriter
 from physscore.store.hdf5 import check_output, describe, part_of, writing
 
+_SCALES = ("x", "y", "z", "realization")  # of the axes of a file, which no dataset can be called as well
 _AT_ONCE = 1 << 18  # components of the states that are made together
 
 
@@ -108,12 +109,13 @@ def _write_fields(
         return
     data = score.about.get("data", {})
     name = str(data.get("dataset", "fields/maps")).rpartition("/")[2]
+    name = "maps" if name in _SCALES else name
     attributes = data.get("attributes", {})
     grid = score.grid or Grid(score.shape, tuple(map(float, score.shape)))
     writer = FieldWriter(
         path, grid, n=n, dtype=np.dtype(np.float32), seed=seed, settings=settings, overwrite=overwrite,
         resume=resume, name=name, long_name=attributes.get("quantity", "like the training data"),
-        length_unit=attributes.get("BoxSize_unit", "Mpc/h" if score.box_size else "cells"),
+        length_unit=data.get("length_unit", "length") if score.box_size else "cells",
     )  # fmt: skip
     size = max(1, _AT_ONCE // score.dim)
     done = set(writer.completed)

@@ -1,7 +1,7 @@
 """Losses of score matching: what a model of a score is trained with, each a mean over a batch.
 
 A model maps states (n, *shape) to scores (n, *shape), or to energies (n,), whose negative gradient is the
-score; ``calls.py`` says how it is called. Randomness comes from torch, or from ``generator=``.
+score; ``energies/torch_modules.py`` says how it is called. Randomness comes from torch, or ``generator=``.
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ from physscore.core import InputError
 from physscore.energies.torch_modules import per_state
 
 KINDS = ("score", "energy")
+_FREQUENCIES = 8  # of ln sigma
+_STEEPNESS = 2.0  # of the first layer, over that of torch: scores turn between two modes that are close
 
 
 class _Curve(NamedTuple):
@@ -68,6 +70,22 @@ ACTIVATIONS = {
 }
 
 
+class _Film(NamedTuple):
+    """What scales and shifts the values before an activation, of each state: nothing, or (n, width)."""
+
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+
+    def of(self, p: Tensor) -> Tensor:
+        if self.scale is None or self.shift is None:
+            return p
+        return torch.addcmul(p + self.shift, p, self.scale)
+
+    def slope(self, p: Tensor) -> Tensor:
+        """Return the derivative of :meth:`of` times ``p``, (..., n, width)."""
+        return p if self.scale is None else torch.addcmul(p, p, self.scale)
+
+
 class MLP(nn.Module):
     """A perceptron of vectors, as a score or as an energy whose gradient is the score.
 
@@ -110,25 +128,37 @@ class MLP(nn.Module):
             )
         if kind not in KINDS:
             raise InputError(f"kind is {kind!r}: it must be 'score' or 'energy'")
+        if not hidden or min([dim, *hidden]) < 1:
+            raise InputError(
+                f"dim is {dim} and hidden {hidden}: give one hidden layer at least, each of width 1 or more"
+            )
         self.dim, self.kind, self.levels, self.n_parameters = dim, kind, levels, parameters
         self.config: dict[str, Any] = {
             "dim": dim, "hidden": list(hidden), "kind": kind, "activation": activation, "levels": levels,
             "parameters": parameters,
         }  # fmt: skip
         self._curve = ACTIVATIONS[activation]
-        widths = [dim + 2 * levels + parameters, *hidden, dim if kind == "score" else 1]
+        widths = [dim, *hidden, dim if kind == "score" else 1]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
         self._linear: list[nn.Linear] = list(self.layers)  # type: ignore[arg-type]
+        with torch.no_grad():
+            for first in self._linear[0].parameters():
+                first *= _STEEPNESS
+        self.films = nn.ModuleList()
+        if levels or parameters:
+            features = 2 * _FREQUENCIES * levels + parameters
+            self.embed = nn.Sequential(nn.Linear(features, hidden[0]), nn.SiLU())
+            self.films.extend(nn.Linear(hidden[0], 2 * width) for width in hidden)
         if kind == "energy":
             self.confinement = nn.Parameter(torch.tensor(math.log(math.e - 1)))  # softplus^-1(1)
 
     def forward(self, x: Tensor, sigma: Any = None, parameters: Tensor | None = None) -> Tensor:
         """Return the score of states (n, dim), of the same shape."""
+        a, films = self._given(x, sigma, parameters)
         if self.kind == "energy":
-            return self._descent(x, sigma, parameters)
-        a = self._input(x, sigma, parameters)
-        for layer in self._linear[:-1]:
-            a = self._curve.value(layer(a))
+            return self._descent(a, films)
+        for layer, film in zip(self._linear[:-1], films, strict=True):
+            a = self._curve.value(film.of(layer(a)))
         found: Tensor = self._linear[-1](a)
         return found
 
@@ -136,9 +166,9 @@ class MLP(nn.Module):
         """Return the energies (n,)."""
         if self.kind != "energy":
             raise InputError("this network is a score: it has no energy")
-        a = self._input(x, sigma, parameters)
-        for layer in self._linear[:-1]:
-            a = self._curve.value(layer(a))
+        a, films = self._given(x, sigma, parameters)
+        for layer, film in zip(self._linear[:-1], films, strict=True):
+            a = self._curve.value(film.of(layer(a)))
         found: Tensor = self._linear[-1](a)[:, 0] + 0.5 * self._stiffness * (x**2).sum(1)
         return found
 
@@ -149,39 +179,45 @@ class MLP(nn.Module):
 
         Of an energy it carries the gradient and the Laplacian along (Li et al. 2023, arXiv:2307.08214).
         """
-        a, first = self._input(x, sigma, parameters), self._linear[0].weight[:, : self.dim].T
-        tangents: Any = None  # (n, dim, width)
+        a, films = self._given(x, sigma, parameters)
+        tangents: Any = None  # (dim, n, width)
         laplacian: Any = None
-        for number, layer in enumerate(self._linear[:-1]):
-            slopes = first if number == 0 else tangents @ layer.weight.T
+        for number, (layer, film) in enumerate(zip(self._linear[:-1], films, strict=True)):
+            slopes = film.slope(layer.weight.T[:, None] if number == 0 else tangents @ layer.weight.T)
             if self.kind == "score":
-                a, d = self._curve.with_slope(layer(a))
+                a, d = self._curve.with_slope(film.of(layer(a)))
             else:
-                a, d, dd = self._curve.with_curvature(layer(a))
-                bent = dd * (slopes**2).sum(-2)
-                laplacian = bent if number == 0 else torch.addcmul(bent, d, laplacian @ layer.weight.T)
-            tangents = slopes * d[:, None]
+                a, d, dd = self._curve.with_curvature(film.of(layer(a)))
+                bent = dd * (slopes**2).sum(0)
+                if number == 0:
+                    laplacian = bent
+                else:
+                    laplacian = torch.addcmul(bent, d, film.slope(laplacian @ layer.weight.T))
+            tangents = slopes * d
         last = self._linear[-1]
         if self.kind == "score":
-            return last(a), (tangents * last.weight).sum((1, 2))
+            return last(a), (tangents * last.weight[:, None]).sum((0, 2))
         c = self._stiffness
-        return -(tangents @ last.weight[0]) - c * x, -(laplacian @ last.weight[0]) - c * self.dim
+        return -(tangents @ last.weight[0]).T - c * x, -(laplacian @ last.weight[0]) - c * self.dim
 
     def along(
         self, x: Tensor, v: Tensor, sigma: Any = None, parameters: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return v.s and v^T grad s v of directions v (k, n, dim): both (k, n)."""
-        a, first = self._input(x, sigma, parameters), self._linear[0].weight[:, : self.dim]
-        tangents: Any = None  # (k, n, width)
+        a, films = self._given(x, sigma, parameters)
+        tangents: Any = v  # (k, n, width)
         curvature: Any = None
-        for number, layer in enumerate(self._linear[:-1]):
-            slopes = v @ first.T if number == 0 else tangents @ layer.weight.T
+        for number, (layer, film) in enumerate(zip(self._linear[:-1], films, strict=True)):
+            slopes = film.slope(tangents @ layer.weight.T)
             if self.kind == "score":
-                a, d = self._curve.with_slope(layer(a))
+                a, d = self._curve.with_slope(film.of(layer(a)))
             else:
-                a, d, dd = self._curve.with_curvature(layer(a))
+                a, d, dd = self._curve.with_curvature(film.of(layer(a)))
                 bent = dd * slopes**2
-                curvature = bent if number == 0 else torch.addcmul(bent, d, curvature @ layer.weight.T)
+                if number == 0:
+                    curvature = bent
+                else:
+                    curvature = torch.addcmul(bent, d, film.slope(curvature @ layer.weight.T))
             tangents = slopes * d
         last = self._linear[-1]
         if self.kind == "score":
@@ -190,33 +226,38 @@ class MLP(nn.Module):
         projected = -(tangents @ last.weight[0]) - c * (x * v).sum(-1)
         return projected, -(curvature @ last.weight[0]) - c * (v**2).sum(-1)
 
-    def _descent(self, x: Tensor, sigma: Any, parameters: Tensor | None) -> Tensor:
+    def _descent(self, x: Tensor, films: list[_Film]) -> Tensor:
         """Return minus the gradient of the energy, back through the layers."""
-        a, slopes = self._input(x, sigma, parameters), []
-        for layer in self._linear[:-1]:
-            a, d = self._curve.with_slope(layer(a))
-            slopes.append(d)
+        a, slopes = x, []
+        for layer, film in zip(self._linear[:-1], films, strict=True):
+            a, d = self._curve.with_slope(film.of(layer(a)))
+            slopes.append(film.slope(d))
         back = self._linear[-1].weight[0] * slopes[-1]
         for layer, d in zip(self._linear[-2:0:-1], slopes[-2::-1], strict=True):
             back = (back @ layer.weight) * d
-        return -(back @ self._linear[0].weight[:, : self.dim]) - self._stiffness * x
+        return -(back @ self._linear[0].weight) - self._stiffness * x
 
     @property
     def _stiffness(self) -> Tensor:
         return functional.softplus(self.confinement)
 
-    def _input(self, x: Tensor, sigma: Any, parameters: Tensor | None) -> Tensor:
+    def _given(self, x: Tensor, sigma: Any, parameters: Tensor | None) -> tuple[Tensor, list[_Film]]:
+        """Return the states, and what noise level and parameters make of each layer."""
         if x.ndim != 2 or x.shape[1] != self.dim:
             raise InputError(f"x has shape {tuple(x.shape)}: it must be states (n, {self.dim})")
-        columns = [x]
+        if not len(self.films):
+            return x, [_Film()] * (len(self._linear) - 1)
+        columns = []
         if self.levels:
             if sigma is None:
                 raise InputError("sigma is missing: the network is conditional on a noise level")
-            level = torch.log(per_state(sigma, x))[:, None] / 4  # as in EDM
-            columns += [level, torch.tanh(4 * level)]
+            turns = torch.arange(_FREQUENCIES, dtype=x.dtype, device=x.device) * (math.pi / 8)
+            phase = torch.log(per_state(sigma, x))[:, None] * turns
+            columns += [torch.cos(phase), torch.sin(phase)]
         if self.n_parameters:
             if parameters is None or parameters.shape != (len(x), self.n_parameters):
                 shape = None if parameters is None else tuple(parameters.shape)
                 raise InputError(f"parameters has shape {shape}: it must be ({len(x)}, {self.n_parameters})")
             columns.append(parameters.to(x.dtype))
-        return torch.cat(columns, 1) if len(columns) > 1 else x
+        features = self.embed(torch.cat(columns, 1))
+        return x, [_Film(*film(features).chunk(2, 1)) for film in self.films]

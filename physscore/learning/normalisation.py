@@ -19,12 +19,14 @@ _KNOTS = 65
 
 
 class Slope(NamedTuple):
-    """Coordinates of states with the first two derivatives of the map, each of the shape of the states."""
+    """Coordinates of states with the derivatives of the map, each of the shape of the states."""
 
     y: _Floats
     first: _Floats
     log_first_slope: _Floats
     """d log(dy/dx) / dx."""
+    log_first_bend: _Floats
+    """d^2 log(dy/dx) / dx^2."""
 
 
 class Normalisation:
@@ -56,7 +58,7 @@ class Normalisation:
             raise InputError(f"mean is {mean} and std {std}: they must be finite, and std positive")
         if len(self.knots_x):
             self._spline = _rising_spline(self.knots_x, self.knots_y)
-            self._slope, self._bend = self._spline.derivative(1), self._spline.derivative(2)
+            self._slope, self._bend, self._turn = (self._spline.derivative(order) for order in (1, 2, 3))
             self._ends = self._slope(self.knots_x[[0, -1]])
 
     @classmethod
@@ -117,20 +119,28 @@ class Normalisation:
             return u if self.shift is None else np.exp(u) - self.shift
 
     def slope(self, x: Array) -> Slope:
-        """Return coordinates, dy/dx, and the derivative of log dy/dx."""
+        """Return coordinates, dy/dx, and the first two derivatives of log dy/dx."""
         values = np.asarray(x, np.float64)
         if self.linear:
-            return Slope(self.forward(values), np.full(values.shape, 1 / self.std), np.zeros(values.shape))
+            zero = np.zeros(values.shape)
+            return Slope(self.forward(values), np.full(values.shape, 1 / self.std), zero, zero)
         u = self._under(values)
         low, high = self.knots_x[[0, -1]]
         inside = np.clip(u, low, high)
         first = self._slope(inside)
-        bend = np.where((u >= low) & (u <= high), self._bend(inside), 0.0) / first
+        curved = (u >= low) & (u <= high)
+        bend = np.where(curved, self._bend(inside), 0.0) / first
+        change = np.where(curved, self._turn(inside), 0.0) / first - bend**2
         y = (self._mapped(u) - self.mean) / self.std
         if self.shift is None:
-            return Slope(y, first / self.std, bend)
+            return Slope(y, first / self.std, bend, change)
         inner = 1 / (values + self.shift)
-        return Slope(y, first * inner / self.std, (bend - 1) * inner)
+        return Slope(y, first * inner / self.std, (bend - 1) * inner, (change - (bend - 1)) * inner**2)
+
+    def holds(self, x: Array) -> npt.NDArray[np.bool_]:
+        """Return where values are larger than the smallest that the data can have."""
+        values = np.asarray(x, np.float64)
+        return np.full(values.shape, True) if self.shift is None else values + self.shift > 0
 
     def settings(self) -> dict[str, Any]:
         """Return all its numbers, ready for JSON."""
@@ -145,7 +155,7 @@ class Normalisation:
         inner = x + self.shift
         if (inner <= 0).any():
             raise InputError(
-                f"x holds {float(x.min()):g}: the data of this score are larger than {-self.shift:g}"
+                f"x holds {float(x.min()):g}: the data of this score are larger than {0.0 - self.shift:g}"
             )
         return np.log(inner)
 

@@ -12,13 +12,13 @@ from physscore.learning.mlp import MLP
 from physscore.learning.preconditioning import Preconditioned
 from physscore.learning.unet import UNet
 
-_MUON_RATE = 2.0  # of Muon's matrices, in units of Adam's rate of an MLP
+_RATES = {MLP: (1e-2, 4e-2), UNet: (2e-3, 2e-2)}  # the highest learning rates, of Adam and of Muon
 _WINDOW = 0.1  # of the average: this part of the steps so far
 
 
 def default_rate(model: nn.Module) -> float:
     """Return the learning rate that suits a network."""
-    return {MLP: 1e-2, UNet: 2e-3}.get(type(_network(model)), 1e-3)
+    return _RATES.get(type(_network(model)), (1e-3, 0.0))[0]
 
 
 class Optimiser:
@@ -29,7 +29,7 @@ class Optimiser:
     model
         Whose weights are moved.
     rate
-        The learning rate of Adam at its highest.
+        The learning rate of Adam at its highest; that of Muon goes with it.
     decay
         Decoupled weight decay of matrices.
     """
@@ -46,8 +46,8 @@ class Optimiser:
             ]
             self.parts.append(torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95)))
         if inside:
-            muon_rate = _MUON_RATE * 1e-2 * rate / default_rate(model)
-            self.parts.append(torch.optim.Muon(inside, lr=muon_rate, weight_decay=decay))
+            adam_rate, muon_rate = _RATES[type(_network(model))]
+            self.parts.append(torch.optim.Muon(inside, lr=muon_rate * rate / adam_rate, weight_decay=decay))
         self._rates = [[group["lr"] for group in part.param_groups] for part in self.parts]
         self._weights = [w for group in self._groups() for w in group["params"]]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from physscore.core import InputError
 from physscore.energies.torch_modules import score_of, takes_sigma
 from physscore.learning import losses
-from physscore.learning.data import Data, coarse_spectrum, coarsen, mean_spectrum, reflected
+from physscore.learning.data import Data, coarse_spectrum, coarsen, mean_spectrum, moved
 from physscore.learning.fitted import Fitted, fitted
 from physscore.learning.mlp import MLP
 from physscore.learning.normalisation import Normalisation
@@ -25,7 +25,10 @@ from physscore.learning.unet import UNet
 LOSSES = ("levels", "denoising", "sliced", "exact")
 _VALIDATED = 512  # states in one validation, at most
 _LOWEST = 0.1  # noise from this part of the smallest standard deviation of a mode on
-_HIGHEST, _HIGHEST_FIELDS = 10.0, 3.0  # to so many of the largest; of fields the Gaussian end is known
+_HIGHEST, _HIGHEST_ANALYTIC = (
+    10.0,
+    3.0,
+)  # to so many of the largest, where the Gaussian end is not known or is
 _VALIDATION = 1 << 40  # the step whose random numbers a validation uses
 
 
@@ -63,21 +66,30 @@ class Task:
         self._set_parameters(data, held, names)
         self.fields = model == "unet" or isinstance(_inner(model), UNet)
         spectrum = mean_spectrum(y, data.grid()) if self.fields else None
+        through_levels = loss == "levels"
+        self.analytic = through_levels and self.fields if analytic is None else analytic
+        if self.analytic and not (self.fields and through_levels):
+            raise InputError(
+                "analytic is True: it is for fields, by the network 'unet', and the loss 'levels'"
+            )
         self._set_levels(y, spectrum)
         torch.manual_seed(seed)
-        self.model = self._model(model, kind, analytic, spectrum)
+        self.model = self._model(model, kind, spectrum)
         if precision == "bfloat16":
             if not isinstance(self.model, Preconditioned):
                 raise InputError("precision is 'bfloat16': it is for the networks of the loss 'levels'")
             self.model.in_bfloat16 = True
-        through = takes_sigma(self.model) and getattr(self.model, "levels", True)
-        if loss == "levels" and not through:
+        self._through = bool(takes_sigma(self.model) and getattr(self.model, "levels", True))
+        if through_levels and not self._through:
             raise InputError("model takes no noise level: loss 'levels' needs one that does, model(x, sigma)")
         if loss in ("sliced", "exact") and isinstance(self.model, Preconditioned):
             raise InputError(
                 f"loss is {loss!r} and the model conditional on a noise level: use loss 'levels'"
             )
         self.augment = augment and self.fields
+        self._exchangeable = self.box_size is None or len(set(self.box_size)) == 1
+        self._coarsest = getattr(_inner(self.model), "coarsest", 1)
+        self._order = -1, torch.empty(0, dtype=torch.long)
         self.factors = self._factors(coarse)
         self.stages = [self._stage(y, y_held, factor) for factor in self.factors]
         self._spectrum = spectrum
@@ -87,23 +99,29 @@ class Task:
         stage = min(int(share * len(self.factors)), len(self.factors) - 1)
         self._set_stage(stage)
         y = self.stages[stage][0]
-        order = self._generator(step * self.batch // len(y), 1)
-        # A permutation a pass over the data; the last batch of one goes on with the next.
-        places = torch.arange(step * self.batch, (step + 1) * self.batch) % len(y)
-        chosen = torch.randperm(len(y), generator=order)[places]
+        chosen = self._chosen(step, len(y))
         generator = self._generator(step, 2)
         batch = y[chosen]
         if self.augment:
-            batch = reflected(batch, generator)
+            batch = moved(batch, generator, self._exchangeable, self._coarsest)
         table = None if self.parameters is None else self.parameters[0][chosen]
         self.model.train()
         found = self._of(self.model, batch, table, generator)
         if self.integrability:
-            level = self.sigma if self.loss_name == "denoising" else None
-            if self.loss_name == "levels":
-                level = math.sqrt(self.sigmas[0] * self.sigmas[1])
+            level = math.sqrt(self.sigmas[0] * self.sigmas[1]) if self._through else None
             curl = losses.integrability(self.model, batch, level, table, generator=generator)
             found = found + self.integrability * curl
+        return found
+
+    def _chosen(self, step: int, n: int) -> Tensor:
+        """Return which of n states are in a batch: a permutation for each pass over them."""
+        places = torch.arange(step * self.batch, (step + 1) * self.batch)
+        found = torch.empty_like(places)
+        for number in range(int(places[0]) // n, int(places[-1]) // n + 1):
+            if self._order[0] != number:
+                self._order = number, torch.randperm(n, generator=self._generator(number, 1))
+            inside = places // n == number
+            found[inside] = self._order[1][places[inside] % n]
         return found
 
     def validate(self, weights: dict[str, Tensor]) -> npt.NDArray[np.float64]:
@@ -148,9 +166,10 @@ class Task:
             return self._edm(model, y, sigma, table, generator)
         if self.loss_name == "denoising":
             return losses.denoising(model, y, self.sigma, table, antithetic=True, generator=generator)
+        level = self.sigmas[0] if self._through else None
         if self.loss_name == "sliced":
-            return losses.sliced(model, y, 4, True, parameters=table, generator=generator)
-        return losses.exact(model, y, parameters=table)
+            return losses.sliced(model, y, 4, True, level, table, generator=generator)
+        return losses.exact(model, y, level, table)
 
     def _edm(
         self, model: nn.Module, y: Tensor, sigma: Tensor, table: Tensor | None, generator: torch.Generator
@@ -192,9 +211,9 @@ class Task:
         )
 
     def _set_levels(self, y: Any, spectrum: Any) -> None:
-        if self.loss_name == "denoising":
-            assert self.sigma is not None
-            self.sigmas = (float(self.sigma), float(self.sigma))
+        if self.loss_name != "levels":
+            only = 1.0 if self.sigma is None else float(self.sigma)
+            self.sigmas = (only, only)
             return
         if spectrum is not None:
             variances = spectrum[spectrum > 1e-12 * spectrum.max()]
@@ -204,19 +223,20 @@ class Task:
             variances = np.append(variances, 1e-2 * variances.min())
         else:
             variances = np.array([1e-2, float(math.prod(self.shape))])
-        highest = _HIGHEST_FIELDS if spectrum is not None else _HIGHEST
+        highest = _HIGHEST_ANALYTIC if self.analytic else _HIGHEST
         self.sigmas = (
             _LOWEST * math.sqrt(float(variances.min())), highest * math.sqrt(float(variances.max()))
         )  # fmt: skip
+        if not self.fields and (y.std(axis=0) < self.sigmas[0]).any():
+            spread = y.std(axis=0).min() / y.std(axis=0).max()
+            raise InputError(
+                f"data has a component that varies {spread:.2g} times as much as the widest, below the "
+                "smallest noise: give all components scales that are nearer, or leave it out"
+            )
 
-    def _model(self, model: str | nn.Module, kind: str, analytic: bool | None, spectrum: Any) -> nn.Module:
+    def _model(self, model: str | nn.Module, kind: str, spectrum: Any) -> nn.Module:
         count = len(self.names)
         through_levels = self.loss_name == "levels"
-        analytic = through_levels and self.fields if analytic is None else analytic
-        if analytic and not (self.fields and through_levels):
-            raise InputError(
-                "analytic is True: it is for fields, by the network 'unet', and the loss 'levels'"
-            )
         network: nn.Module
         if isinstance(model, str):
             if model == "mlp":
@@ -224,7 +244,7 @@ class Task:
                     raise InputError(f"model is 'mlp' and a state has shape {self.shape}: it is for vectors")
                 network = MLP(self.shape[0], kind=kind, levels=through_levels, parameters=count)
             elif model == "unet":
-                inputs = 2 if analytic and kind == "score" else 1
+                inputs = 2 if self.analytic and kind == "score" else 1
                 patch = 2 if min(self.shape) >= 32 else 1
                 network = UNet(len(self.shape), inputs=inputs, patch=patch, parameters=count, kind=kind)
             else:
@@ -235,7 +255,7 @@ class Task:
             raise InputError(f"model is {model!r}: it must be 'mlp', 'unet' or a torch.nn.Module")
         ours = isinstance(network, MLP | UNet)
         if through_levels and ours and getattr(network, "levels", False):
-            network = Preconditioned(network, eigenvalues=spectrum if analytic else None)
+            network = Preconditioned(network, eigenvalues=spectrum if self.analytic else None)
         return network
 
     def _factors(self, coarse: Sequence[int]) -> list[int]:

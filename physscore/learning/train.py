@@ -7,6 +7,7 @@ import math
 import os
 import time
 import warnings
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 from physscore.core import InputError
 from physscore.interrupt import interruptible
-from physscore.learning.data import held_out, read, rows
+from physscore.learning.data import Data, held_out, read, rows
 from physscore.learning.files import finite, read_tensors, write_tensors
 from physscore.learning.fitted import Fitted, load
 from physscore.learning.optimiser import Average, Optimiser, default_rate, schedule, weights_of
@@ -110,7 +111,7 @@ def train(
         Of fields: factors by which they are first made coarser, such as (4, 2); each has an equal part of the
         training, and the last part is that of the data as they are.
     augment
-        Of fields: turn axes around and exchange them at random.
+        Of fields: shift them, turn axes around and exchange them at random.
     patience
         End after so many validations without a better one. [default: go on]
     seed
@@ -147,6 +148,15 @@ def train(
         steps = whole(steps=steps)
     if max_time is not None and not 0 < max_time < math.inf:
         raise InputError(f"max_time is {max_time}: it must be a positive number of seconds")
+    rates = {"learning_rate": learning_rate, "sigma": sigma}
+    if any(value is not None and not 0 < value < math.inf for value in rates.values()):
+        name = next(name for name, value in rates.items() if value is not None and not 0 < value < math.inf)
+        raise InputError(f"{name} is {rates[name]}: it must be positive")
+    for name, factor in (("weight_decay", weight_decay), ("integrability", integrability)):
+        if not 0 <= factor < math.inf:
+            raise InputError(f"{name} is {factor}: it must be a number that is not negative")
+    batch, seed = whole(batch=batch), whole(0, seed=seed)
+    patience = None if patience is None else whole(patience=patience)
     given = read(data, dataset)
     given.parameters = rows(parameters, data, len(given.x), "parameters")
     given, held = held_out(given, validation, data, validation_parameters)
@@ -156,14 +166,16 @@ def train(
     task = Task(
         model, given, held, loss=loss, sigma=sigma, kind=kind, analytic=analytic, transform=transform,
         names=names, coarse=coarse, augment=augment, integrability=integrability, precision=precision,
-        batch=whole(batch=batch), seed=whole(0, seed=seed),
+        batch=batch, seed=seed,
     )  # fmt: skip
     settings = {
-        "loss": loss, "sigma": sigma, "kind": kind, "batch": batch, "learning_rate": learning_rate,
-        "weight_decay": weight_decay, "integrability": integrability, "precision": precision,
-        "coarse": list(coarse), "augment": augment, "transform": transform, "seed": seed, "steps": steps,
-        "max_time": max_time,
-        "patience": patience,
+        "loss": loss, "sigma": _number(sigma), "kind": kind, "batch": batch,
+        "learning_rate": _number(learning_rate), "weight_decay": float(weight_decay),
+        "integrability": float(integrability), "precision": precision,
+        "coarse": [int(factor) for factor in coarse], "augment": bool(augment), "analytic": task.analytic,
+        "transform": transform, "seed": seed, "steps": steps, "max_time": _number(max_time),
+        "patience": patience, "names": list(task.names),
+        "states": [_fingerprint(part) for part in (given, held)],
         "model": model if isinstance(model, str) else type(model).__name__,
     }  # fmt: skip
     run = _Training(task, settings, path)
@@ -175,6 +187,16 @@ def train(
         write_tensors(path, dict(result.model.state_dict()), result.describe())
         part_of(path).unlink(missing_ok=True)
     return result
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _fingerprint(data: Data) -> int:
+    """Return a number that changes with the states or their parameters."""
+    found = zlib.crc32(data.x.data)
+    return found if data.parameters is None else zlib.crc32(np.ascontiguousarray(data.parameters).data, found)
 
 
 class _Training:
@@ -194,6 +216,7 @@ class _Training:
         self.step, self.elapsed, self.looked = 0, 0.0, 0
         self.history: list[dict[str, Any]] = []
         self.ended = "not begun"
+        self.between_steps = True  # all that is kept belongs to one step: a second Ctrl-C can come anywhere
 
     def go(self, progress: bool, on_interrupt: Callable[[], None]) -> None:
         """Train until steps or time are used up, validation gets no better, the loss fails, or Ctrl-C."""
@@ -219,17 +242,18 @@ class _Training:
                         break
                     self.elapsed = time.monotonic() - start
                     bar.update(1)
-                    stop_if_asked()
                     if self._share(steps, most) * _LOOKS >= self.looked and not self._look(bar):
                         self.ended = "validation got no better"
                         break
                     if self.path is not None and time.monotonic() - saved > _SAVE_SECONDS:
                         self._save()
                         saved = time.monotonic()
+                    stop_if_asked()
             except KeyboardInterrupt:
                 self.ended = "interrupted"
                 if self.path is not None:
-                    self._save()
+                    if self.between_steps:
+                        self._save()
                     raise
                 warnings.warn(f"interrupted after {self.step} steps: their score is there", stacklevel=3)
         if self.best_loss == math.inf:
@@ -303,11 +327,13 @@ class _Training:
     def _one(self, share: float) -> bool:
         loss = self.task.loss(self.step, share)
         rate = schedule(share, self.step, min(100, (self.settings["steps"] or 10_000) // 20))
-        if not self.optimiser.step(loss, rate):
-            return False
-        self.average.update(self.task.model, self.step)
-        self.step += 1
-        return True
+        self.between_steps = False
+        moved = self.optimiser.step(loss, rate)
+        if moved:
+            self.average.update(self.task.model, self.step)
+            self.step += 1
+        self.between_steps = True
+        return moved
 
     def _look(self, bar: Any) -> bool:
         """Validate the average; return whether to go on.

@@ -66,9 +66,9 @@ def _groups(channels: int) -> int:
 class UNet(nn.Module):
     """A U-Net of periodic fields.
 
-    Levels halve every side by means of 2^d cells; all convolutions are periodic, so a shifted field has the
-    shifted score. It fits any grid whose sides can be halved as often as there are levels but one: a network
-    that was trained on coarse fields goes on with fine ones.
+    Levels halve every side by means of 2^d cells; all convolutions are periodic, so a field shifted by a
+    multiple of ``coarsest`` has the shifted score; training draws shifts below that. It fits any grid whose
+    sides are multiples of it: a network that was trained on coarse fields goes on with fine ones.
 
     Parameters
     ----------
@@ -149,6 +149,11 @@ class UNet(nn.Module):
         self.exit = _Convolution(dim, width, patch**dim).zero()
         self._blocks, self._depth = blocks, len(channels)
 
+    @property
+    def coarsest(self) -> int:
+        """Cells of the state that are one at the coarsest level."""
+        return self.patch * int(2 ** (self._depth - 1))
+
     def set_frequencies(self) -> None:
         """Set the table of the embedding, which no file holds."""
         table = torch.arange(_FREQUENCIES, device="cpu") * (math.pi / 8)
@@ -204,7 +209,7 @@ class UNet(nn.Module):
         return found
 
     def _check_sides(self, x: Tensor) -> None:
-        factor = self.patch * 2 ** (self._depth - 1)
+        factor = self.coarsest
         if x.ndim != self.dim + 2 or any(side % factor for side in x.shape[2:]):
             raise InputError(
                 f"x has shape {tuple(x.shape)}: it must be fields of {self.dim} dimensions whose sides are "

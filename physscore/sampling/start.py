@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy.linalg
 
 from physscore.core import InputError
 from physscore.diagnostics.derivatives import directional, jacobian, random_directions
-from physscore.energies.gaussian import Gaussian
 from physscore.sampling.levels import FIRST, Level, deviates
 
 _Floats = npt.NDArray[np.float64]
@@ -159,10 +159,14 @@ class MatchedNormal:
 
     def sample(self, n: int, seed: int) -> _Floats:
         """Return draws (n, *shape); in more dimensions than 512 with the same variance in all directions."""
+        return self.of_white(deviates(slice(0, n), self.level.shape, seed=seed, step=0, draw=FIRST))
+
+    def of_white(self, white: _Floats) -> _Floats:
+        """Return draws made of white noise (n, *shape), as :meth:`sample` does."""
         d = math.prod(self.level.shape)
         if self._precision is None:
-            xi = deviates(slice(0, n), self.level.shape, seed=seed, step=0, draw=FIRST)
-            return self.mode + math.exp(0.5 * self.log_det / d) * xi
-        inverse = np.linalg.inv(self._precision)
-        law = Gaussian(self.mode.ravel(), 0.5 * (inverse + inverse.T))
-        return law.sample(n, seed=seed).reshape(n, *self.level.shape)
+            return self.mode + math.exp(0.5 * self.log_det / d) * white
+        # The precision is L L^T, so that L^-T white has its inverse as covariance.
+        root = np.linalg.cholesky(self._precision)
+        moved = scipy.linalg.solve_triangular(root, white.reshape(len(white), d).T, lower=True, trans="T")
+        return np.asarray(self.mode + moved.T.reshape(white.shape))
