@@ -127,7 +127,7 @@ def test_other_losses(loss, kind):
     fit = learning.train("mlp", X, loss=loss, sigma=sigma, kind=kind, steps=300, batch=256, seed=0)
     truth = ps.smoothed(MIXTURE, 0.3 * fit.normalisation.std) if sigma else MIXTURE
     assert relative_error(fit, truth, truth.sample(2000, seed=3)) < 0.25
-    with pytest.raises(ps.InputError, match="without noise levels"):
+    with pytest.raises(ps.InputError, match="not trained through noise levels"):
         fit.sample(3)
 
 
@@ -239,7 +239,8 @@ def poison(about, tensors):
     ("change", "words"),
     [
         (lambda a, t: a["architecture"].update(network="os.system"), "names the network 'os.system'"),
-        (lambda a, t: a["architecture"]["config"].update(hidden=[10**12]), "weights do not fit"),
+        (lambda a, t: a["architecture"]["config"].update(hidden=[10**8]), "weights do not fit"),
+        (lambda a, t: a["architecture"]["config"].update(hidden=[10**12]), "damaged"),
         (lambda a, t: a["architecture"]["config"].update(evil=1), "damaged"),
         (lambda a, t: a.pop("shape"), "damaged"),
         (lambda a, t: a.update(shape=[10**6]), "damaged|weights do not fit"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -272,9 +273,9 @@ class Fitted(Score):
             try:
                 return MatchedNormal(Level(self.at, self.sigma_max), exact=False).of_white(white)
             except InputError:  # a score without a peak at so much noise
-                return white * np.hypot(self.sigma_max, 1.0)
+                return np.asarray(white * math.hypot(self.sigma_max, 1.0))
         if not (isinstance(self.model, Preconditioned) and self.model.analytic):
-            return white * np.hypot(self.sigma_max, 1.0)
+            return np.asarray(white * math.hypot(self.sigma_max, 1.0))
         axes = range(1, len(self.shape) + 1)
         modes = scipy.fft.rfftn(white, axes=axes) * np.sqrt(self._end())
         return np.asarray(scipy.fft.irfftn(modes, self.shape, axes=axes))

@@ -143,7 +143,7 @@ class MLP(nn.Module):
         self._linear: list[nn.Linear] = list(self.layers)  # type: ignore[arg-type]
         with torch.no_grad():
             for first in self._linear[0].parameters():
-                first *= _STEEPNESS
+                first.mul_(_STEEPNESS)
         self.films = nn.ModuleList()
         if levels or parameters:
             features = 2 * _FREQUENCIES * levels + parameters
