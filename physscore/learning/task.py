@@ -25,10 +25,8 @@ from physscore.learning.unet import UNet
 LOSSES = ("levels", "denoising", "sliced", "exact")
 _VALIDATED = 512  # states in one validation, at most
 _LOWEST = 0.1  # noise from this part of the smallest standard deviation of a mode on
-_HIGHEST, _HIGHEST_ANALYTIC = (
-    10.0,
-    3.0,
-)  # to so many of the largest, where the Gaussian end is not known or is
+_HIGHEST = 10.0  # to so many of the largest
+_HIGHEST_ANALYTIC = 3.0  # the same, where the Gaussian end is known
 _VALIDATION = 1 << 40  # the step whose random numbers a validation uses
 
 

@@ -148,10 +148,9 @@ def train(
         steps = whole(steps=steps)
     if max_time is not None and not 0 < max_time < math.inf:
         raise InputError(f"max_time is {max_time}: it must be a positive number of seconds")
-    rates = {"learning_rate": learning_rate, "sigma": sigma}
-    if any(value is not None and not 0 < value < math.inf for value in rates.values()):
-        name = next(name for name, value in rates.items() if value is not None and not 0 < value < math.inf)
-        raise InputError(f"{name} is {rates[name]}: it must be positive")
+    for name, value in (("learning_rate", learning_rate), ("sigma", sigma)):
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"{name} is {value}: it must be positive")
     for name, factor in (("weight_decay", weight_decay), ("integrability", integrability)):
         if not 0 <= factor < math.inf:
             raise InputError(f"{name} is {factor}: it must be a number that is not negative")
