@@ -86,7 +86,7 @@ def step_times() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.inner(x)[:, 0] + 0.5 * (x**2).sum(1)
 
-    ours = learning.MLP(2, (128, 128), kind="energy")
+    ours = learning.MLP(2, (128, 128), kind="energy", activation="silu")
     theirs = Theirs(ours)
     x = torch.tensor(MIXTURE.sample(512, seed=1), dtype=torch.float32)
     exact = ScoreMatching(theirs, hessian_method="exact")

@@ -99,7 +99,7 @@ class MLP(nn.Module):
         "score": the output is a vector; "energy": a number, plus 1/2 c |x|^2 with a learned c > 0, so that
         exp(-E) can be normalised; its score has no curl.
     activation
-        "silu", "softplus" or "tanh": smooth, since losses differentiate the score again.
+        "tanh", "silu" or "softplus": smooth, since losses differentiate the score again.
     levels
         Whether the model is conditional on a noise level.
     parameters
@@ -117,7 +117,7 @@ class MLP(nn.Module):
         hidden: Sequence[int] = (128, 128),
         *,
         kind: str = "score",
-        activation: str = "silu",
+        activation: str = "tanh",
         levels: bool = False,
         parameters: int = 0,
     ) -> None:

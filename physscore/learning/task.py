@@ -27,6 +27,8 @@ _VALIDATED = 512  # states in one validation, at most
 _LOWEST = 0.1  # noise from this part of the smallest standard deviation of a mode on
 _HIGHEST = 10.0  # to so many of the largest
 _HIGHEST_ANALYTIC = 3.0  # the same, where the Gaussian end is known
+_POOLED = 512  # states that may be the origin of a noisy one, in so few dimensions:
+_POOLED_DIM = 64
 _VALIDATION = 1 << 40  # the step whose random numbers a validation uses
 
 
@@ -85,6 +87,8 @@ class Task:
                 f"loss is {loss!r} and the model conditional on a noise level: use loss 'levels'"
             )
         self.augment = augment and self.fields
+        vectors = not self.fields and self.parameters is None and math.prod(self.shape) <= _POOLED_DIM
+        self._pool = _POOLED if vectors else 1
         self._exchangeable = self.box_size is None or len(set(self.box_size)) == 1
         self._coarsest = getattr(_inner(self.model), "coarsest", 1)
         self._order = -1, torch.empty(0, dtype=torch.long)
@@ -104,7 +108,7 @@ class Task:
             batch = moved(batch, generator, self._exchangeable, self._coarsest)
         table = None if self.parameters is None else self.parameters[0][chosen]
         self.model.train()
-        found = self._of(self.model, batch, table, generator)
+        found = self._of(self.model, batch, table, generator, self._pool)
         if self.integrability:
             level = math.sqrt(self.sigmas[0] * self.sigmas[1]) if self._through else None
             curl = losses.integrability(self.model, batch, level, table, generator=generator)
@@ -153,7 +157,9 @@ class Task:
             about=about,
         )  # fmt: skip
 
-    def _of(self, model: nn.Module, y: Tensor, table: Tensor | None, generator: torch.Generator) -> Tensor:
+    def _of(
+        self, model: nn.Module, y: Tensor, table: Tensor | None, generator: torch.Generator, pool: int = 1
+    ) -> Tensor:
         if self.loss_name == "levels":
             low, high = math.log(self.sigmas[0]), math.log(self.sigmas[1])
             # Stratified over the levels: each part of them has its share of every batch.
@@ -161,22 +167,32 @@ class Task:
                 y
             )
             sigma = torch.exp(low + (high - low) * u)
-            return self._edm(model, y, sigma, table, generator)
+            return self._edm(model, y, sigma, table, generator, pool)
         if self.loss_name == "denoising":
-            return losses.denoising(model, y, self.sigma, table, antithetic=True, generator=generator)
+            return losses.denoising(
+                model, y, self.sigma, table, antithetic=pool == 1, pool=pool, generator=generator
+            )
         level = self.sigmas[0] if self._through else None
         if self.loss_name == "sliced":
             return losses.sliced(model, y, 4, True, level, table, generator=generator)
         return losses.exact(model, y, level, table)
 
     def _edm(
-        self, model: nn.Module, y: Tensor, sigma: Tensor, table: Tensor | None, generator: torch.Generator
+        self,
+        model: nn.Module,
+        y: Tensor,
+        sigma: Tensor,
+        table: Tensor | None,
+        generator: torch.Generator,
+        pool: int,
     ) -> Tensor:
         """Return the denoising loss, a cell, with the weight that gives a network's target unit variance."""
         noise = torch.randn(y.shape, generator=generator)
         wide = sigma.reshape(-1, *[1] * (y.ndim - 1))
         noisy = y + wide * noise
         s = score_of(model, noisy, sigma, table)
+        if pool > 1:
+            noise = losses.pooled_noise(noisy, y, sigma, pool)
         error = (wide * s + noise).flatten(1).pow(2).mean(1)
         return (error * self._weight(sigma)).mean()
 
