@@ -118,19 +118,51 @@ def test_a_linear_model_learns_the_exact_score(loss, dim):
     assert np.abs(best[:dim].numpy() - np.arange(dim) / dim / variance).max() < 0.06
 
 
-def test_denoising_has_its_minimum_at_the_smoothed_score():
-    """The gradient over a factor of the true score vanishes at 1."""
-    sigma, slopes = 0.6, []
+@pytest.fixture(scope="module")
+def slopes():
+    """Gradients of the denoising loss over a factor of the true score, at 1, by the states pooled."""
+    sigma = 0.6
     truth = ps.smoothed(MIXTURE, sigma)
-    for seed in range(100):
-        x = torch.tensor(MIXTURE.sample(500, seed=seed))
-        factor = torch.ones((), dtype=torch.float64, requires_grad=True)
-        loss = losses.denoising(
-            lambda y, f=factor: f * torch.tensor(truth.score(y.numpy())), x, sigma,
-            generator=torch.Generator().manual_seed(seed),
-        )  # fmt: skip
-        slopes.append(torch.autograd.grad(loss, factor)[0])
-    assert abs(expected(slopes, 0.0)) < N_SIGMA
+    found = {}
+    for pool in (1, 2, 3, 500):
+        found[pool] = []
+        for seed in range(100):
+            x = torch.tensor(MIXTURE.sample(500, seed=seed))
+            factor = torch.ones((), dtype=torch.float64, requires_grad=True)
+            loss = losses.denoising(
+                lambda y, f=factor: f * torch.tensor(truth.score(y.numpy())), x, sigma, pool=pool,
+                generator=torch.Generator().manual_seed(seed),
+            )  # fmt: skip
+            found[pool].append(torch.autograd.grad(loss, factor)[0])
+    return found
+
+
+def test_denoising_has_its_minimum_at_the_smoothed_score(slopes):
+    for pool, values in slopes.items():  # where few are pooled, leaving a state's own out would show most
+        assert abs(expected(values, 0.0)) < N_SIGMA, pool
+
+
+def test_pooled_noise_scatters_less():
+    """What the loss of the true score is, is the scatter of its target."""
+    truth, x = ps.smoothed(MIXTURE, 0.6), torch.tensor(MIXTURE.sample(500, seed=1))
+    plain, pooled = (
+        float(
+            losses.denoising(
+                lambda y: torch.tensor(truth.score(y.numpy())), x, 0.6, pool=pool,
+                generator=torch.Generator().manual_seed(1),
+            )
+        )
+        for pool in (1, 500)
+    )  # fmt: skip
+    assert pooled < 0.1 * plain
+
+
+def test_pooled_noise_of_far_states_is_their_own():
+    x = 1000.0 * torch.arange(6.0)[:, None] + torch.zeros(6, 3)
+    sigma = torch.linspace(0.5, 2.0, 6)
+    noise = torch.randn(6, 3, generator=torch.Generator().manual_seed(1))
+    found = losses.pooled_noise(x + sigma[:, None] * noise, x, sigma, 4)
+    torch.testing.assert_close(found, noise, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["score", "energy"])
@@ -229,6 +261,8 @@ def test_more_slices_change_the_scatter_not_the_mean():
         (lambda x: losses.sliced(Linear(2), x, distribution="flat"), "distribution is 'flat'"),
         (lambda x: losses.denoising(Linear(2), x, -1.0), "sigma is -1.0"),
         (lambda x: losses.denoising(Linear(2), x, torch.ones(3)), "sigma has shape"),
+        (lambda x: losses.denoising(Linear(2), x, 1.0, pool=0), "pool is 0"),
+        (lambda x: losses.denoising(Linear(2), x, 1.0, x[:, :1], pool=2), "pool is 2: states of other"),
         (lambda x: losses.denoising_levels(Linear(2), x, []), "sigmas is"),
         (lambda x: losses.exact(Linear(2), x.long()), "floats"),
         (lambda x: losses.exact(lambda y: y[:, :1].expand(-1, 3), x), "model returned"),

@@ -133,6 +133,8 @@ def denoising(
     Tensor ()
     """
     x = checked_batch(x)
+    if isinstance(pool, bool) or not isinstance(pool, int) or pool < 1:
+        raise InputError(f"pool is {pool!r}: it must be a whole number of at least 1")
     if pool > 1 and parameters is not None:
         raise InputError(f"pool is {pool}: states of other parameters cannot stand in for each other")
     return _denoising(model, x, sigma, parameters, generator, antithetic, _plain_weight, pool)
@@ -251,7 +253,7 @@ def pooled_noise(noisy: Tensor, x: Tensor, sigma: Tensor, pool: int) -> Tensor:
     Each counts by the probability that it is the one; noise levels ``sigma`` are (n,).
     """
     means = []
-    for y, clean, level in zip(*(part.split(pool) for part in (noisy, x, sigma)), strict=True):
+    for y, clean, level in zip(*(torch.split(part, pool) for part in (noisy, x, sigma)), strict=True):
         flat = clean.flatten(1)
         far = torch.cdist(y.flatten(1), flat, compute_mode="donot_use_mm_for_euclid_dist")
         chances = torch.softmax(-0.5 * (far / level[:, None]) ** 2, dim=1)
