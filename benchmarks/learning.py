@@ -331,8 +331,8 @@ def equal_time(path: Path, seconds: float) -> None:
 
     The losses compared are of the same noise and with the same weights, those of the analytic part.
     """
-    truth = ps.learning.data.read(path, "test/maps").x.astype(np.float32)
-    held = ps.learning.data.read(path, "validation/maps").x
+    with h5py.File(path) as file:
+        held, truth = (file[part]["maps"][...].astype(np.float32) for part in ("validation", "test"))
     fits = {}
     for name, analytic in (("analytic + residual", True), ("plain", False)):
         fits[name] = learning.train(
