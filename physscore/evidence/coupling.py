@@ -146,9 +146,7 @@ def explore_couplings(
     pilot = CouplingPilot(Travellers(family, kernel, some, seed=seed, dense=dense), kernel)
     pilot.settle(0.0)
     pilot.go(seed, progress)
-    knots = pilot.knots()
-    knots.moves = knots.forgotten
-    return knots
+    return pilot.knots()
 
 
 def ladder(

@@ -34,9 +34,9 @@ from physscore.models import load_file, own_files
 from physscore.sampling.engine import grid_of
 
 Look = Callable[..., None]
-_STEPS_PER_SPREAD = 3.0  # temperatures for a standard deviation of the energy on the way
-_MORE_IF_UNEVEN = 5.0  # times as many where single coordinates move in turn
-_LEAST_STEPS = 12
+_STEPS_PER_SPREAD = 2.5  # temperatures for a standard deviation of the energy on the way
+_MORE_IF_UNEVEN = 6.0  # times as many where single coordinates move in turn
+_LEAST_STEPS = 6
 _UNEVEN_WEIGHTS = 0.8  # effective share of the particles below which an island is resampled
 _LARGE_JOB = 2e9  # components of gradients: jobs are cut into units of about so many
 _IN_PYTHON = 1e5  # of these a gradient in Python counts as, at least
@@ -269,14 +269,10 @@ def prepare(
             knots.evaluations += spent
     if getattr(kernel, "sweep", False):
         per_spread *= _MORE_IF_UNEVEN
-    # Moves that are spared at each temperature go into more of these: particles move as often. Not where
-    # the schedule is given, nor where u fades before narrow places are found.
-    if schedule is not None or method == "tempering" or getattr(kernel, "sweep", False):
-        knots.moves = knots.forgotten
     length = float(knots.length[-1])
     if method == "ais":
         per_spread = max(per_spread, length)
-    steps = max(_LEAST_STEPS, math.ceil(knots.spared * per_spread * length))
+    steps = max(_LEAST_STEPS, math.ceil(per_spread * length))
     given = checked_schedule(schedule)
     betas = given if isinstance(given, np.ndarray) else equal_steps(knots, given or steps)
     threshold = _UNEVEN_WEIGHTS if method == "smc" else 0.0

@@ -19,7 +19,7 @@ from physscore.kernels.loops import Moves
 
 _SPREAD = 0.8  # a stop is so many standard deviations of u from the last
 _LARGE = 10_000  # dimensions
-_FADED, _FORGOTTEN = 0.2, 0.1  # correlation of u with where it was
+_FORGOTTEN = 0.1  # correlation of u with where it was
 _MOST_KNOTS = 64
 _MOST_STOPS = 100_000
 _LONGEST = SHORT_OF_QUARTER + math.pi  # trajectory: half a period more forgets as much of what is normal
@@ -90,7 +90,7 @@ class Pilot:
         self.coordinates: list[tuple[Array, Array]] = []
         one = np.eye(self.d) if self.dense else np.ones(self.d)
         self.local = (np.zeros(self.d), one)
-        self.n_moves, self.faded, self.acceptance = 1, 1, 1.0
+        self.n_moves, self.acceptance = 1, 1.0
         self.evaluations = len(particles.y)
         self.searched = False
 
@@ -130,7 +130,7 @@ class Pilot:
             else:
                 self.lengths.append(distance(step, self.last, rates))
         self.last = rates
-        settings = (self.step_size, self.trajectory, self.faded, self.n_moves, self.acceptance)
+        settings = (self.step_size, self.trajectory, self.n_moves, self.acceptance)
         self.rows.append((beta, float(u.mean()), float(u.std()), *settings))
         self.coordinates.append(self.local)
         if len(self.rows) > 2 * _MOST_KNOTS:  # every other of those between the ends
@@ -185,7 +185,6 @@ class Pilot:
         accepted = []
         goal = _goal(kernel)
         chance = 1 / math.sqrt(len(start))  # makes it as large
-        faded = 0
         while total < 4 * self.most_moves:
             settings = self._settings(self.step_size)
             acceptance = float(particles.move(settings, 1).mean())
@@ -205,13 +204,11 @@ class Pilot:
                 start, moves = particles.u.copy(), 0
             elif calm > 3:
                 moves += 1
-                correlation = _correlation(start, particles.u)
-                if correlation < max(_FADED, chance) and not faded:
-                    faded = moves
-                if correlation < max(_FORGOTTEN, chance) or moves >= self.most_moves:
+                forgotten = _correlation(start, particles.u) < max(_FORGOTTEN, chance)
+                if forgotten or moves >= self.most_moves:
                     break
         self.n_moves = max(1, moves)
-        self.faded, self.acceptance = max(1, faded or moves), float(np.mean(accepted[3:] or accepted))
+        self.acceptance = float(np.mean(accepted[3:] or accepted))
         # One long trajectory goes farther than several short ones.
         change = 1.3 if self.n_moves > 2 else 0.9 if self.n_moves == 1 else 1.0
         self.trajectory = float(np.clip(change * self.trajectory, SHORT_OF_QUARTER, _LONGEST))
@@ -268,12 +265,12 @@ class Pilot:
 
     def knots(self) -> Knots:
         """Return all that was measured."""
-        betas, energy, spread, step_sizes, trajectories, moves, forgotten, acceptance = np.array(self.rows).T
+        betas, energy, spread, step_sizes, trajectories, moves, acceptance = np.array(self.rows).T
         means = np.array([mean for mean, _ in self.coordinates])
         scales = np.array([scale for _, scale in self.coordinates])
-        step_sizes[0], moves[0], forgotten[0] = step_sizes[1], moves[1], forgotten[1]
+        step_sizes[0], moves[0] = step_sizes[1], moves[1]
         return Knots(
-            betas, self._length(), energy, spread, step_sizes, trajectories, moves, forgotten, acceptance,
+            betas, self._length(), energy, spread, step_sizes, trajectories, moves, acceptance,
             means, scales, self.evaluations,
         )  # fmt: skip
 

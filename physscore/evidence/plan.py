@@ -34,8 +34,8 @@ class Knots:
         Mean and standard deviation of u.
     step_sizes, trajectories : array (k,)
         Step size of the kernel and length of its trajectories.
-    moves, forgotten, acceptance : array (k,)
-        Moves until u hardly remembers where it was, and until it has forgotten; acceptance.
+    moves, acceptance : array (k,)
+        Moves until u has forgotten where it was; acceptance.
     means : array (k, d)
     scales : array (k, d) or (k, d, d)
         The coordinates; see ``Tempered``.
@@ -48,7 +48,6 @@ class Knots:
     step_sizes: Array
     trajectories: Array
     moves: Array
-    forgotten: Array
     acceptance: Array
     means: Array
     scales: Array
@@ -58,13 +57,6 @@ class Knots:
     def barrier(self) -> float:
         """The global communication barrier: the integral of E|u - u'| / 2, for normal u."""
         return float(self.length[-1]) / math.sqrt(math.pi)
-
-    @property
-    def spared(self) -> float:
-        """How many times the moves of a way would be if all were forgotten at each temperature."""
-        weights = np.diff(self.length, prepend=0.0, append=self.length[-1])
-        weights = weights[1:] + weights[:-1]
-        return float((weights @ self.forgotten) / max(weights @ self.moves, 1e-300)) if weights.any() else 1.0
 
 
 @dataclass
