@@ -229,11 +229,12 @@ def wiener() -> None:
     prior = ps.GaussianRandomField(grid, ps.spectra.PowerLaw(index=-1.5, amplitude=1.0))
     maps = prior.sample(8000, seed=1).astype(np.float32)
     network = learning.UNet(2, channels=(16, 32), blocks=1, kind="energy")
-    fit = learning.train(network, maps, kind="energy", steps=200, batch=32, transform="identity", seed=0)
+    fit = learning.train(network, maps, kind="energy", steps=200, batch=32, transform="identity", seed=0,
+                         progress=True)  # fmt: skip
     noise_std = 0.5 * math.sqrt(prior.variance)
     data = prior.sample(1, seed=42)[0] + noise_std * np.random.default_rng(1).normal(size=grid.shape)
     run = ps.sample(fit + ps.GaussianNoise(data, noise_std), ps.HMC(metric="fourier"), chains=64, steps=150,
-                    warmup=100, seed=1)  # fmt: skip
+                    warmup=100, seed=1, progress=True)  # fmt: skip
     table = learning.preconditioning.full_table(
         prior.power * grid.n_cells / grid.volume, prior.wavenumbers.offsets, grid.half_shape
     )
@@ -354,7 +355,8 @@ def equal_time(path: Path, seconds: float) -> None:
                 parts = zip(torch.split(y + sigma * noise, 64), torch.split(y, 64), strict=True)
                 error = sum(float(((fit.model.denoise(a, sigma) - b) ** 2).sum()) for a, b in parts)
             table.append(error / y.numel() / size**2)
-        ratio = ps.power_spectrum(fit.sample(384, seed=1, steps=24), grid).power.mean(axis=0) / expected
+        new = fit.sample(384, seed=1, steps=24, progress=True)
+        ratio = ps.power_spectrum(new, grid).power.mean(axis=0) / expected
         print(
             f"# {name}: {fit.about['training']['steps']} steps; losses",
             np.array2string(np.array(table), precision=4),

@@ -36,7 +36,7 @@ from physscore.sampling.engine import grid_of
 Look = Callable[..., None]
 _STEPS_PER_SPREAD = 2.5  # temperatures for a standard deviation of the energy on the way
 _MORE_IF_UNEVEN = 6.0  # times as many where single coordinates move in turn
-_LEAST_STEPS = 6
+_LEAST_STEPS = 7
 _UNEVEN_WEIGHTS = 0.8  # effective share of the particles below which an island is resampled
 _LARGE_JOB = 2e9  # components of gradients: jobs are cut into units of about so many
 _IN_PYTHON = 1e5  # of these a gradient in Python counts as, at least
