@@ -15,6 +15,7 @@ from physscore.evidence import job as job_module
 from physscore.evidence.annealed import Particles, run_leg
 from physscore.evidence.excess import excess_of
 from physscore.evidence.job import prepare
+from physscore.evidence.reference import reference_for
 from physscore.kernels.loops import Moves
 
 QUICK = ["gaussian", "mixture", "shells-2", "shells-5", "eggbox", "double-well", "phi4-4x4", "phi4-4x16",
@@ -134,13 +135,23 @@ def test_variance_is_what_the_barrier_predicts():
     """Forward log weights vary as length^2 / temperatures, within 1.5: the particles keep up."""
     for name in ("gaussian", "ising-8-0.3", "field-16x16"):
         system = systems.system(name)
-        from physscore.evidence.reference import reference_for
-
         reference = reference_for(system.target, system.reference, 0, lambda n: None)
         job = prepare(excess_of(reference, system.target), None, 20, 50, 60, "ais", 1, lambda *a, **b: None)
         work = job.there(0, 20).there.work
         predicted = job.plan.knots.length[-1] ** 2 / 60
         assert predicted / 1.5 < work.var() < 1.5 * predicted, name
+
+
+@pytest.mark.parametrize("name", ["mixture-10", "eggbox", "phi4-4x4"])
+def test_automatic_schedules_forget_where_they_were(name):
+    """The same where particles remember their mode: 1.4 on average over seeds, with a scatter of 0.05; 1.9
+    to 2.1 with moves that stop as the correlation of u falls below 0.2."""
+    ratios = []
+    for seed in range(9):
+        found, _ = estimate(name, seed=seed, particles=500)
+        predicted = math.pi * found.barrier**2 / (len(found.betas) - 1)
+        ratios.append(found.work["forward"].var() / predicted)
+    assert np.median(ratios) < 1.65
 
 
 # --- What must not pass -------------------------------------------------------------------------------
