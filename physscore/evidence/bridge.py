@@ -1,8 +1,8 @@
 """From the populations of a ladder of temperatures to differences of log Z.
 
 Each rung is bridged by the populations at both of its ends, weighted within islands and between them.
-The error of a sum over rungs comes from the islands: each island's influence on the whole sum, to first
-order, so that what lasts over many rungs counts as it should.
+The error of a sum over rungs comes from the islands: by how much the whole sum would change without each
+of them (the jackknife), so that what lasts over many rungs counts as it should, and weight as well.
 """
 
 from __future__ import annotations
@@ -93,6 +93,12 @@ class Estimate:
         return Estimate(self.value + other.value, self.influence + other.influence)
 
 
+def without(weights: Array) -> npt.NDArray[np.float64]:
+    """Return weights of islands, of mean 1, with which each changes a mean if it is taken out."""
+    n = weights.shape[-1]
+    return np.asarray(weights / np.maximum(1.0 - weights / n, 1.0 / n))
+
+
 @njit(nogil=True, error_model="numpy")
 def _fermi_mean(sign, rise, work, weights):
     """Return for each island the weighted mean of 1 / (1 + exp(sign (work + rise)))."""
@@ -180,7 +186,7 @@ def bridged(
     influence = np.zeros(below.shape[1:3])
     for sign, share, side in ((1, between[:, :-1], low), (-1, between[:, 1:], high)):
         mean = (share * side).mean(axis=(0, 2))[:, np.newaxis]
-        influence += sign * (share * (side - mean)).mean(axis=0) / slopes[:, np.newaxis]
+        influence += sign * (without(share) * (side - mean)).mean(axis=0) / slopes[:, np.newaxis]
     return rises, influence
 
 
@@ -239,13 +245,12 @@ def controlled(
     def along(parts: Array) -> Array:
         return np.asarray(-(0.5 * steps * (parts[1:] + parts[:-1])).sum(axis=0))
 
-    parts = []
-    for leg, c in zip(legs, controls, strict=True):
+    means, changes = [], []
+    for leg, c, fit in zip(legs, controls, fitting, strict=True):
         between = leg.weights[0]
-        mean = (between * c).mean(axis=1, keepdims=True)
-        parts.append(mean + between * (c - mean))  # uneven weights alone make no noise
-    added = along(np.mean(parts, axis=0))
-    return Estimate(float(added.mean()), added - added.mean() + along(np.mean(fitting, axis=0)))
+        means.append((between * c).mean(axis=1, keepdims=True))
+        changes.append(without(between) * (c - means[-1]) + fit)  # uneven weights alone make no noise
+    return Estimate(float(along(np.mean(means, axis=0))[0]), along(np.mean(changes, axis=0)))
 
 
 def tail_index(betas: Array, leg: Populations) -> float:
