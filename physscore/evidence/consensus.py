@@ -22,7 +22,7 @@ from physscore.evidence.bridge import (
 from physscore.evidence.job import Job, Unit
 from physscore.evidence.verdict import HEAVY_TAIL, continuous
 
-_UNEVEN = 0.25  # variance of the islands' log Z: beyond, few of them rule their mean
+_UNEVEN = 0.5  # variance of the islands' log Z: beyond, few of them rule their mean
 _MANY = 16  # islands, whose variance can be told
 _LAG = 3.0  # errors between the ways there and back, above which the schedule is lengthened
 _GAP_SHARE = 0.25  # of the gap between the ways goes into the error
