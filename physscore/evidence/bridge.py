@@ -99,6 +99,15 @@ def without(weights: Array) -> npt.NDArray[np.float64]:
     return np.asarray(weights / np.maximum(1.0 - weights / n, 1.0 / n))
 
 
+def averaged(weights: Array, by_island: Array) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return means over islands (k,), and n times what each island adds to them (k, n).
+
+    Uneven weights, of mean 1, make no noise by themselves.
+    """
+    mean = (weights * by_island).mean(axis=1)
+    return mean, without(weights) * (by_island - mean[:, np.newaxis])
+
+
 @njit(nogil=True, error_model="numpy")
 def _fermi_mean(sign, rise, work, weights):
     """Return for each island the weighted mean of 1 / (1 + exp(sign (work + rise)))."""
@@ -240,17 +249,13 @@ def controlled(
     Its averages are nearly linear in the work of a step, and see half a step's worth of each end's.
     ``fitting`` (k, islands) is added to the influence of each island.
     """
-    steps = np.diff(betas)[:, np.newaxis]
 
     def along(parts: Array) -> Array:
-        return np.asarray(-(0.5 * steps * (parts[1:] + parts[:-1])).sum(axis=0))
+        return np.asarray(-0.5 * np.diff(betas) @ (parts[1:] + parts[:-1]))
 
-    means, changes = [], []
-    for leg, c, fit in zip(legs, controls, fitting, strict=True):
-        between = leg.weights[0]
-        means.append((between * c).mean(axis=1, keepdims=True))
-        changes.append(without(between) * (c - means[-1]) + fit)  # uneven weights alone make no noise
-    return Estimate(float(along(np.mean(means, axis=0))[0]), along(np.mean(changes, axis=0)))
+    found = [averaged(leg.weights[0], c) for leg, c in zip(legs, controls, strict=True)]
+    mean, changes = (np.mean(part, axis=0) for part in zip(*found, strict=True))
+    return Estimate(float(along(mean)), along(changes + np.mean(fitting, axis=0)))
 
 
 def tail_index(betas: Array, leg: Populations) -> float:
@@ -299,20 +304,20 @@ def integrated(betas: Array, legs: Sequence[Populations]) -> Estimate:
 
     Between neighbours the cubic is taken that has their means and their slopes, -var u.
     """
-    means, variances = [], []
+    found = []
     for leg in legs:
         between, within = leg.weights
         u = np.where(within > 0, leg.u, 0.0)
-        by_island = (within * u).sum(axis=2)
-        mean = (between * by_island).mean(axis=1, keepdims=True)
-        means.append(mean + between * (by_island - mean))
-        squares = (within * (u - mean[:, :, np.newaxis]) ** 2).sum(axis=2)
-        variances.append(between * squares)
-    mean, variance = np.mean(means, axis=0), np.mean(variances, axis=0)
-    steps = np.diff(betas)[:, np.newaxis]
-    parts = steps * 0.5 * (mean[1:] + mean[:-1]) + steps**2 / 12 * (variance[1:] - variance[:-1])
-    by_island = -parts.sum(axis=0)
-    return Estimate(float(by_island.mean()), by_island - by_island.mean())
+        mean, changes = averaged(between, (within * u).sum(axis=2))
+        squares = (within * (u - mean[:, np.newaxis, np.newaxis]) ** 2).sum(axis=2)
+        found.append((mean, changes, *averaged(between, squares)))
+    mean, changes, variance, others = (np.mean(part, axis=0) for part in zip(*found, strict=True))
+    steps = np.diff(betas)
+
+    def along(mean: Array, variance: Array) -> Array:
+        return np.asarray(-0.5 * steps @ (mean[1:] + mean[:-1]) - steps**2 / 12 @ np.diff(variance, axis=0))
+
+    return Estimate(float(along(mean, variance)), along(changes, others))
 
 
 def mean_of(one: Estimate, other: Estimate) -> Estimate:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from physscore.core import Array, Energy, InputError, Prior
 from physscore.energies.lattice import Lattice
-from physscore.evidence.bridge import Estimate, bridged
+from physscore.evidence.bridge import Estimate, averaged, bridged
 from physscore.evidence.coupling import Family, Seen, explore_couplings, go_along, ladder
 from physscore.evidence.curves import Thermodynamics
 from physscore.evidence.estimate import estimate_log_z
@@ -206,16 +206,14 @@ def _derivatives(seen: Seen) -> _Derivatives:
     """Return the derivatives of log Z by the particles of one way."""
     between, within = seen.leg.populations.weights
 
-    def averaged(values: Array) -> tuple[Array, Array]:
-        by_island = (within * values).sum(axis=2)
-        mean = (between * by_island).mean(axis=1)
-        return mean, between * (by_island - mean[:, np.newaxis])
+    def averages(values: Array) -> tuple[Array, Array]:
+        return averaged(between, (within * values).sum(axis=2))
 
-    mean, adds = averaged(seen.slope)
+    mean, adds = averages(seen.slope)
     terms = (seen.slope - mean[:, np.newaxis, np.newaxis]) ** 2 - seen.bend
-    square, more = averaged(terms)
+    square, more = averages(terms)
     chance = adds.var(axis=1, ddof=1) / adds.shape[1]  # of the mean that was taken off
-    return _Derivatives(mean, adds, square + chance, more, averaged(np.abs(terms))[0])
+    return _Derivatives(mean, adds, square + chance, more, averages(np.abs(terms))[0])
 
 
 def _steadied(up: _Derivatives, down: _Derivatives, length: Array) -> Array:
