@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from physscore.evidence.bridge import averaged, bridged
+from physscore.evidence.bridge import Estimate, averaged, bridged
 
 ISLANDS = 12
 
@@ -47,3 +47,27 @@ def test_bridges_are_the_jackknife():
     last = [np.moveaxis(part, 2, -1) for part in (below, above)]
     expected = without_each(rise, *last, between)
     assert adds[0] * (ISLANDS - 1) / ISLANDS == pytest.approx(expected, abs=0.05 * expected.std())
+
+
+def test_errors_take_far_covariances_only_where_they_add():
+    rng = np.random.default_rng(3)
+    near, far = rng.normal(size=(2, ISLANDS))
+    apart = Estimate(0.0, np.array([near, near, 0 * near, far]))
+    own = near.std(ddof=1) ** 2 * 4 + far.std(ddof=1) ** 2
+    covariance = 4 * np.cov(near, far)[0, 1]
+    assert apart.scatter**2 * ISLANDS == pytest.approx(own + covariance)
+    assert apart.error**2 * ISLANDS == pytest.approx(own + max(0.0, covariance))
+    other = Estimate(0.0, np.array([near, near, 0 * near, -far]))
+    assert other.error**2 * ISLANDS == pytest.approx(own + max(0.0, -covariance))
+    assert apart.error != other.error
+
+
+def test_sums_and_stretched_estimates_keep_their_islands():
+    rng = np.random.default_rng(4)
+    one, many = Estimate(1.0, rng.normal(size=ISLANDS)), Estimate(2.0, rng.normal(size=(3, ISLANDS)))
+    both = one + many
+    assert both.value == 3.0
+    assert both.influence == pytest.approx(one.influence + many.influence)
+    assert both.by_rung[1:] == pytest.approx(many.by_rung[1:])
+    wide = both.with_error(2.5)
+    assert (wide.value, wide.error, wide.scatter) == pytest.approx((3.0, 2.5, 2.5))

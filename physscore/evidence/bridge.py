@@ -76,21 +76,49 @@ def log_mean(log_w: Array) -> npt.NDArray[np.float64]:
         return np.asarray(np.log(np.exp(log_w - top).mean(axis=-1)) + top[..., 0])
 
 
-@dataclass
 class Estimate:
-    """A value, and what each island adds to it: the error is that of the mean of ``influence``."""
+    """A value, and what each island adds to it.
 
-    value: float
-    influence: npt.NDArray[np.float64]
+    Parameters
+    ----------
+    value : float
+    by_rung : array (islands,) or (k, islands)
+        What islands add, n times their share, in all or on each rung.
+    """
+
+    def __init__(self, value: float, by_rung: Array) -> None:
+        self.value, self.by_rung = value, np.atleast_2d(by_rung)
+
+    @cached_property
+    def influence(self) -> npt.NDArray[np.float64]:
+        """What each island adds in all, of shape (islands,)."""
+        return np.asarray(self.by_rung.sum(axis=0))
+
+    @property
+    def scatter(self) -> float:
+        """Standard error of the mean of what islands add."""
+        return float(self.influence.std(ddof=1) / np.sqrt(len(self.influence)))
 
     @property
     def error(self) -> float:
-        """Standard error of the mean over the islands."""
-        return float(self.influence.std(ddof=1) / np.sqrt(len(self.influence)))
+        """Standard error: the scatter, or that without covariances of rungs further apart than neighbours.
+
+        These cost the scatter much of its certainty, as most of them are none but by chance: so what they
+        add is taken, what they take off is not.
+        """
+        parts = self.by_rung - self.by_rung.mean(axis=1, keepdims=True)
+        near = (parts**2).sum() + 2 * (parts[1:] * parts[:-1]).sum()
+        n = len(self.influence)
+        return max(self.scatter, float(np.sqrt(max(near, 0.0) / (n - 1) / n)))
 
     def __add__(self, other: Estimate) -> Estimate:
-        """Return the sum of two from the same islands."""
-        return Estimate(self.value + other.value, self.influence + other.influence)
+        """Return the sum of two from the same islands; what has one rung goes with the other's first."""
+        few, many = sorted((self.by_rung, other.by_rung), key=len)
+        return Estimate(self.value + other.value, np.concatenate([many[: len(few)] + few, many[len(few) :]]))
+
+    def with_error(self, error: float) -> Estimate:
+        """Return the same with an error that is not below the scatter: islands are stretched."""
+        return Estimate(self.value, self.influence * (error / max(self.scatter, 1e-300)))
 
 
 def without(weights: Array) -> npt.NDArray[np.float64]:
@@ -213,7 +241,7 @@ def acceptance_ratio(betas: Array, legs: Sequence[Populations]) -> tuple[Estimat
     u = np.array([np.minimum(leg.u, 1e300) for leg in legs])
     between, within = (np.array(part) for part in zip(*(leg.weights for leg in legs), strict=True))
     rises, influence = bridged(steps * u[:, :-1], steps * u[:, 1:], between, within)
-    return Estimate(float(rises.sum()), influence.sum(axis=0)), rises
+    return Estimate(float(rises.sum()), influence), rises
 
 
 def one_sided(log_z: Array, sign: float) -> Estimate:
@@ -251,11 +279,11 @@ def controlled(
     """
 
     def along(parts: Array) -> Array:
-        return np.asarray(-0.5 * np.diff(betas) @ (parts[1:] + parts[:-1]))
+        return np.asarray((-0.5 * np.diff(betas) * (parts[1:] + parts[:-1]).T).T)
 
     found = [averaged(leg.weights[0], c) for leg, c in zip(legs, controls, strict=True)]
     mean, changes = (np.mean(part, axis=0) for part in zip(*found, strict=True))
-    return Estimate(float(along(mean)), along(changes + np.mean(fitting, axis=0)))
+    return Estimate(float(along(mean).sum()), along(changes + np.mean(fitting, axis=0)))
 
 
 def tail_index(betas: Array, leg: Populations) -> float:
@@ -315,11 +343,12 @@ def integrated(betas: Array, legs: Sequence[Populations]) -> Estimate:
     steps = np.diff(betas)
 
     def along(mean: Array, variance: Array) -> Array:
-        return np.asarray(-0.5 * steps @ (mean[1:] + mean[:-1]) - steps**2 / 12 @ np.diff(variance, axis=0))
+        rises = -0.5 * steps * (mean[1:] + mean[:-1]).T - steps**2 / 12 * np.diff(variance, axis=0).T
+        return np.asarray(rises.T)
 
-    return Estimate(float(along(mean, variance)), along(changes, others))
+    return Estimate(float(along(mean, variance).sum()), along(changes, others))
 
 
 def mean_of(one: Estimate, other: Estimate) -> Estimate:
     """Return the mean of two estimates from the same islands."""
-    return Estimate(0.5 * (one.value + other.value), 0.5 * (one.influence + other.influence))
+    return Estimate(0.5 * (one.value + other.value), 0.5 * (one.by_rung + other.by_rung))

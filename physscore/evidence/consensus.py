@@ -22,7 +22,7 @@ from physscore.evidence.bridge import (
 from physscore.evidence.job import Job, Unit
 from physscore.evidence.verdict import HEAVY_TAIL, continuous
 
-_UNEVEN = 0.5  # variance of the islands' log Z: beyond, few of them rule their mean
+_UNEVEN = 0.25, 0.5  # variance of the islands' log Z, beyond which few of them rule the mean of Z, or of u
 _MANY = 16  # islands, whose variance can be told
 _LAG = 3.0  # errors between the ways there and back, above which the schedule is lengthened
 _GAP_SHARE = 0.25  # of the gap between the ways goes into the error
@@ -119,8 +119,7 @@ class Seen:
             # Few islands may agree by chance. Both ways of one island go together rather than apart, so the
             # mean of both has at least the error of two that are independent.
             error = max(error, 0.5 * gap_error)
-        if error > total.error:
-            total = Estimate(total.value, total.influence * (error / max(total.error, 1e-300)))
+        total = total.with_error(error)
         return cls(there, back, total, name, found, bars["BAR there"], gap, gap_error, rungs[best], tail)
 
     @property
@@ -129,7 +128,7 @@ class Seen:
         log_z = self.there.log_z
         if len(log_z) < _MANY or not np.isfinite(log_z).all() or self.tail > HEAVY_TAIL:
             return True
-        return float(log_z.var()) > _UNEVEN
+        return float(log_z.var()) > _UNEVEN[self.name == "control variates"]
 
     def stuck(self, target_error: float) -> bool:
         """Return whether the ways there and back differ so much that more islands do not help."""

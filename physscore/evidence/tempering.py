@@ -216,7 +216,7 @@ def stepping_stone(betas: Array, u: Array, sign: int) -> Estimate:
     log_weights = -steps * u[:-1] if sign > 0 else steps * u[1:]
     by_ladder = logsumexp(log_weights, axis=2) - math.log(u.shape[2])
     parts = [one_sided(sign * row, sign) for row in by_ladder]
-    return Estimate(sum(part.value for part in parts), np.sum([part.influence for part in parts], axis=0))
+    return Estimate(sum(part.value for part in parts), np.array([part.influence for part in parts]))
 
 
 def estimate_by_tempering(
@@ -275,18 +275,18 @@ def estimate_by_tempering(
         while len(ladders.u) < wanted:
             go_on(keep=len(ladders.u) < rounds and len(ladders.u) % 2 == 0)
         leg = ladders.seen()
-        total, by_rung = acceptance_ratio(betas, [leg.populations])
+        total, rises = acceptance_ratio(betas, [leg.populations])
         if target_error is None or not total.error > target_error:
             break
         wanted = min(math.ceil(1.05 * wanted * (total.error / target_error) ** 2), 8 * wanted)
-    result = _result(job, ladders, leg, total, by_rung, settings, doubt)
+    result = _result(job, ladders, leg, total.with_error(total.error), rises, settings, doubt)
     if writer is not None:
         writer.finish(result)
     return result
 
 
 def _result(
-    job: Job, ladders: Ladders, leg: Leg, total: Estimate, by_rung: Array,
+    job: Job, ladders: Ladders, leg: Leg, total: Estimate, rises: Array,
     settings: dict[str, Any], doubt: Callable[[Array], tuple[float, list[Finding]]] | None,
 ) -> LogZ:  # fmt: skip
     plan = job.plan
@@ -297,7 +297,7 @@ def _result(
         "BAR": total, "forward": forward, "reverse": reverse,
         "stepping stone": mean_of(forward, reverse),
     }  # fmt: skip
-    gap = Estimate(reverse.value - forward.value, reverse.influence - forward.influence)
+    gap = Estimate(reverse.value - forward.value, reverse.by_rung - forward.by_rung)
     y = np.swapaxes(np.array(ladders.at_target), 0, 1)  # (ladders, kept, d)
     samples = job.excess.to_state(y.reshape(-1, job.excess.dim))
     findings = look_at([leg], total, 0.0, 0.0, float(plan.knots.length[-1]), len(plan.betas) - 1)
@@ -317,7 +317,7 @@ def _result(
     return LogZ(
         total.value, error, verdict, words, "BAR",
         {name: (one.value, one.error) for name, one in estimates.items()},
-        forward.value, reverse.value, gap.error, float(ladders.rejection.sum()), plan.betas, by_rung,
+        forward.value, reverse.value, gap.error, float(ladders.rejection.sum()), plan.betas, rises,
         leg.ess.mean(axis=1), leg.acceptance.mean(axis=1), {"forward": leg.work, "reverse": -back},
         np.full(y.shape[:2], -math.log(len(samples))), total.value + total.influence, samples,
         evaluations, repr(job.kernel), repr(job.excess.reference), settings["target"], "tempering",
@@ -336,7 +336,7 @@ def _doubts(ladders: Ladders, betas: Array, u: Array) -> list[Finding]:
     for part in (u[:, :, :middle], u[:, :, middle:]):
         shape = part.shape
         halves.append(acceptance_ratio(betas, [Populations(part, np.zeros(shape), np.zeros(shape[:2]))])[0])
-    drift = Estimate(halves[1].value - halves[0].value, halves[1].influence - halves[0].influence)
+    drift = Estimate(halves[1].value - halves[0].value, halves[1].by_rung - halves[0].by_rung)
     far = abs(drift.value) / max(drift.error, 1e-300) if abs(drift.value) > 1e-9 else 0.0
     # As far as normal numbers are that chance brings as seldom: ladders are few.
     likewise = -float(ndtri(stdtr(ladders.n - 1, -far)))
