@@ -29,13 +29,15 @@ def test_averages_are_the_jackknife():
     assert adds * (ISLANDS - 1) / ISLANDS == pytest.approx(expected)
 
 
-def test_bridges_are_the_jackknife():
-    """To second order: a bridge is no mean."""
+@pytest.mark.parametrize("legs", [1, 2])
+def test_bridges_are_the_jackknife(legs):
+    """To second order: a bridge is no mean. Legs far apart, so that the mean of each is its own."""
     rng = np.random.default_rng(2)
     n = 50
-    between = uneven(rng, 1, 2)
-    within = np.full((1, 2, ISLANDS, n), 1.0 / n)
-    below, above = rng.normal(0.2, 0.6, (1, 1, ISLANDS, n)), rng.normal(-0.2, 0.6, (1, 1, ISLANDS, n))
+    between = uneven(rng, legs, 2)
+    within = np.full((legs, 2, ISLANDS, n), 1.0 / n)
+    below, above = (rng.normal(mean, 0.6, (legs, 1, ISLANDS, n)) for mean in (0.2, -0.2))
+    below[1:] += 0.5
 
     def rise(below, above, between):
         islands = below.shape[-1]

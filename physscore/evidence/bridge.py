@@ -222,7 +222,7 @@ def bridged(
     parallel(_bridge, len(rises), below, above, within, between, rises, slopes, low, high)
     influence = np.zeros(below.shape[1:3])
     for sign, share, side in ((1, between[:, :-1], low), (-1, between[:, 1:], high)):
-        mean = (share * side).mean(axis=(0, 2))[:, np.newaxis]
+        mean = (share * side).mean(axis=2, keepdims=True)  # of each leg, as its weights have mean 1
         influence += sign * (without(share) * (side - mean)).mean(axis=0) / slopes[:, np.newaxis]
     return rises, influence
 
