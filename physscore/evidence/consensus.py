@@ -113,7 +113,7 @@ class Seen:
         gap = bars["BAR back"].value - bars["BAR there"].value
         gap_error = math.hypot(bars["BAR back"].error, bars["BAR there"].error)
         if job.narrow:
-            doubt = math.hypot(doubt, _GAP_SHARE * gap)
+            doubt = _GAP_SHARE * gap  # which shows that too: it has opposite signs in both ways
         error = math.hypot(total.error, doubt)
         if job.narrow and len(there.log_z) < _MANY:
             # Few islands may agree by chance. Both ways of one island go together rather than apart, so the
