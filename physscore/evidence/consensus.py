@@ -100,21 +100,25 @@ class Seen:
         # While islands differ little, the mean of their estimates of Z is unbiased and good.
         name = "BAR" if job.narrow else "way there"
         total, doubt = found[name], 0.0
+        # The smaller of two errors may be so by chance: none is taken that is below Bennett's.
+        error = max(total.error, bars[best].error)
         if (
             not there.walled
             and tail <= HEAVY_TAIL
-            and found["control variates"].error < _WORTH * total.error
+            and found["control variates"].error < _WORTH * error
             and abs(added[best].value) < _STRAY * added[best].error
             and continuous(job.excess, ordered[0].y)
         ):
-            doubt = _CURVED * total.error**2  # what logarithms add is not controlled
+            doubt = _CURVED * error**2  # what logarithms add is not controlled
             name, total = "control variates", found["control variates"]
+            error = total.error
             bars = {way: bar + added[way] for way, bar in bars.items()}
         gap = bars["BAR back"].value - bars["BAR there"].value
         gap_error = math.hypot(bars["BAR back"].error, bars["BAR there"].error)
         if job.narrow:
-            doubt = _GAP_SHARE * gap  # which shows that too: it has opposite signs in both ways
-        error = math.hypot(total.error, doubt)
+            # The gap shows that too, as it has opposite signs in both ways. What chance makes is taken off.
+            doubt = _GAP_SHARE * math.sqrt(max(0.0, gap**2 - gap_error**2))
+        error = math.hypot(error, doubt)
         if job.narrow and len(there.log_z) < _MANY:
             # Few islands may agree by chance. Both ways of one island go together rather than apart, so the
             # mean of both has at least the error of two that are independent.
