@@ -1,4 +1,4 @@
-"""What an array needs around it: threads, the FFT, checked inputs, and the memory there is.
+"""What an array needs around it: its device, threads, the FFT, checked inputs, and the memory there is.
 
 Threads are given explicitly to every FFT and every compiled loop; nothing that happens to be
 installed changes their number. Results never depend on it.
@@ -118,8 +118,100 @@ def _source_stamp() -> tuple[float, int]:
     return max(file.st_mtime for file in found), sum(file.st_size for file in found)
 
 
+DEVICES = ("cpu", "gpu")
+
+
+@cache
+def cupy() -> Any:
+    """Return CuPy, once a card is seen.
+
+    Raises
+    ------
+    InputError
+        If CuPy, a driver or a card is missing.
+    """
+    try:
+        import cupy
+    except ImportError:
+        raise InputError(
+            'device is "gpu", which needs CuPy: pip install "physscore[gpu]", or use device "cpu"'
+        ) from None
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:
+        raise InputError(f'device is "gpu", but CuPy finds no driver or no card: {error}') from None
+    if not count:
+        raise InputError('device is "gpu", but there is no card: use device "cpu"')
+    return cupy
+
+
+def on_gpu(x: Any) -> bool:
+    """Return whether ``x`` is a CuPy array."""
+    return type(x).__module__.partition(".")[0] == "cupy"
+
+
+def device_of(*arrays: Any) -> str:
+    """Return "gpu" for CuPy arrays and "cpu" for others.
+
+    Raises
+    ------
+    InputError
+        If there are both.
+    """
+    found = {on_gpu(x) for x in arrays}
+    if len(found) > 1:
+        raise InputError("arrays are on CPU and GPU: move them by cupy.asarray or cupy.asnumpy")
+    return DEVICES[found == {True}]
+
+
+def checked_device(device: Any) -> str:
+    """Return ``device`` if it is one that is here.
+
+    Raises
+    ------
+    InputError
+        If it is not "cpu" or "gpu", or there is no card.
+    """
+    if device not in DEVICES:
+        raise InputError(f'device is {device!r}: it must be "cpu" or "gpu"')
+    if device == "gpu":
+        cupy()
+    return str(device)
+
+
+def namespace(device: str) -> Any:
+    """Return the module that makes arrays on a device: NumPy or CuPy."""
+    return cupy() if device == "gpu" else np
+
+
+def contiguous(x: Array) -> Array:
+    """Return ``x`` where it is, in one piece of memory."""
+    return cast(Array, namespace(device_of(x)).ascontiguousarray(x))
+
+
+def to_host(x: Any) -> Array:
+    """Return ``x`` as a NumPy array."""
+    return cast(Array, cupy().asnumpy(x)) if on_gpu(x) else np.asarray(x)
+
+
+def forward_ffts(x: Array) -> Array:
+    """Return the unnormalised half spectra of fields (n, *shape) on a card."""
+    from physscore.cuda import fft
+
+    return cast(Array, fft.forward_fft(x))
+
+
+def inverse_ffts(modes: Array, shape: Sequence[int]) -> Array:
+    """Return the unnormalised real fields (n, *shape) of half spectra on a card, which are used up."""
+    from physscore.cuda import fft
+
+    return cast(Array, fft.inverse_fft(modes, shape))
+
+
 def forward_fft(x: Array) -> Array:
     """Return the unnormalised half spectrum of one real array, sum_x x exp(-ikx), over all axes."""
+    if on_gpu(x):
+        return cast(Array, forward_ffts(x[np.newaxis])[0])
     import scipy.fft
 
     return np.asarray(scipy.fft.rfftn(x, workers=n_threads()))
@@ -137,6 +229,8 @@ def inverse_fft(modes: Array, shape: Sequence[int]) -> Array:
     ``modes`` is used up: the real array takes its place in memory, packed from the front, since a
     slab never reaches past the slabs that were read before it.
     """
+    if on_gpu(modes):
+        return cast(Array, inverse_ffts(modes[np.newaxis], shape)[0])
     import scipy.fft
 
     workers = n_threads()
@@ -182,7 +276,7 @@ def as_states(x: Any, shape: tuple[int, ...], name: str = "x") -> Array:
     InputError
         If the shape does not fit or the values are not real numbers.
     """
-    states = np.asarray(x)
+    states = x if on_gpu(x) else np.asarray(x)
     if states.shape[1:] != shape or states.ndim != len(shape) + 1:
         wanted = ", ".join(["n", *map(str, shape)])
         raise InputError(f"{name} has shape {states.shape}: it must be ({wanted}), a batch of states")
@@ -223,8 +317,11 @@ def keep_freed_memory() -> None:
     np.empty(31 << 20, np.uint8)
 
 
-def available_memory() -> int | None:
+def available_memory(device: str = "cpu") -> int | None:
     """Return the bytes of memory that can still be used, or None where the system does not say."""
+    if device == "gpu":
+        free = cupy().cuda.runtime.memGetInfo()[0]
+        return int(free + cupy().get_default_memory_pool().free_bytes())
     try:
         with open("/proc/meminfo") as lines:
             for line in lines:
@@ -238,7 +335,7 @@ def available_memory() -> int | None:
         return None
 
 
-def require_memory(need: int, what: str) -> None:
+def require_memory(need: int, what: str, device: str = "cpu") -> None:
     """Refuse a piece of work that does not fit into memory, before it starts.
 
     Raises
@@ -246,9 +343,10 @@ def require_memory(need: int, what: str) -> None:
     InputError
         If ``need`` bytes are more than there are.
     """
-    have = available_memory()
+    have = available_memory(device)
     if have is not None and need > have:
         raise InputError(
-            f"{what} needs {need / 2**30:.3g} GiB of memory and {have / 2**30:.3g} GiB are free: "
+            f"{what} needs {need / 2**30:.3g} GiB of memory and {have / 2**30:.3g} GiB are free"
+            f"{' on the card' if device == 'gpu' else ''}: "
             "use a smaller grid or dtype float32"
         )

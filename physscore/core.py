@@ -75,6 +75,9 @@ class Energy(Score):
     log_z: float | None = None
     """Log of the integral of exp(-E), where it is known."""
 
+    by_arrays: bool = False
+    """Whether an energy with a compiled form has another for arrays, which a card takes."""
+
     @cached_property
     def _point(self) -> Point | None:
         return None
@@ -195,10 +198,10 @@ class EnergySum(Energy):
 
     def energy(self, x: Array) -> npt.NDArray[np.float64]:
         """Return the weighted sum of the energies."""
-        total = np.zeros(len(x))
+        total: Any = 0.0
         for factor, term in self.terms:
             total = total + factor * term.energy(x)
-        return total
+        return cast("npt.NDArray[np.float64]", total)
 
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return both sums."""

@@ -13,6 +13,7 @@ import numpy as np
 from physscore.philox import fma, inline, select, sine_and_cosine
 
 _i64, _f64 = np.int64, np.float64
+_LOG_2, _INVERSE_LOG_2 = math.log(2.0), 1 / math.log(2.0)
 _SHIFT = 6755399441055744.0  # 1.5 * 2^52: adding it rounds to whole numbers
 
 
@@ -20,7 +21,7 @@ _SHIFT = 6755399441055744.0  # 1.5 * 2^52: adding it rounds to whole numbers
 def exp(x):
     """Return e^x; 0 below -708, and what e^709 is above 709. NaN stays NaN."""
     y = select(x < -708.0, -708.0, select(x > 709.0, 709.0, x))
-    shifted = fma(y, 1 / math.log(2.0), _SHIFT)
+    shifted = fma(y, _INVERSE_LOG_2, _SHIFT)
     n = shifted - _SHIFT
     r = fma(n, -0.6931471803691238, y)
     r = fma(n, -1.9082149292705877e-10, r)
@@ -39,7 +40,7 @@ def exp_single(x):
     one = np.float32(1.0)
     y = select(x < np.float32(-87.0), np.float32(-87.0), select(x > np.float32(88.0), np.float32(88.0), x))
     shift = np.float32(12582912.0)
-    shifted = fma(y, np.float32(1 / math.log(2.0)), shift)
+    shifted = fma(y, np.float32(_INVERSE_LOG_2), shift)
     n = shifted - shift
     r = fma(n, np.float32(-0.693359375), y)
     r = fma(n, np.float32(2.12194440e-4), r)
@@ -63,7 +64,7 @@ def log(x):
     series = fma(z, fma(z, fma(z, fma(z, series, 1 / 11), 1 / 9), 1 / 7), 1 / 5)
     series = fma(z, series, 1 / 3)
     atanh = fma(z * q, series, q)
-    return fma(_f64(exponent), math.log(2.0), 2.0 * atanh)
+    return fma(_f64(exponent), _LOG_2, 2.0 * atanh)
 
 
 @inline
@@ -87,7 +88,7 @@ def log_cosh_and_tanh(x):
     a = abs(x)
     e = exp(-2.0 * a)
     t = (1.0 - e) / (1.0 + e)
-    return a + log(1.0 + e) - math.log(2.0), select(x < 0.0, -t, t)
+    return a + log(1.0 + e) - _LOG_2, select(x < 0.0, -t, t)
 
 
 @inline

@@ -14,7 +14,17 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
-from physscore.arrays import compiled, forward_fft, inverse_fft, parallel
+from physscore.arrays import (
+    compiled,
+    device_of,
+    forward_fft,
+    forward_ffts,
+    inverse_fft,
+    inverse_ffts,
+    on_gpu,
+    parallel,
+    to_host,
+)
 from physscore.core import Array
 from physscore.grid import Grid, WavenumberTable
 
@@ -41,6 +51,12 @@ def _multiply(modes, offsets, table, start, stop):
 
 def multiply(modes: Array, wavenumbers: WavenumberTable, table: Array) -> Array:
     """Multiply each mode of a half spectrum in place by its entry of ``table``; return the modes."""
+    device_of(modes, table)
+    if on_gpu(modes):
+        from physscore.cuda import modes as on_card
+
+        on_card.multiply(modes[np.newaxis], wavenumbers, table)
+        return modes
     parallel(
         _multiply,
         wavenumbers.cube[0],
@@ -97,6 +113,10 @@ def sum_power(
     weights
         Factors for each non-negative frequency along the three sides of ``wavenumbers.cube``.
     """
+    if device_of(a, b) == "gpu":
+        from physscore.cuda import modes as on_card
+
+        return to_host(on_card.sum_power(a, b, wavenumbers, weights))
     octant = wavenumbers.octant
     if weights is None:
         weights = (np.ones(len(octant[0])), np.ones(len(octant[1])), np.ones(len(octant[2])))
@@ -190,6 +210,11 @@ def to_coordinates(modes: Array, cube: tuple[int, int, int], factor: float = 1.0
     array
         Real, of shape (n, 2 * nx * ny * nz_half) for n fields, in the memory of ``modes``.
     """
+    if on_gpu(modes):
+        from physscore.cuda import modes as on_card
+
+        packed: Array = on_card.to_coordinates(modes, cube, factor)
+        return packed
     real = modes.view(modes.real.dtype).reshape(-1, cube[0], cube[1], 2 * (cube[2] // 2 + 1))
     parallel(_pack, len(real) * cube[0], real, cube, factor, at_least=_planes(real))
     return np.asarray(real.reshape(len(real), -1))
@@ -207,6 +232,11 @@ def from_coordinates(
     array
         Complex, of shape (n, nx, ny, nz_half).
     """
+    if on_gpu(coordinates):
+        from physscore.cuda import modes as on_card
+
+        unpacked: Array = on_card.from_coordinates(coordinates, scale, cube, factor)
+        return unpacked
     half = (cube[0], cube[1], 2 * (cube[2] // 2 + 1))
     source = coordinates.reshape(-1, *half)
     real = np.empty_like(source)
@@ -259,7 +289,7 @@ class Coordinates:
 
     def to_fields(self, z: Array, scale: Array) -> Array:
         """Return the fields (n, *grid.shape) with the coordinates ``scale * z``, where z is (n, size)."""
-        if 0 < len(z) <= self._at_once:
+        if on_gpu(z) or 0 < len(z) <= self._at_once:
             return self._to_fields(z, scale)
         fields = np.empty((len(z), *self.grid.shape), z.dtype)
         for group in self.groups(len(z)):
@@ -268,7 +298,7 @@ class Coordinates:
 
     def of_fields(self, x: Array) -> Array:
         """Return the coordinates (n, size) of fields; those that are not used are 0."""
-        if 0 < len(x) <= self._at_once:
+        if on_gpu(x) or 0 < len(x) <= self._at_once:
             return self._of_fields(x)
         coordinates = np.empty((len(x), self.size), x.dtype)
         for group in self.groups(len(x)):
@@ -278,10 +308,14 @@ class Coordinates:
     def _to_fields(self, z: Array, scale: Array) -> Array:
         modes = from_coordinates(z, scale, self.grid.cube, self._unitary)
         modes = modes.reshape(len(z), *self.grid.half_shape)
+        if on_gpu(z):
+            return inverse_ffts(modes, self.grid.shape)
         if len(z) == 1:
             return inverse_fft(modes[0], self.grid.shape)[np.newaxis]
         return np.asarray(scipy.fft.irfftn(modes, self.grid.shape, self._axes, norm="forward", workers=1))
 
     def _of_fields(self, x: Array) -> Array:
+        if on_gpu(x):
+            return to_coordinates(forward_ffts(x), self.grid.cube, self._unitary)
         modes = forward_fft(x[0]) if len(x) == 1 else scipy.fft.rfftn(x, axes=self._axes, workers=1)
         return to_coordinates(modes, self.grid.cube, self._unitary)

@@ -8,11 +8,12 @@ on threads, order, batches or processes.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from physscore.arrays import compiled, floating_dtype, parallel
+from physscore.arrays import compiled, floating_dtype, on_gpu, parallel
 from physscore.core import Array, InputError
 from physscore.philox import (
     LOWER_BITS,
@@ -25,6 +26,9 @@ from physscore.philox import (
     words_along_first,
     words_along_second,
 )
+
+if TYPE_CHECKING:
+    from physscore.grid import WavenumberTable
 
 __all__ = ["MAX_DRAWS", "checked_draw", "field_modes", "fill_block", "fill_row", "normal", "seed_key"]
 
@@ -98,8 +102,7 @@ def _draw_modes(out, cube, offsets, table, c3, k0, k1, fixed, start, stop):
 
 
 def field_modes(
-    cube: tuple[int, int, int],
-    offsets: tuple[Array, Array, Array],
+    wavenumbers: WavenumberTable,
     table: Array,
     *,
     seed: int,
@@ -110,11 +113,9 @@ def field_modes(
 
     Parameters
     ----------
-    cube
-        Number of cells along three sides, 1 where there is none.
-    offsets, table
-        The standard deviation of the real (and of the imaginary) part of mode (x, y, z) is
-        ``table[offsets[0][x] + offsets[1][y] + offsets[2][z]]``; see ``grid.WavenumberTable``.
+    wavenumbers, table
+        The standard deviation of the real (and of the imaginary) part of each mode is its entry of
+        ``table``. Where that is on a card, the modes are.
     seed, realization
         The universe, and which of its fields.
     fixed
@@ -129,6 +130,12 @@ def field_modes(
     """
     k0, k1 = seed_key(seed)
     c3 = _u64(FIELD + checked_draw(realization, "realization"))
+    if on_gpu(table):
+        from physscore.cuda import modes as on_card
+
+        drawn: Array = on_card.draw(wavenumbers, table, (k0, k1), int(realization), fixed)
+        return drawn
+    cube, offsets = wavenumbers.cube, wavenumbers.offsets
     out = np.empty((cube[0], cube[1], 2 * (cube[2] // 2 + 1)), table.dtype)
     parallel(_draw_modes, cube[0], out, cube, offsets, table, c3, k0, k1, fixed)
     return out.view(np.complex64 if table.dtype == np.float32 else np.complex128)
@@ -190,6 +197,7 @@ def normal(
     draw: int = 0,
     first: int = 0,
     dtype: npt.DTypeLike = np.float64,
+    device: str = "cpu",
 ) -> Array:
     """Return standard normal deviates (chains, components), counted by (component, chain, step, draw).
 
@@ -198,6 +206,13 @@ def normal(
     """
     k0, k1 = seed_key(seed)
     c3 = _u64(CHAIN + checked_draw(draw, "draw"))
+    if device == "gpu":
+        from physscore.cuda import noise as on_card
+
+        made: Array = on_card.normal(
+            chains, components, (k0, k1), step, int(draw), first, floating_dtype(dtype)
+        )
+        return made
     out = np.empty((chains, components), floating_dtype(dtype))
     at_least = max(1, 10_000 // max(1, components))
     parallel(_fill_rows, chains, out, first, _u64(step), c3, k0, k1, at_least=at_least)

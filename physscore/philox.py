@@ -26,6 +26,7 @@ _u32, _u64, _i32, _f32, _f64 = np.uint32, np.uint64, np.int32, np.float32, np.fl
 _MASK, _32 = _u64(0xFFFFFFFF), _u64(32)
 _M0, _M1 = _u64(0xD2511F53), _u64(0xCD9E8D57)
 _W0, _W1 = _u64(0x9E3779B9), _u64(0xBB67AE85)
+_LOG_2 = math.log(2.0)  # named, as a compiler for cards would call the function for it
 
 LOWER_BITS = _u64(1 << 24)
 """Added to the last counter word: the lower halves of 64-bit deviates."""
@@ -128,7 +129,7 @@ def box_muller_32(w0, w1, fixed):
     z = q * q
     series = fma(z, fma(z, fma(z, _f32(1 / 9), _f32(1 / 7)), _f32(1 / 5)), _f32(1 / 3))
     atanh = fma(z * q, series, q)
-    minus_2_log = fma(_f32(exponent), _f32(-2 * math.log(2)), _f32(-4) * atanh)
+    minus_2_log = fma(_f32(exponent), _f32(-2 * _LOG_2), _f32(-4) * atanh)
     r = _f32(select(fixed, _f32(math.sqrt(2)), _f32(math.sqrt(minus_2_log))))
     quarter = (w1 + _u32(1 << 29)) >> _u32(30)
     angle = _f32(_i32(_u32(w1 - (quarter << _u32(30))))) * _f32(2 * math.pi * 2.0**-32)
@@ -171,7 +172,7 @@ def box_muller_64(w0, w1, fixed):
     series = fma(z, fma(z, fma(z, fma(z, 1 / 21, 1 / 19), 1 / 17), 1 / 15), 1 / 13)
     series = fma(z, fma(z, fma(z, fma(z, fma(z, series, 1 / 11), 1 / 9), 1 / 7), 1 / 5), 1 / 3)
     atanh = fma(z * q, series, q)
-    r = select(fixed, math.sqrt(2.0), math.sqrt(fma(_f64(exponent), -2 * math.log(2.0), -4.0 * atanh)))
+    r = select(fixed, math.sqrt(2.0), math.sqrt(fma(_f64(exponent), -2 * _LOG_2, -4.0 * atanh)))
     quarter = (w1 + _u64(1 << 61)) >> _u64(62)
     angle = _f64(i64(_u64(w1 - (quarter << _u64(62))))) * (2 * math.pi * 2.0**-64)
     sin, cos = sine_and_cosine(angle)

@@ -20,7 +20,7 @@ from numba.core import sigutils
 from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 
-from physscore.arrays import compiled, keep_on_disk, parallel
+from physscore.arrays import compiled, contiguous, cupy, keep_on_disk, on_gpu, parallel, to_host
 from physscore.core import Array, Point
 
 compiled_block = compiled
@@ -166,8 +166,28 @@ def _evaluate(address, params, x, energy, gradient, start, stop):
                 gradient[first + j, i] = slopes[i, j]
 
 
+def on_card(point: Point, dim: int) -> bool:
+    """Return whether an energy is compiled for the threads of a card: that takes numba-cuda."""
+    try:
+        from physscore.cuda import points
+    except ImportError:
+        return False
+    return points.supports(point, dim)
+
+
 def evaluate(point: Point, x: Array) -> tuple[Array, Array]:
-    """Return energies (n,) and gradients (n, d) of states (n, d) by the compiled form."""
+    """Return energies (n,) and gradients (n, d) of states (n, d) by the compiled form.
+
+    Of states on a card it is the card's, where there is one, else the CPU's.
+    """
+    if on_gpu(x):
+        if on_card(point, x.shape[1]):
+            from physscore.cuda import points
+
+            found: tuple[Array, Array] = points.evaluate(point, contiguous(x.astype(np.float64, copy=False)))
+            return found
+        e, g = evaluate(point, to_host(x))
+        return cupy().asarray(e), cupy().asarray(g)
     states = np.ascontiguousarray(x, np.float64)
     energy, gradient = np.empty(len(states)), np.empty_like(states)
     parallel(

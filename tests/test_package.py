@@ -24,9 +24,11 @@ LAYERS = [
         "philox",
         "noise",
         "elementary",
-        "points",
-    },  # the algebra of core compiles its sums
-    {"grid", "modes", "spectra", "paths"},
+        "points",  # the algebra of core compiles its sums
+        "grid",
+        "cuda",
+    },
+    {"modes", "spectra", "paths"},
     {"energies", "kernels"},
     {"diagnostics"},
     {"store", "sampling", "evidence", "plots", "models", "systems", "learning"},

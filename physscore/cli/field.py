@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from physscore.cli.options import (
+    device_option,
     json_option,
     numbers,
     overwrite_option,
@@ -56,6 +57,7 @@ from physscore.cli.options import (
 @click.option("--fixed", is_flag=True, help="Fix the modulus of every mode to sqrt(P V).")
 @click.option("--paired", is_flag=True, help="Fields in pairs of opposite phase (needs an even -n).")
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
+@device_option
 @plot_option("the first field and its P(k)")
 @json_option
 @overwrite_option
@@ -78,6 +80,7 @@ def command(
     fixed: bool,
     paired: bool,
     dtype: str,
+    device: str,
     plot: bool,
     as_json: bool,
     overwrite: bool,
@@ -91,6 +94,7 @@ def command(
     from tqdm import tqdm
 
     from physscore import plots, spectra
+    from physscore.arrays import checked_device, to_host
     from physscore.core import InputError
     from physscore.diagnostics.comparison import check_field
     from physscore.diagnostics.power import power_bins, power_spectrum
@@ -111,7 +115,7 @@ def command(
         plots.require_matplotlib()
     grid = Grid(shape * (dim or 3) if len(shape) == 1 else shape, box_size)
     precision = np.dtype(dtype)
-    require_memory_for(grid, 1, precision)
+    require_memory_for(grid, 1, precision, checked_device(device))
     check_output(output, overwrite=overwrite, resume=resume)
     spectrum = spectra.parse(spectrum_text, redshift=redshift)
     settings = {
@@ -147,10 +151,12 @@ def command(
             missing = sorted(set(range(count or 1)) - set(writer.completed))
             for i in tqdm(missing, desc="fields", unit="field", disable=None):
                 stop_if_asked()
-                delta = prior.sample(1, seed=seed, dtype=precision, fixed=fixed, paired=paired, first=i)[0]
+                delta = prior.sample(
+                    1, seed=seed, dtype=precision, fixed=fixed, paired=paired, first=i, device=device
+                )[0]
                 measured = power_spectrum(delta, grid)
                 check = check_field(delta, prior) if lognormal else measured.compare(spectrum)
-                writer.write(i, delta, measured, check)
+                writer.write(i, to_host(delta), measured, check)
             writer.finish()
     with FieldFile(output) as fields:
         fields.require(seed=seed, settings=settings)

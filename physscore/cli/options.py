@@ -72,6 +72,9 @@ threads_option = click.option(
     expose_value=False,
     help="Number of threads. [default: PHYSSCORE_THREADS, else all processors]",
 )
+device_option = click.option(
+    "--device", type=click.Choice(["cpu", "gpu"]), default="cpu", show_default=True, help="Where it is made."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 redshift_option = click.option("--redshift", type=float, help="Redshift of the spectrum. [default: 0]")

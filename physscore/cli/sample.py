@@ -11,6 +11,7 @@ from click.core import ParameterSource
 
 from physscore.cli.options import (
     KERNELS,
+    device_option,
     json_option,
     overwrite_option,
     parameters_option,
@@ -49,6 +50,7 @@ def _number_or_auto(ctx: click.Context, param: click.Parameter, value: str) -> f
 @click.option("--thin", type=int, default=1, show_default=True, help="Keep every so many-th step.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float64", show_default=True)
+@device_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="HDF5 file for the draws.")
 @click.option("--resume", is_flag=True, help="Go on with an unfinished file.")
 @overwrite_option
@@ -72,6 +74,7 @@ def command(
     thin: int,
     seed: int,
     dtype: str,
+    device: str,
     output: Path | None,
     resume: bool,
     overwrite: bool,
@@ -105,7 +108,8 @@ def command(
         plots.require_matplotlib()
     target = load_model(model, parameters)
     if n is not None:
-        for name in ("kernel_name", "step_size", "metric", *only, "chains", "warmup", "thin", "dtype"):
+        for name in ("kernel_name", "step_size", "metric", *only, "chains", "warmup", "thin", "dtype",
+                     "device"):  # fmt: skip
             if click.get_current_context().get_parameter_source(name) == ParameterSource.COMMANDLINE:
                 option = name.removesuffix("_name").replace("_", "-")
                 raise InputError(f"--{option} is for chains: -n makes new states through noise levels")
@@ -116,8 +120,8 @@ def command(
     kernel = getattr(kernels, KERNELS[kernel_name])(**given)
     run = sample(
         target, kernel, chains=chains, steps=steps, warmup=warmup, thin=thin, seed=seed, dtype=dtype,
-        progress=not as_json and sys.stderr.isatty(), output=output, resume=resume, overwrite=overwrite,
-        on_interrupt=say_stopping,
+        device=device, progress=not as_json and sys.stderr.isatty(), output=output, resume=resume,
+        overwrite=overwrite, on_interrupt=say_stopping,
     )  # fmt: skip
     picture = picture_of(output or Path(f"{Path(model.replace(':', '-')).name}.h5"))
     if plot:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from physscore.arrays import n_threads
+from physscore.arrays import n_threads, on_gpu, to_host
 from physscore.core import Array, InputError
 
 _Floats = npt.NDArray[np.float64]
@@ -222,7 +222,7 @@ def _r_hat_limit(found: _Floats, ess: _Floats, draws: int, chains: int) -> _Floa
 def _over_components(draws: Any, statistic: Callable[[_Floats], _Floats]) -> _Floats:
     """Return the statistic, from arrays (components, chains, draws) to (components,), piece by piece."""
     if not hasattr(draws, "dtype"):
-        draws = np.asarray(draws)
+        draws = draws if on_gpu(draws) else np.asarray(draws)
     if len(draws.shape) < 2 or draws.shape[1] < 1:
         raise InputError(f"draws has shape {draws.shape}: it must be (draws, chains, ...)")
     if draws.dtype.kind not in "fiub":
@@ -232,7 +232,7 @@ def _over_components(draws: Any, statistic: Callable[[_Floats], _Floats]) -> _Fl
         raise InputError(f"draws has {n} draws a chain: R-hat and effective sample sizes need at least 4")
     result = np.full(shape, np.nan)
     for piece in _pieces(shape, max(1, _PIECE_BYTES // (_BYTES_A_DRAW * n * chains))):
-        values = np.asarray(draws[(slice(None), slice(None), *piece)])
+        values = to_host(draws[(slice(None), slice(None), *piece)])
         values = values.reshape(n, chains, math.prod(values.shape[2:]))
         values = np.ascontiguousarray(values.transpose(2, 1, 0), np.float64)
         finite = np.isfinite(values).all((1, 2))

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from physscore.arrays import as_states, forward_fft
+from physscore.arrays import as_states, forward_fft, on_gpu
 from physscore.core import Array, InputError
 from physscore.grid import Grid, WavenumberTable
 from physscore.modes import sum_power
@@ -265,7 +265,8 @@ def _counted(n: int, progress: bool) -> Any:
 
 
 def _modes(delta: Any, grid: Grid, name: str) -> Array:
-    return forward_fft(as_states(np.asarray(delta)[np.newaxis], grid.shape, name)[0])
+    field = delta if on_gpu(delta) else np.asarray(delta)
+    return forward_fft(as_states(field[np.newaxis], grid.shape, name)[0])
 
 
 def power_bins(

@@ -7,13 +7,14 @@ preconditioner of its own P(k) is a number for each coordinate. A likelihood cos
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from physscore.arrays import compiled, parallel
+from physscore.arrays import compiled, forward_ffts, on_gpu, parallel
 from physscore.core import Array, Energy, EnergySum, InputError, Prior
 from physscore.energies.random_field import GaussianRandomField
 from physscore.grid import Grid
@@ -160,18 +161,36 @@ class FieldModes(Energy):
             self._single[dtype] = (self._scale.astype(dtype), self.precision.astype(dtype))
         return self._single[dtype]
 
+    def _on_card(self, name: str, make: Callable[[], Array]) -> Array:
+        from physscore.cuda import kept
+
+        return cast(Array, kept(self, name, make))
+
     def to_state(self, z: Array) -> Array:
         """Return the fields with coordinates ``z``."""
-        return self.coordinates.to_fields(z, self._tables(z.dtype)[0])
+        return self.coordinates.to_fields(z, self._scales(z))
+
+    def _scales(self, z: Array) -> Array:
+        if on_gpu(z):
+            return self._on_card(f"scale {z.dtype}", lambda: self._tables(z.dtype)[0])
+        return self._tables(z.dtype)[0]
 
     def from_state(self, x: Array) -> Array:
         """Return the coordinates of fields."""
-        inverse = np.zeros_like(self._scale)
-        np.divide(1.0, self._scale, out=inverse, where=self.free)
-        return np.asarray(self.coordinates.of_fields(x) * inverse.astype(x.dtype))
+
+        def make() -> Array:
+            inverse = np.zeros_like(self._scale)
+            np.divide(1.0, self._scale, out=inverse, where=self.free)
+            return inverse.astype(x.dtype)
+
+        inverse = self._on_card(f"inverse {x.dtype}", make) if on_gpu(x) else make()
+        coordinates: Array = self.coordinates.of_fields(x) * inverse
+        return coordinates
 
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return both; two FFTs a field where there is more than Gaussian random fields."""
+        if on_gpu(x):
+            return self._both_on_card(x)
         scale, precision = self._tables(x.dtype)
         energy, score = np.full(len(x), self._offset, np.float64), np.empty_like(x)
         slopes = np.empty((len(x), 0), x.dtype)
@@ -186,6 +205,19 @@ class FieldModes(Energy):
             parallel(_diagonal, part.size, x[group], precision, bent, scale, score[group], part,
                      at_least=8)  # fmt: skip
         return energy + sums.sum(axis=1), score
+
+    def _both_on_card(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
+        from physscore.cuda import modes
+
+        more: Any = self._offset
+        bent = None
+        if self.others is not None:
+            energy, slope = self.others.energy_and_score(self.to_state(x))
+            more, bent = more + energy, forward_ffts(slope.astype(x.dtype, copy=False))
+        precision = self._on_card(f"precision {x.dtype}", lambda: self._tables(x.dtype)[1])
+        unitary = 1 / math.sqrt(self.grid.n_cells)
+        own, score = modes.diagonal(x, precision, bent, self._scales(x), self.grid.cube, unitary)
+        return own + more, score
 
 
 def prior_and_likelihood(target: Any) -> tuple[Prior | None, Energy | None]:

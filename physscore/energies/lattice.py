@@ -6,12 +6,12 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from physscore.arrays import as_states
+from physscore.arrays import as_states, on_gpu
 from physscore.core import Array, Energy, InputError, Point
 from physscore.philox import inline
 from physscore.points import compiled_block, evaluate, from_block
@@ -32,6 +32,7 @@ class Lattice(Energy):
     """
 
     one_by_one = True
+    by_arrays = True
     _block: ClassVar[Any]
     _numbers: tuple[float, ...]
     _settings: ClassVar[tuple[str, ...]]
@@ -51,7 +52,7 @@ class Lattice(Energy):
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return both."""
         states = as_states(x, self.shape)
-        if states.dtype != np.float64:
+        if states.dtype != np.float64 or on_gpu(states):
             return self._formula(states)
         energy, gradient = evaluate(self._point, states.reshape(len(states), -1))
         return energy, -gradient.reshape(states.shape)
@@ -89,7 +90,7 @@ def neighbour_sum(x: Array) -> Array:
 
 
 def sum_over_sites(x: Array) -> npt.NDArray[np.float64]:
-    return np.asarray(x.sum(axis=tuple(range(1, x.ndim)), dtype=np.float64))
+    return cast(Array, x.sum(axis=tuple(range(1, x.ndim)), dtype=np.float64))
 
 
 def over_momenta(function: Any, shape: tuple[int, ...]) -> Array:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from physscore.arrays import as_states
+from physscore.arrays import as_states, cupy, device_of, namespace, on_gpu
 from physscore.core import Array, Energy, InputError, Score
 from physscore.energies.functions import state_shape
 
@@ -78,7 +78,7 @@ class _Module:
     ) -> None:
         self.module, self.shape, self.sigma = module, shape, sigma
         self.dtype = _torch().get_default_dtype() if weight is None else weight.dtype
-        self.device = "cpu" if weight is None else weight.device
+        self.device: Any = "cpu" if weight is None else weight.device
         self.parameters = None if parameters is None else np.atleast_2d(np.asarray(parameters, np.float64))
 
     def kind(self) -> str:
@@ -92,7 +92,20 @@ class _Module:
             return "energy" if is_energy(self.call(x), x) else "score"
 
     def tensor(self, x: Array) -> Any:
-        return _torch().as_tensor(np.ascontiguousarray(x)).to(self.dtype).to(self.device)
+        """Return states as a tensor where the module is; those on its card are not copied."""
+        if on_gpu(x):
+            tensor = _torch().from_dlpack(cupy().ascontiguousarray(x))
+            if self.device != "cpu" and self.device.type == "cpu":
+                raise InputError("the module is on the CPU and x on the GPU: move it with module.to('cuda')")
+        else:
+            tensor = _torch().as_tensor(np.ascontiguousarray(x)).to(self.device)
+        return tensor.to(self.dtype)
+
+    def array(self, tensor: Any, like: Array) -> Array:
+        """Return a tensor as an array where ``like`` is; on a card it is not copied."""
+        if on_gpu(like):
+            return cast(Array, cupy().from_dlpack(tensor.detach()))
+        return cast(Array, tensor.detach().cpu().numpy())
 
     def call(self, x: Any, method: str | None = None) -> Any:
         function = self.module if method is None else getattr(self.module, method)
@@ -148,11 +161,7 @@ class LearnedScore(Score):
     def score(self, x: Array) -> Array:
         """Return what the module says, in the type of ``x``."""
         states = as_states(x, self.shape)
-        found = np.empty(states.shape, states.dtype)
-        with _torch().no_grad():
-            for group in self._about.groups(len(states)):
-                found[group] = self._about.score(self._about.tensor(states[group])).cpu().numpy()
-        return found
+        return _score(self._about, states)
 
     def directional(self, x: Array, v: Array) -> tuple[Array, Array]:
         """Return the score and its derivative along ``v``, J v: both of the shape of ``x``."""
@@ -179,13 +188,13 @@ class LearnedEnergy(Energy):
     def energy(self, x: Array) -> npt.NDArray[np.float64]:
         """Return what the module says: (n,), float64."""
         states = as_states(x, self.shape)
-        found = np.empty(len(states))
+        found = namespace(device_of(x)).empty(len(states))
         with _torch().no_grad():
             for group in self._about.groups(len(states)):
                 given = self._about.tensor(states[group])
                 energies = self._about.energies(given, self._explicit)
-                found[group] = energies.reshape(-1).cpu().numpy()
-        return found
+                found[group] = self._about.array(energies.reshape(-1), states)
+        return cast(npt.NDArray[np.float64], found)
 
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return both."""
@@ -193,14 +202,14 @@ class LearnedEnergy(Energy):
         if self._explicit:
             return self.energy(states), _score(self._about, states)
         torch = _torch()
-        energies, scores = np.empty(len(states)), np.empty(states.shape, states.dtype)
+        energies, scores = namespace(device_of(x)).empty(len(states)), np.empty_like(states)
         for group in self._about.groups(len(states), _WITH_GRAPH):
             with torch.enable_grad():
                 given = self._about.tensor(states[group]).requires_grad_()
                 energy = self._about.energies(given, False).reshape(-1)
                 (gradient,) = torch.autograd.grad(energy.sum(), given)
-            energies[group] = energy.detach().cpu().numpy()
-            scores[group] = -gradient.cpu().numpy()
+            energies[group] = self._about.array(energy, states)
+            scores[group] = self._about.array(-gradient, states)
         return energies, scores
 
     def directional(self, x: Array, v: Array) -> tuple[Array, Array]:
@@ -213,17 +222,17 @@ class LearnedEnergy(Energy):
 
 
 def _score(about: _Module, states: Array) -> Array:
-    found = np.empty(states.shape, states.dtype)
+    found = np.empty_like(states)
     with _torch().no_grad():
         for group in about.groups(len(states)):
-            found[group] = about.score(about.tensor(states[group])).cpu().numpy()
+            found[group] = about.array(about.score(about.tensor(states[group])), states)
     return found
 
 
 def _directional(about: _Module, states: Array, along: Array) -> tuple[Array, Array]:
     """Two backward passes: u -> J^T u is linear, and its own derivative over u along v is J v."""
     torch = _torch()
-    scores, products = np.empty(states.shape, states.dtype), np.empty(states.shape, states.dtype)
+    scores, products = np.empty_like(states), np.empty_like(states)
     for group in about.groups(len(states), _WITH_GRAPH):
         with torch.enable_grad():
             x = about.tensor(states[group]).requires_grad_()
@@ -231,7 +240,7 @@ def _directional(about: _Module, states: Array, along: Array) -> tuple[Array, Ar
             u = torch.zeros_like(s, requires_grad=True)
             (back,) = torch.autograd.grad(s, x, u, create_graph=True)
             (product,) = torch.autograd.grad(back, u, about.tensor(along[group]))
-        scores[group], products[group] = s.detach().cpu().numpy(), product.cpu().numpy()
+        scores[group], products[group] = about.array(s, states), about.array(product, states)
     return scores, products
 
 

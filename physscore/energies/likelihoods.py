@@ -13,7 +13,7 @@ from numba import njit
 from scipy.special import gammaln
 
 from physscore import noise
-from physscore.arrays import as_states, compiled, parallel
+from physscore.arrays import as_states, compiled, on_gpu, parallel
 from physscore.core import Array, Energy, InputError, Point, Score
 from physscore.elementary import exp, exp_single, log
 from physscore.energies.functions import state_shape
@@ -155,16 +155,18 @@ class _CellByCell(Energy):
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return both, in one pass over the cells."""
         states = as_states(x, self.shape)
+        if on_gpu(x):
+            from physscore.cuda import cells
+
+            return cells.energy_and_score(self, states, self._kind, self._scale, self._offset)
         flat = np.ascontiguousarray(states).reshape(len(states), self.dim)
         sums = np.empty((len(flat), -(-flat.shape[1] // _PIECE)))
         score = np.empty_like(flat)
         data, weight, loop = self._data, self._weight, _cells
         if flat.dtype == np.float32 and self._kind == _EXPONENTIAL and self._few:
             loop, (data, weight) = _exponential_single, self._single
-        parallel(
-            loop, sums.size, self._kind, flat, data, weight, self._scale, sums, score,
-            at_least=max(1, 8192 // min(flat.shape[1], _PIECE)),
-        )  # fmt: skip
+        parallel(loop, sums.size, self._kind, flat, data, weight, self._scale, sums, score,
+                 at_least=max(1, 8192 // min(flat.shape[1], _PIECE)))  # fmt: skip
         return self._offset + sums.sum(axis=1), score.reshape(states.shape)
 
 

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import numpy.typing as npt
 
-from physscore.arrays import as_states, n_threads, parallel
+from physscore.arrays import as_states, device_of, n_threads, namespace, on_gpu, parallel
 from physscore.core import Array, InputError, Prior
 from physscore.energies.random_field import (
     GaussianRandomField,
@@ -108,12 +108,15 @@ class LognormalField(Prior):
         fixed: bool = False,
         paired: bool = False,
         first: int = 0,
+        device: str = "cpu",
     ) -> Array:
         """Return ``n`` fields of shape (n, *grid.shape); arguments as for the Gaussian field.
 
         ``fixed`` and ``paired`` act on the Gaussian field, as is usual.
         """
-        fields = self.gaussian.sample(n, seed=seed, dtype=dtype, fixed=fixed, paired=paired, first=first)
+        fields = self.gaussian.sample(
+            n, seed=seed, dtype=dtype, fixed=fixed, paired=paired, first=first, device=device
+        )
         return self._exponential(fields)
 
     def energy(self, x: Array) -> npt.NDArray[np.float64]:
@@ -123,7 +126,7 @@ class LognormalField(Prior):
         """
         states = as_states(x, self.shape)
         allowed = (states > -1).reshape(len(states), -1).all(axis=1)
-        energies = np.full(len(states), np.inf)
+        energies: _Floats = namespace(device_of(x)).full(len(states), np.inf)
         if allowed.any():
             g = self._logarithm(states[allowed])
             jacobian = g.reshape(len(g), -1).sum(axis=1, dtype=np.float64)
@@ -135,7 +138,8 @@ class LognormalField(Prior):
         """Return grad log p, of the shape of ``x``; not a number where delta <= -1."""
         states = as_states(x, self.shape)
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray((self.gaussian.score(self._logarithm(states)) - 1) / (1 + states))
+            score: Array = (self.gaussian.score(self._logarithm(states)) - 1) / (1 + states)
+            return score
 
     def whiten(self, x: Array) -> Array:
         """Return the white field of g = ln(1 + delta) + sigma^2 / 2."""
@@ -155,12 +159,17 @@ class LognormalField(Prior):
 
     def _logarithm(self, x: Array) -> Array:
         with np.errstate(invalid="ignore", divide="ignore"):
-            g = np.log1p(x)
+            g: Array = np.log1p(x)
         g += x.dtype.type(self._half_variance)
-        return np.asarray(g)
+        return g
 
     def _exponential(self, g: Array) -> Array:
         """Turn g into delta, in place."""
+        if on_gpu(g):
+            g -= g.dtype.type(self._half_variance)
+            np.exp(g, out=g)
+            g -= g.dtype.type(1)
+            return g
         flat = g.reshape(-1)
         piece = 1 << 15  # three passes over what stays in the cache
         shift = g.dtype.type(self._half_variance)

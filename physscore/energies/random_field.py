@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from physscore.arrays import (
     as_states,
+    checked_device,
+    device_of,
     floating_dtype,
     forward_fft,
+    forward_ffts,
     inverse_fft,
+    inverse_ffts,
+    namespace,
+    on_gpu,
     require_memory,
 )
 from physscore.core import Array, InputError, Prior
@@ -103,6 +109,7 @@ class GaussianRandomField(Prior):
         fixed: bool = False,
         paired: bool = False,
         first: int = 0,
+        device: str = "cpu",
     ) -> Array:
         """Return ``n`` independent fields, an array of shape (n, *grid.shape).
 
@@ -124,6 +131,8 @@ class GaussianRandomField(Prior):
             Draw fields in pairs of opposite phase: each odd one is minus the one before.
         first
             Number of the first field: ``sample(1, seed=s, first=7)`` is ``sample(8, seed=s)[7:]``.
+        device
+            "cpu" for NumPy arrays, or "gpu" for CuPy arrays of the same fields.
 
         Raises
         ------
@@ -132,14 +141,13 @@ class GaussianRandomField(Prior):
         """
         check_count(n)
         precision = floating_dtype(dtype)
-        require_memory_for(self.grid, n, precision)
-        amplitude = np.sqrt(self.power / (2 * self.grid.volume)).astype(precision)
-        fields = None if n == 1 else np.empty((n, *self.shape), precision)
+        require_memory_for(self.grid, n, precision, checked_device(device))
+        amplitude = self._table("amplitude", precision, device)
+        fields = None if n == 1 else namespace(device).empty((n, *self.shape), precision)
         for i in range(n):
             number = first + i
             modes = field_modes(
-                self.grid.cube,
-                self.wavenumbers.offsets,
+                self.wavenumbers,
                 amplitude,
                 seed=seed,
                 realization=number // 2 if paired else number,
@@ -153,7 +161,7 @@ class GaussianRandomField(Prior):
                 return field[np.newaxis]
             fields[i] = field
         assert fields is not None
-        return fields
+        return cast(Array, fields)
 
     def energy(self, x: Array) -> npt.NDArray[np.float64]:
         """Return -log p of each field, normalised over the free modes: shape (n,)."""
@@ -161,7 +169,7 @@ class GaussianRandomField(Prior):
 
     def score(self, x: Array) -> Array:
         """Return grad log p = -IDFT(DFT(x) / (P N / V)), of the shape of ``x``."""
-        return self._filter(as_states(x, self.shape), -self._inverse_eigenvalues)
+        return self._filter(as_states(x, self.shape), "score")
 
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return energies and scores with one forward FFT for both."""
@@ -169,20 +177,46 @@ class GaussianRandomField(Prior):
         scores = np.empty_like(states)
         return self._energies(states, scores), scores
 
+    def _table(self, name: str, dtype: Any, device: str) -> Array:
+        """Return what every mode is multiplied by, over |k|: for a drawn mode, a score, or a whitening."""
+
+        def make() -> Array:
+            if name == "amplitude":
+                return np.asarray(np.sqrt(self.power / (2 * self.grid.volume)), dtype)
+            if name == "weights":  # of the energy
+                return np.asarray(self._inverse_eigenvalues / (2 * self.grid.n_cells))
+            factors = {
+                "score": lambda: -self._inverse_eigenvalues,
+                "whiten": lambda: np.sqrt(self._inverse_eigenvalues),
+                "unwhiten": lambda: np.sqrt(self._eigenvalues),
+            }[name]()
+            return _in_precision(np.asarray(factors / self.grid.n_cells), dtype)
+
+        if device == "cpu":
+            return make()
+        from physscore.cuda import kept
+
+        return cast(Array, kept(self, (name, np.dtype(dtype).name), make))
+
     def whiten(self, x: Array) -> Array:
         """Return z = IDFT(DFT(x) / sqrt(P N / V)): a white field, without its fixed modes."""
-        return self._filter(as_states(x, self.shape), np.sqrt(self._inverse_eigenvalues))
+        return self._filter(as_states(x, self.shape), "whiten")
 
     def unwhiten(self, z: Array) -> Array:
         """Return the field whose whitened form is ``z``; the fixed modes of ``z`` play no part."""
-        return self._filter(as_states(z, self.shape, "z"), np.sqrt(self._eigenvalues))
+        return self._filter(as_states(z, self.shape, "z"), "unwhiten")
 
     def pull_back(self, z: Array, gradient: Array) -> Array:
         """Return the gradient over z: the filter sqrt(P N / V) is its own transpose."""
         return self.unwhiten(gradient)
 
-    def _filter(self, x: Array, factors: Array) -> Array:
-        table = _in_precision(factors / self.grid.n_cells, x.dtype)
+    def _filter(self, x: Array, name: str) -> Array:
+        table = self._table(name, x.dtype, device_of(x))
+        if on_gpu(x):
+            from physscore.cuda import modes as on_card
+
+            filtered_modes = on_card.multiply(forward_ffts(x), self.wavenumbers, table)
+            return inverse_ffts(filtered_modes, self.shape)
         filtered = [
             inverse_fft(multiply(forward_fft(field), self.wavenumbers, table), self.shape) for field in x
         ]
@@ -190,15 +224,28 @@ class GaussianRandomField(Prior):
 
     def _energies(self, x: Array, scores: Array | None) -> npt.NDArray[np.float64]:
         """Return the energies of ``x``, and fill ``scores`` if there is such an array."""
-        weights = self._inverse_eigenvalues / (2 * self.grid.n_cells)
+        if on_gpu(x):
+            return self._energies_on_card(x, scores)
+        weights = self._table("weights", x.dtype, "cpu")
         energies = np.empty(len(x))
         for i, field in enumerate(x):
             modes = forward_fft(field)
             energies[i] = sum_power(modes, modes, self.wavenumbers) @ weights + self._log_normalisation
             if scores is not None:
-                table = _in_precision(-self._inverse_eigenvalues / self.grid.n_cells, x.dtype)
+                table = self._table("score", x.dtype, "cpu")
                 scores[i] = inverse_fft(multiply(modes, self.wavenumbers, table), self.shape)
         return energies
+
+    def _energies_on_card(self, x: Array, scores: Array | None) -> npt.NDArray[np.float64]:
+        from physscore.cuda import fft, modes
+
+        spectra = forward_ffts(x)
+        weights = self._table("weights", np.float64, "gpu")
+        table = None if scores is None else self._table("score", x.dtype, "gpu")
+        energies = modes.weighted_power(spectra, self.wavenumbers, weights, table) + self._log_normalisation
+        if scores is not None:
+            fft.inverse_fft(spectra, self.shape, out=scores)
+        return cast(npt.NDArray[np.float64], energies)
 
     def __repr__(self) -> str:
         return f"GaussianRandomField({self.grid!r}, {self.spectrum!r})"
@@ -235,15 +282,17 @@ def power_of_modes(table: WavenumberTable, spectrum: SpectrumLike) -> npt.NDArra
     return result
 
 
-def require_memory_for(grid: Grid, n: int, dtype: np.dtype[Any]) -> None:
+def require_memory_for(grid: Grid, n: int, dtype: np.dtype[Any], device: str = "cpu") -> None:
     """Refuse, before starting, to sample ``n`` fields for which there is not enough memory."""
     field = grid.n_cells * dtype.itemsize
     spectrum = 2 * math.prod(grid.half_shape) * dtype.itemsize
     count = "a field" if n == 1 else f"{n} fields"
     require_memory(
-        # A field takes the place of its spectrum; the tables over |k| matter in few dimensions.
-        spectrum + (n * field if n > 1 else 0) + 48 * table_size(grid),
+        # A field takes the place of its spectrum, but not on a card; the tables over |k| matter in few
+        # dimensions.
+        spectrum + (n * field if n > 1 or device == "gpu" else 0) + 48 * table_size(grid),
         f"sampling {count} of {' x '.join(map(str, grid.shape))} cells in {dtype}",
+        device,
     )
 
 

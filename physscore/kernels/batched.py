@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numba import njit
 
-from physscore.arrays import compiled, parallel
+from physscore.arrays import compiled, namespace, on_gpu, parallel
 from physscore.core import Array
 from physscore.kernels import moves
 from physscore.kernels.metric import Diagonal
@@ -122,9 +122,11 @@ class Batch:
     """What a step does to a batch of large states, arrays (n, d); the first is chain ``first``."""
 
     def __init__(
-        self, evaluate: Callable[[Array], tuple[Array, Array]], metric: Any, seed: int, first: int = 0
-    ) -> None:
+        self, evaluate: Callable[[Array], tuple[Array, Array]], metric: Any, seed: int, first: int = 0,
+        device: str = "cpu",
+    ) -> None:  # fmt: skip
         self.evaluate = evaluate
+        self.device = device
         self.metric = metric
         self.key = seed_key(seed)
         self.seed, self.first = seed, first
@@ -133,10 +135,14 @@ class Batch:
     def moving(self, factor: Array) -> Batch:
         """Return the same with a diagonal metric, W of shape (1, d)."""
         metric = Diagonal(factor[0] ** 2)
-        return Batch(self.evaluate, metric, self.seed, self.first)
+        return Batch(self.evaluate, metric, self.seed, self.first, self.device)
 
     def renew(self, p: Array, keep: float, number: int) -> Array:
         """Refresh momenta in place; return their kinetic energies, of shape (n,)."""
+        if self.device == "gpu":
+            from physscore.cuda import moves as on_card
+
+            return cast(Array, on_card.renew(p, keep, self.key, number, self.first))
         kinetic = _pieces(p)
         parallel(_renew, kinetic.size, p, keep, self.key, np.uint64(number), self.first, kinetic)
         return np.asarray(kinetic.sum(axis=1))
@@ -151,7 +157,7 @@ class Batch:
         they were before the kick.
         """
         y = np.empty_like(x)
-        drifts = np.broadcast_to(np.asarray(drift, np.float64 if harmonic else x.dtype), len(x)).copy()
+        drifts = self._each(drift, len(x), np.float64 if harmonic else x.dtype)
         kinetic = self._kick(x, s, p, kick, drifts, harmonic, y, anew)
         if not harmonic and self.metric.kind == moves.DENSE:
             y = x + drifts[:, np.newaxis] * (p @ self._factor(x.dtype).T)
@@ -159,18 +165,32 @@ class Batch:
 
     def finish(self, x: Array, s: Array, p: Array, kick: Array | float, harmonic: bool = False) -> Array:
         """Kick momenta in place without a drift; return the kinetic energies."""
-        return self._kick(x, s, p, kick, np.zeros(len(x), x.dtype), harmonic, x[:0], None)
+        return self._kick(x, s, p, kick, self._each(0.0, len(x), x.dtype), harmonic, x[:0], None)
+
+    def _each(self, value: Any, n: int, dtype: Any) -> Array:
+        """Return a number, or one for each chain, as an array (n,)."""
+        if self.device == "gpu":
+            full = namespace(self.device).full
+            return cast(Array, value.astype(dtype) if on_gpu(value) else full(n, value, dtype))
+        return np.broadcast_to(np.asarray(value, dtype), n).copy()
 
     def _kick(
         self, x: Array, s: Array, p: Array, kick: Array | float, drifts: Array, harmonic: bool, y: Array,
         anew: int | None,
     ) -> Array:  # fmt: skip
-        kicks = np.broadcast_to(np.asarray(kick, x.dtype), len(x)).copy()
+        kicks = self._each(kick, len(x), x.dtype)
         w = np.empty(0, x.dtype)  # none
         if not harmonic and self.metric.kind == moves.DIAGONAL:
             w = self._factor(x.dtype)[0]
         if not harmonic and self.metric.kind == moves.DENSE:
             s = s @ self._factor(x.dtype)
+        if self.device == "gpu":
+            from physscore.cuda import moves as on_card
+
+            return cast(Array, on_card.push(
+                x, s, p, w if len(w) else None, kicks, drifts.astype(np.float64), harmonic,
+                y if len(y) else None, anew, self.key, self.first,
+            ))  # fmt: skip
         kinetic = _pieces(p)
         parallel(
             _push, kinetic.size, x, s, p, w, kicks, drifts, harmonic, y, anew is not None, self.key,
@@ -180,13 +200,25 @@ class Batch:
 
     def _factor(self, dtype: Any) -> Array:
         if dtype not in self._factors:
-            self._factors[dtype] = self.metric.factor.astype(dtype, copy=False)
+
+            def make() -> Array:
+                return cast(Array, self.metric.factor.astype(dtype, copy=False))
+
+            if self.device == "gpu":
+                from physscore.cuda import kept
+
+                self._factors[dtype] = kept(self.metric, f"factor {np.dtype(dtype)}", make)
+            else:
+                self._factors[dtype] = make()
         return self._factors[dtype]
 
     def log_uniforms(self, n: int, number: int, which: int = 0) -> Array:
         """Return a logarithm of a uniform for each chain."""
-        pair = normal(n, 6, seed=self.seed, step=number, draw=1, first=self.first)[:, 2 * which :][:, :2]
-        return np.asarray(-0.5 * (pair[:, 0] * pair[:, 0] + pair[:, 1] * pair[:, 1]))
+        deviates = normal(
+            n, 6, seed=self.seed, step=number, draw=1, first=self.first, device=self.device
+        )  # fmt: skip
+        a, b = deviates[:, 2 * which], deviates[:, 2 * which + 1]
+        return cast(Array, -0.5 * (a * a + b * b))
 
 
 def _pieces(p: Array) -> Array:
@@ -231,12 +263,17 @@ def hamiltonian_step(batch: Batch, kernel: Any, state: Any, number: int, tally: 
     tally[0] += np.where(np.isfinite(probability), probability, 0.0) if kernel.adjusted else log_ratio
     tally[1] += ~((log_ratio > -moves.DIVERGED) | (log_ratio == -np.inf))
     if old_p is not None:
-        state.p[~taken] = -old_p[~taken]
+        state.p = np.where(taken[:, np.newaxis], p, -old_p)
     _take(state, taken, y, e, s)
 
 
 def _take(state: Any, taken: Array, y: Array, e: Array, s: Array) -> None:
     """Put the new in the place of the old where it is taken, copying the fewer rows."""
+    if on_gpu(y):
+        from physscore.cuda import moves as on_card
+
+        on_card.take(taken, state.x, y, state.s, s, state.e, e)
+        return
     kept, other, rows = (state.x, state.e, state.s), (y, e, s), taken
     if 2 * taken.sum() > len(taken):
         kept, other, rows = other, kept, ~taken
@@ -272,7 +309,7 @@ def _search(
 ) -> tuple[Array, ...]:
     """Return the powers of 2 for the steps from (x, p), and where those steps lead."""
     near, far = bounds
-    exponent = np.zeros(len(x), np.int64)
+    exponent = np.zeros_like(e, dtype=np.int64)
     y, ey, sy, q, log_ratio = _leapfrog(batch, step, exponent, x, e, s, p)
     error = np.abs(log_ratio)
     direction = np.where(error < near, 1, np.where(error <= far, 0, -1))

@@ -8,12 +8,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from physscore.arrays import keep_freed_memory, parallel, threads
+from physscore.arrays import (
+    contiguous,
+    device_of,
+    keep_freed_memory,
+    namespace,
+    on_gpu,
+    parallel,
+    threads,
+    to_host,
+)
 from physscore.core import Array, Energy, InputError, Score
 from physscore.kernels import batched
 from physscore.kernels.metric import Metric
 from physscore.noise import normal, seed_key
-from physscore.points import address_of, evaluate
+from physscore.points import address_of, evaluate, on_card
 
 FUSED_UP_TO = 1024  # dimensions: beyond, a block of chains does not fit into the cache
 _BYTES_AT_ONCE = 1 << 20  # of the states that are moved together by one thread
@@ -71,6 +80,14 @@ class State:
             self.first,
         )  # fmt: skip
 
+    def on(self, device: str) -> State:
+        """Return the state on a device; this one, if it is there."""
+        if device == device_of(self.x):
+            return self
+        move = to_host if device == "cpu" else namespace(device).asarray
+        x, energy, score, momentum = (move(a) for a in (self.x, self.energy, self.score, self.momentum))
+        return State(x, energy, score, momentum, self.seed, self.step, self.first)
+
 
 class Info(NamedTuple):
     """What happened in one or more steps."""
@@ -82,7 +99,8 @@ class Info(NamedTuple):
     exponent: Array
     """Mean power of 2 by which autoMALA changed the step, shape (n,)."""
     loop: str
-    """"fused" (compiled, over many small states) or "batched" (arrays of few large states)."""
+    """"fused" (compiled, over many small states), "card" (the same, with a thread of a card for each) or
+    "batched" (arrays of few large states)."""
 
 
 class Draws(NamedTuple):
@@ -103,19 +121,30 @@ class Loop:
     step
         Name of the step function: "langevin", "splitting", "hamiltonian" or "adaptive".
     which
-        "fused" or "batched"; None for what suits the target.
+        "fused", "card" or "batched"; None for what suits the target.
+    device
+        "cpu", or "gpu" for CuPy arrays.
     """
 
-    def __init__(self, target: Score, step: str, which: str | None = None) -> None:
+    def __init__(self, target: Score, step: str, which: str | None = None, device: str = "cpu") -> None:
         self.target = target
         self.point = target.point if isinstance(target, Energy) else None
-        small = self.point is not None and target.dim <= FUSED_UP_TO
-        self.name = which or ("fused" if small else "batched")
+        self.name = which or self._suitable(step, device)
         self._step = step
         if self.name == "fused":
             if self.point is None:
                 raise InputError(f"target {target!r} has no compiled form for the fused loop")
             self._address = address_of(self.point)
+
+    def _suitable(self, step: str, device: str) -> str:
+        if self.point is None or self.target.dim > FUSED_UP_TO:
+            return "batched"
+        if device == "gpu":
+            if step != "adaptive" and on_card(self.point, self.target.dim):
+                return "card"
+            if isinstance(self.target, Energy) and self.target.by_arrays:
+                return "batched"
+        return "fused"
 
     def start(self, x: Any, seed: int) -> State:
         """Return the state of chains that start at ``x``, of shape (n, *shape).
@@ -126,8 +155,10 @@ class Loop:
             If ``x`` or what the target returns has a wrong shape, or is not finite.
         """
         seed_key(seed)
-        positions = np.array(x, dtype=np.float32 if getattr(x, "dtype", None) == np.float32 else np.float64)
-        if self.name == "fused":
+        dtype = np.float32 if getattr(x, "dtype", None) == np.float32 else np.float64
+        device = device_of(x)
+        positions = x.astype(dtype) if device == "gpu" else np.array(x, dtype=dtype)
+        if self.name != "batched":
             positions = positions.astype(np.float64)
         shape = self.target.shape
         if positions.ndim != len(shape) + 1 or positions.shape[1:] != shape or len(positions) == 0:
@@ -141,8 +172,9 @@ class Loop:
         if isinstance(self.target, Energy) and not np.isfinite(energy).all():
             bad = _first_bad(energy)
             raise InputError(
-                f"energy is {energy[bad]} at the start of chain {bad} ({(~np.isfinite(energy)).sum()} of "
-                f"{len(energy)} chains): give init states where it is finite"
+                f"energy is {float(energy[bad])} at the start of chain {bad} "
+                f"({(~np.isfinite(energy)).sum()} of {len(energy)} chains): give init states where it "
+                "is finite"
             )
         if not np.isfinite(score).all():
             raise InputError(
@@ -152,20 +184,28 @@ class Loop:
         if self._step in ("langevin", "adaptive"):  # they draw it anew
             momentum = np.zeros_like(flat)
         else:
-            momentum = normal(*flat.shape, seed=seed, draw=2, dtype=flat.dtype)
-        return State(positions, energy, np.ascontiguousarray(score), momentum, seed)
+            momentum = normal(*flat.shape, seed=seed, draw=2, dtype=flat.dtype, device=device)
+        return State(positions, energy, contiguous(score), momentum, seed)
 
     def evaluate(self, x: Array) -> tuple[Array, Array]:
         """Return energies and scores, after checking their shapes."""
-        if self.name == "fused":
+        if self.name != "batched":
             assert self.point is not None
             energy, gradient = evaluate(self.point, x.reshape(len(x), -1))
             return energy, -gradient.reshape(x.shape)
         if isinstance(self.target, Energy):
             energy, score = self.target.energy_and_score(x)
-            energy = np.asarray(energy, np.float64)
         else:
-            energy, score = np.full(len(x), np.nan), self.target.score(x)
+            energy, score = namespace(device_of(x)).full(len(x), np.nan), self.target.score(x)
+        if device_of(x) == "gpu":
+            if not (on_gpu(energy) and on_gpu(score)):
+                raise InputError(
+                    f"target {self.target!r} returned arrays on the CPU for states on the GPU: it must "
+                    'return CuPy arrays, or be sampled with device "cpu"'
+                )
+            energy, score = energy.astype(np.float64, copy=False), score.astype(x.dtype, copy=False)
+        else:
+            energy, score = np.asarray(energy, np.float64), np.asarray(score, x.dtype)
         if energy.shape != (len(x),):
             raise InputError(
                 f"energy(x) returned {energy.shape}, expected ({len(x)},): one number a chain; return -log p"
@@ -174,7 +214,7 @@ class Loop:
             raise InputError(
                 f"score(x) returned {score.shape}, expected {x.shape}: one vector a chain; return -grad E"
             )
-        return energy, np.asarray(score, x.dtype)
+        return energy, score
 
     def advance(
         self,
@@ -192,19 +232,31 @@ class Loop:
         from what it is, so that it does not depend on the pieces a run is made in.
         """
         n = len(state.x)
-        draws = out or Draws(np.empty((0, *state.x.shape), state.x.dtype), np.empty((0, n)))
+        draws = out or Draws(state.x[:0].reshape(0, *state.x.shape), np.empty((0, n)))
         thin = thin if out else 0
         tally = np.zeros((3, n)) if tally is None else tally
         before = tally.copy()
-        if self.name == "fused":
+        if self.name == "fused" and on_gpu(state.x):  # there is no loop for the card
+            here = state.on("cpu")
+            made = Draws(np.empty(draws.x.shape), draws.energy)
+            self._fused(here, kernel, metric, n_steps, thin, made, tally)
+            xp = namespace("gpu")
+            state.x, state.energy, state.score, state.momentum = (
+                xp.asarray(a) for a in (here.x, here.energy, here.score, here.momentum)
+            )
+            draws.x[...] = xp.asarray(made.x)
+        elif self.name == "fused":
             self._fused(state, kernel, metric, n_steps, thin, draws, tally)
+        elif self.name == "card":
+            self._threads_of_card(state, kernel, metric, n_steps, thin, draws, tally)
         else:
             self._batched(state, kernel, metric, n_steps, thin, draws, tally)
         state.step += n_steps
         if self._step in ("langevin", "splitting"):
             tally[0] += n_steps
             # A chain that is lost stays so, and counts once.
-            tally[1] = ~np.isfinite(state.score.reshape(n, -1)).all(axis=1) | (state.energy == np.inf)
+            lost = ~np.isfinite(state.score.reshape(n, -1)).all(axis=1) | (state.energy == np.inf)
+            tally[1] = to_host(lost)
         steps, change = max(n_steps, 1), tally - before
         return Info(change[0] / steps, change[1].astype(np.int64), change[2] / steps, self.name)
 
@@ -224,14 +276,37 @@ class Loop:
             at_least=max(1, 10_000 // (n_steps * (self.target.dim + 4))),
         )  # fmt: skip
 
+    def _threads_of_card(
+        self, state: State, kernel: Moves, metric: Metric, n_steps: int, thin: int, draws: Draws, tally: Array
+    ) -> None:
+        from physscore.kernels import on_card
+
+        assert self.point is not None
+        xp, n = namespace("gpu"), len(state.x)
+        flat = (state.x.reshape(n, -1), state.energy, state.score.reshape(n, -1), state.momentum)
+        energies, sums = xp.empty(draws.energy.shape), xp.asarray(tally)
+        on_card.advance(
+            self._step, self.point, kernel, (metric.kind, metric.factor), seed_key(state.seed), flat,
+            (draws.x.reshape(len(draws.x), n, self.target.dim), energies), sums,
+            (state.step, n_steps, thin, state.first),
+        )  # fmt: skip
+        if thin:
+            draws.energy[...] = to_host(energies)
+        tally[...] = to_host(sums)
+
     def _batched(
         self, state: State, kernel: Moves, metric: Metric, n_steps: int, thin: int, draws: Draws, tally: Array
     ) -> None:
         def move(start: int, stop: int) -> None:
             self._move(state, kernel, metric, n_steps, thin, draws, tally, slice(start, stop))
 
-        keep_freed_memory()
         n = len(state.x)
+        if on_gpu(state.x):
+            on_card = namespace("gpu").zeros(tally.shape)
+            self._move(state, kernel, metric, n_steps, thin, draws, on_card, slice(0, n))
+            tally += to_host(on_card)
+            return
+        keep_freed_memory()
         # All of a group stays in the cache. Groups are alike and even in number, to keep threads busy, and
         # do not depend on how many threads there are: FFTs of several fields round as their number does.
         groups = min(n, 2 * math.ceil(state.x.nbytes / (2 * _BYTES_AT_ONCE)))
@@ -256,9 +331,9 @@ class Loop:
         def evaluate(x: Array) -> tuple[Array, Array]:
             with np.errstate(over="ignore", invalid="ignore"):  # where a chain runs away, which is counted
                 energy, score = self.evaluate(x.reshape(-1, *shape[1:]))
-            return energy, np.ascontiguousarray(score).reshape(len(x), -1)
+            return energy, contiguous(score).reshape(len(x), -1)
 
-        batch = batched.Batch(evaluate, metric, state.seed, state.first + some.start)
+        batch = batched.Batch(evaluate, metric, state.seed, state.first + some.start, device_of(state.x))
         step = getattr(batched, f"{self._step}_step")
         n = shape[0]
         x, score = state.x[some].reshape(n, -1), state.score[some].reshape(n, -1)
@@ -267,7 +342,7 @@ class Loop:
             step(batch, kernel, chains, state.step + t, tally[:, some])
             if thin and (t + 1) % thin == 0:
                 draws.x[(t + 1) // thin - 1, some] = chains.x.reshape(shape)
-                draws.energy[(t + 1) // thin - 1, some] = chains.e
+                draws.energy[(t + 1) // thin - 1, some] = to_host(chains.e)
         state.x[some], state.energy[some] = chains.x.reshape(shape), chains.e
         state.score[some], state.momentum[some] = chains.s.reshape(shape), chains.p
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from physscore.arrays import checked_device, namespace, on_gpu, to_host
 from physscore.core import Array, Energy, EnergySum, InputError, Score
 from physscore.energies.coordinates import FieldModes, Whitened, has_field, prior_and_likelihood
 from physscore.energies.lognormal import LognormalField
@@ -30,7 +31,7 @@ class Engine:
         The preconditioner to begin with.
     """
 
-    def __init__(self, target: Score, kernel: Kernel, loop: str | None = None) -> None:
+    def __init__(self, target: Score, kernel: Kernel, loop: str | None = None, device: str = "cpu") -> None:
         if not isinstance(kernel, Kernel):
             raise InputError(f"kernel is {kernel!r}: it must be one such as MALA()")
         kernel.check_target(target)
@@ -51,7 +52,8 @@ class Engine:
             self.metric = _metric_of_modes(kernel, modes)
         elif isinstance(prior, LognormalField):
             self.inner = Whitened(_energy(target, "a lognormal field"))
-        self.loop = Loop(self.inner, kernel.step_function, loop)
+        self.device = checked_device(device)
+        self.loop = Loop(self.inner, kernel.step_function, loop, device)
         self.plain = self.inner is target
 
     def start(self, x: Any, seed: int) -> State:
@@ -59,11 +61,12 @@ class Engine:
         if self.plain:
             return self.loop.start(x, seed)
         Loop(self.target, self.kernel.step_function, "batched").start(x, seed)  # says what is wrong with x
-        return self.loop.start(self.inner.from_state(np.asarray(x)), seed)  # type: ignore[attr-defined]
+        x = x if on_gpu(x) else np.asarray(x)
+        return self.loop.start(self.inner.from_state(x), seed)  # type: ignore[attr-defined]
 
     def positions(self, x: Array) -> Array:
         """Return the target's states of the chains' coordinates."""
-        return x if self.plain else np.asarray(self.inner.to_state(x))  # type: ignore[attr-defined]
+        return x if self.plain else cast(Array, self.inner.to_state(x))  # type: ignore[attr-defined]
 
     def advance(
         self, state: State, n_steps: int, thin: int = 0, out: Draws | None = None, tally: Array | None = None
@@ -76,7 +79,7 @@ class Engine:
         for kept in range(n_steps // thin):
             self.loop.advance(state, self.kernel.moves(), self.metric, thin, tally=tally)
             out.x[kept] = self.positions(state.x)
-            out.energy[kept] = self.energies(state, out.x[kept])
+            out.energy[kept] = to_host(self.energies(state, out.x[kept]))
         change = tally - before
         return Info(change[0] / n_steps, change[1].astype(np.int64), change[2] / n_steps, self.loop.name)
 
@@ -143,7 +146,7 @@ def fourier_metric(modes: FieldModes, x: Array | None = None) -> Metric:
     curvature = 0.0
     for factor, term in modes.others.terms if isinstance(modes.others, EnergySum) else ():
         mean = getattr(term, "curvature", lambda x: None)(x)
-        curvature += factor * mean if mean is not None else 0.0
+        curvature += float(factor * mean) if mean is not None else 0.0
     variances = np.zeros(modes.shape)
     np.divide(1.0, modes.precision + max(curvature, 0.0), out=variances, where=modes.free)
     return Fourier(modes.grid, variances)
@@ -163,7 +166,7 @@ def whole(least: int = 1, **argument: Any) -> int:
     return int(value)
 
 
-def first_states(target: Score, chains: int, seed: int, init: Any, dtype: Any) -> Array:
+def first_states(target: Score, chains: int, seed: int, init: Any, dtype: Any, device: str = "cpu") -> Array:
     """Return where chains start: at ``init``, at draws from a posterior's prior, or at standard normals.
 
     Raises
@@ -171,8 +174,9 @@ def first_states(target: Score, chains: int, seed: int, init: Any, dtype: Any) -
     InputError
         If ``init`` is of another shape.
     """
+    xp = namespace(device)
     if init is not None:
-        given = np.asarray(init)
+        given = xp.asarray(init) if device == "gpu" else np.asarray(init)
         if given.dtype.kind not in "fiu":
             raise InputError(f"init has the type {given.dtype}: it must hold numbers")
         if given.shape == target.shape:
@@ -187,5 +191,8 @@ def first_states(target: Score, chains: int, seed: int, init: Any, dtype: Any) -
     if prior is not None and (
         likelihood is not None or hasattr(prior, "lower") or isinstance(prior, LognormalField)
     ):
-        return np.asarray(prior.sample(chains, seed=seed), dtype)
-    return normal(chains, target.dim, seed=seed, draw=3, dtype=dtype).reshape(chains, *target.shape)
+        if isinstance(prior, GaussianRandomField | LognormalField):
+            return prior.sample(chains, seed=seed, device=device).astype(dtype, copy=False)
+        return cast(Array, xp.asarray(prior.sample(chains, seed=seed), dtype))
+    start = normal(chains, target.dim, seed=seed, draw=3, dtype=dtype, device=device)
+    return start.reshape(chains, *target.shape)

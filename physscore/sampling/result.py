@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from physscore.arrays import to_host
 from physscore.core import Array, InputError
 from physscore.diagnostics.chains import (
     Mixing,
@@ -43,7 +44,8 @@ class Run:
     kernel : Kernel
         With the settings that the warm-up found.
     loop : str
-        "fused" (compiled, over many small states) or "batched" (arrays of few large states).
+        "fused" (compiled, over many small states), "card" (the same, a thread of a card for each) or
+        "batched" (arrays of few large states).
     drift_to_noise : float
         eps |s|^2 / 2d at the end (with the metric's W^T s for s): the squared drift of a Langevin step
         against the noise; the bias and the rejections grow with it. NaN for other kernels.
@@ -132,12 +134,12 @@ class Run:
         one = max(1, math.prod(self.draws.shape[1:]) * self.draws.dtype.itemsize)
         size = max(1, _PIECE_BYTES // one)
         for start in range(0, self.draws.shape[0], size):
-            yield self.draws[start : start + size]
+            yield to_host(self.draws[start : start + size])
 
     @property
     def samples(self) -> Array:
         """All draws of all chains, (kept * chains, *shape), in memory."""
-        return np.asarray(self.draws[...]).reshape(-1, *self.shape)
+        return to_host(self.draws[...]).reshape(-1, *self.shape)
 
     @cached_property
     def mixing(self) -> Mixing:
@@ -200,7 +202,7 @@ class Run:
             import arviz
         except ImportError as error:
             raise InputError('ArviZ is not installed: pip install "physscore[arviz]"') from error
-        draws = np.swapaxes(np.asarray(self.draws[...]), 0, 1)
+        draws = np.swapaxes(to_host(self.draws[...]), 0, 1)
         posterior = {"x": draws}
         if self.names is not None:
             posterior = {name: draws[..., i] for i, name in enumerate(self.names)}

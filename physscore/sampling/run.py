@@ -13,7 +13,14 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from physscore.arrays import floating_dtype, require_memory
+from physscore.arrays import (
+    checked_device,
+    device_of,
+    floating_dtype,
+    namespace,
+    require_memory,
+    to_host,
+)
 from physscore.core import Array, InputError, Score
 from physscore.energies.coordinates import prior_and_likelihood
 from physscore.interrupt import interruptible
@@ -41,6 +48,7 @@ def sample(
     seed: int = 0,
     init: Any = None,
     dtype: npt.DTypeLike = np.float64,
+    device: str | None = None,
     progress: bool = False,
     output: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -74,6 +82,8 @@ def sample(
         [default: draws from the prior, or standard normals where there is none]
     dtype
         float64, or float32 for large states; the compiled loop over small ones is float64 always.
+    device
+        "cpu", or "gpu" for draws that are CuPy arrays. [default: where ``init`` is]
     progress
         Show a progress bar.
     output
@@ -102,8 +112,9 @@ def sample(
         raise InputError(f"thin is {thin} and steps {steps}: nothing would be kept")
     seed, precision = whole(0, seed=seed), floating_dtype(dtype)
     kept = steps // thin
-    engine = Engine(target, kernel)
-    if engine.loop.name == "fused":
+    device = checked_device(device_of(init) if device is None else device)
+    engine = Engine(target, kernel, device=device)
+    if engine.loop.name != "batched":
         precision = np.dtype(np.float64)
     settings = {
         "target": repr(target), "kernel": repr(kernel), "chains": chains, "steps": steps,
@@ -123,8 +134,10 @@ def sample(
             return finished
     else:
         require_memory(
-            kept * chains * target.dim * precision.itemsize, f"keeping {kept} draws of {chains} chains"
-        )
+            kept * chains * target.dim * precision.itemsize, f"keeping {kept} draws of {chains} chains",
+            device,
+        )  # fmt: skip
+    xp = namespace(device)
     bar = tqdm(total=warmup + steps, desc="warm-up", unit="step", disable=not progress)
     with interruptible(on_interrupt) as stop_if_asked, bar:
 
@@ -134,16 +147,17 @@ def sample(
 
         if writer is not None and writer.started:
             state, tally, done = writer.restore(engine)
+            state = state.on(device)
             bar.update(warmup + done * thin)
         else:
-            state = engine.start(first_states(target, chains, seed, init, precision), seed)
+            state = engine.start(first_states(target, chains, seed, init, precision, device), seed)
             warm_up(engine, state, warmup, move)
             tally, done = np.zeros((3, chains)), 0
             if writer is not None:
-                writer.begin(engine, kept, state, (chains, *target.shape), about)
+                writer.begin(engine, kept, state.on("cpu"), (chains, *target.shape), about)
         bar.set_description("sampling")
         if writer is None:
-            draws = Draws(np.empty((kept, chains, *target.shape), state.x.dtype), np.empty((kept, chains)))
+            draws = Draws(xp.empty((kept, chains, *target.shape), state.x.dtype), np.empty((kept, chains)))
             complete = True
             try:
                 for first, last in _pieces(done, kept, thin, 1 << 62):
@@ -163,9 +177,9 @@ def sample(
             with writer:
                 for first, last in _pieces(done, kept, thin, max(1, _BLOCK_BYTES // size)):
                     n = last - first
-                    part = Draws(np.empty((n, chains, *target.shape), state.x.dtype), np.empty((n, chains)))
+                    part = Draws(xp.empty((n, chains, *target.shape), state.x.dtype), np.empty((n, chains)))
                     engine.advance(state, (last - first) * thin, thin, part, tally)
-                    writer.write(first, part, state, tally)
+                    writer.write(first, Draws(to_host(part.x), part.energy), state.on("cpu"), tally)
                     move((last - first) * thin)
                 writer.finish(drift_to_noise(engine, state))
             run = RunFile(writer.path).run()
@@ -199,7 +213,7 @@ def drift_to_noise(engine: Engine, state: State) -> float:
     moves = engine.kernel.moves()
     if moves.length > 1 or moves.harmonic:
         return math.nan
-    score = state.score.reshape(len(state.score), -1)
+    score = to_host(state.score).reshape(len(state.score), -1)
     metric = engine.metric
     if isinstance(metric, Dense):
         score = score @ metric.factor
@@ -219,12 +233,13 @@ def iterate(
     seed: int = 0,
     init: Any = None,
     dtype: npt.DTypeLike = np.float64,
+    device: str | None = None,
 ) -> Iterator[tuple[Array, Array, Info]]:
     """Yield (x, energy, info) after each step, without end: the caller is in control.
 
     Parameters
     ----------
-    target, kernel, chains, warmup, seed, init, dtype
+    target, kernel, chains, warmup, seed, init, dtype, device
         As in :func:`sample`; "auto" settings need a warm-up.
 
     Yields
@@ -240,13 +255,15 @@ def iterate(
         If an argument makes no sense.
     """
     chains, warmup = whole(chains=chains), whole(0, warmup=warmup)
-    engine = Engine(target, kernel)
-    state = engine.start(first_states(target, chains, seed, init, floating_dtype(dtype)), seed)
+    device = checked_device(device_of(init) if device is None else device)
+    engine = Engine(target, kernel, device=device)
+    start = first_states(target, chains, seed, init, floating_dtype(dtype), device)
+    state = engine.start(start, seed)
     warm_up(engine, state, warmup, lambda n: None)
     while True:
         info = engine.advance(state, 1, 0)
         x = engine.positions(state.x)
-        yield x.copy() if engine.plain else x, np.array(engine.energies(state, x)), info
+        yield x.copy() if engine.plain else x, engine.energies(state, x).copy(), info
 
 
 def _names(target: Score) -> list[str] | None:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
+from physscore.arrays import device_of, namespace, to_host
 from physscore.core import InputError
 from physscore.energies.coordinates import FieldModes
 from physscore.energies.gaussian import Gaussian
@@ -157,13 +158,14 @@ def largest_curvature(engine: Engine, state: State) -> float:
         return float((inner.precision * metric.factor**2).max())
     n = min(len(state.x), 8)
     x = state.x[:n].astype(np.float64)
+    xp = namespace(device_of(x))
     direction = np.random.default_rng(0).normal(size=(n, inner.dim))
     length = 1e-4 * max(float(np.std(x)), 1e-3)
     largest = np.zeros(n)
     for _ in range(40):
         direction /= np.linalg.norm(direction, axis=1)[:, np.newaxis]
-        change = length * _apply(metric, direction).reshape(x.shape)
-        bent = (inner.score(x - change) - inner.score(x + change)).reshape(n, -1) / (2 * length)
+        change = xp.asarray(length * _apply(metric, direction).reshape(x.shape))
+        bent = to_host(inner.score(x - change) - inner.score(x + change)).reshape(n, -1) / (2 * length)
         direction = bent @ metric.factor if isinstance(metric, Dense) else _apply(metric, bent)
         largest = np.linalg.norm(direction, axis=1)
         if not (np.isfinite(largest).all() and largest.all()):

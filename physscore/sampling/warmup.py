@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from physscore.arrays import cholesky
+from physscore.arrays import cholesky, to_host
 from physscore.core import Array, InputError
 from physscore.diagnostics.chains import effective_sample_size
 from physscore.energies.coordinates import FieldModes
@@ -94,8 +94,8 @@ class _Moments:
             self.origin = x.mean(axis=0, dtype=np.float64)
         centred = x - self.origin
         self.count += len(x)
-        self.sum += centred.sum(axis=0)
-        self.squares += centred.T @ centred if self.dense else (centred**2).sum(axis=0)
+        self.sum += to_host(centred.sum(axis=0))
+        self.squares += to_host(centred.T @ centred if self.dense else (centred**2).sum(axis=0))
 
     def metric(self, engine: Engine, state: State) -> Metric:
         """Return what was measured, drawn towards less where positions are few, and begin anew."""
@@ -136,7 +136,7 @@ class _Power:
         table = modes.grid.wavenumbers
         x, y, z = table.offsets
         index = (x[:, np.newaxis, np.newaxis] + y[:, np.newaxis] + np.repeat(z, 2)).reshape(-1)[modes.in_use]
-        used = state.x[:, modes.in_use]
+        used = to_host(state.x)[:, modes.in_use]
         variances = used.var(axis=0, ddof=1) if len(used) > 1 else (used - used.mean()) ** 2
         shells = np.bincount(index, variances, table.size) / np.maximum(
             np.bincount(index, minlength=table.size), 1
@@ -172,7 +172,7 @@ def choose_trajectory(engine: Engine, state: State, steps: int, run: Callable[[i
         seen = np.empty((repeats, len(chains), len(columns)))
         for i in range(repeats):
             run(1)
-            seen[i] = engine.positions(state.x[chains]).reshape(len(chains), dim)[:, columns]
+            seen[i] = to_host(engine.positions(state.x[chains]).reshape(len(chains), dim)[:, columns])
         sizes = _lowest_size(seen), _lowest_size((seen - seen.mean(axis=(0, 1))) ** 2)
         # Two more for what a trajectory costs besides its gradients.
         gained[leapfrogs] = math.sqrt(sizes[0] * sizes[1]) / (leapfrogs + 2) if min(sizes) > least else 0.0

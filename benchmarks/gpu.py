@@ -1,0 +1,276 @@
+"""On a card: what the CPU gives, and how near to the speed of the card it is made.
+
+    pip install ".[gpu,plot]" && python benchmarks/gpu.py [--only PART] [--json FILE]
+
+Times are medians of device events, warm; floors are measured in the same run. JAX, where it is installed,
+runs in a process of its own. Results are compared with the CPU's before anything is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import cupy as cp
+import numpy as np
+from cupy.cuda import cufft
+
+import physscore as ps
+from physscore.arrays import to_host
+from physscore.cuda import fft
+
+ROWS: list[dict[str, Any]] = []
+SPECTRUM = ps.spectra.PowerLaw(index=-1.5, amplitude=100.0)
+
+
+def show(what: str, reach: str, seen: str, **numbers: Any) -> None:
+    """Keep a row of the table and print it."""
+    if not ROWS:
+        print(f"{'what':62s} {'reach':>22s}  seen")
+    ROWS.append({"what": what, "reach": reach, "seen": seen, **numbers})
+    print(f"{what:62s} {reach:>22s}  {seen}", flush=True)
+
+
+def milliseconds(work: Callable[[], Any], repeats: int = 9) -> float:
+    """Return the median time of ``work`` on the device."""
+    for _ in range(3):
+        work()
+    times = []
+    for _ in range(repeats):
+        start, stop = cp.cuda.Event(), cp.cuda.Event()
+        start.record()
+        work()
+        stop.record()
+        stop.synchronize()
+        times.append(cp.cuda.get_elapsed_time(start, stop))
+    return float(np.median(times))
+
+
+def difference(found: Any, expected: Any) -> float:
+    """Return the largest difference over the largest value."""
+    return float(np.abs(to_host(found) - expected).max() / np.abs(expected).max())
+
+
+def forget() -> None:
+    """Give all cached memory and plans back."""
+    fft._plan.cache_clear()
+    cp.get_default_memory_pool().free_all_blocks()
+
+
+def transforms(n: int) -> tuple[float, float]:
+    """Return the times of one forward and one inverse transform of n^3 float32 cells, by cuFFT alone."""
+    x, modes = cp.zeros((n, n, n), cp.float32), cp.zeros((n, n, n // 2 + 1), cp.complex64)
+    shape = (n, n, n)
+    forward = cufft.PlanNd(shape, None, 1, 0, None, 1, 0, cufft.CUFFT_R2C, 1, "C", 2, None)
+    inverse = cufft.PlanNd(shape, None, 1, 0, None, 1, 0, cufft.CUFFT_C2R, 1, "C", 2, None)
+    times = (
+        milliseconds(lambda: forward.fft(x, modes, cufft.CUFFT_FORWARD)),
+        milliseconds(lambda: inverse.fft(modes, x, cufft.CUFFT_INVERSE)),
+    )
+    forget()
+    return times
+
+
+def same() -> None:
+    """Compare fields, scores and spectra with the CPU's."""
+    for dtype, reach in (("float32", "3e-6"), ("float64", "1e-13")):
+        worst = 0.0
+        for shape in ((64, 64, 64), (45, 50, 63), (128, 96), (1001,)):
+            prior = ps.GaussianRandomField(ps.Grid(shape, 100.0), SPECTRUM)
+            x = prior.sample(2, seed=3, dtype=dtype)
+            there = prior.sample(2, seed=3, dtype=dtype, device="gpu")
+            energy, score = prior.energy_and_score(there)
+            worst = max(
+                worst, difference(there, x), difference(score, prior.score(x)),
+                difference(energy, prior.energy(x)), difference(prior.whiten(there), prior.whiten(x)) / 10,
+            )  # fmt: skip
+        show(f"fields, scores, energies as the CPU's, {dtype}", reach, f"{worst:.1e}")
+
+
+def fields() -> None:
+    """Sampling, score and P(k) of one large field against cuFFT."""
+    for n in (512, 1024):
+        forward, inverse = transforms(n)
+        grid = ps.Grid((n, n, n), 1000.0)
+        prior = ps.GaussianRandomField(grid, SPECTRUM)
+        pool = cp.get_default_memory_pool()
+
+        def draw(prior: Any = prior) -> Any:
+            return prior.sample(1, seed=1, dtype="float32", device="gpu")
+
+        draw()
+        forget()
+        used = pool.total_bytes()
+        x = draw()
+        peak = (pool.total_bytes() - used) / x.nbytes
+        del x
+        ours = milliseconds(draw)
+        show(f"field {n}^3 / c2r", "1.5", f"{ours / inverse:.2f}  ({ours:.2f} ms, {inverse:.2f})", ours=ours)
+        show(f"field {n}^3, memory / its own", "3.2", f"{peak:.2f}")
+        peer = jax("field", n)
+        if peer:
+            show(
+                f"field {n}^3, JAX / ours", "2", f"{peer['ms'] / ours:.2f}  ({peer['ms']:.2f} ms)", peer=peer
+            )
+            own = peak * n**3 * 4
+            show(f"field {n}^3, memory, ours / JAX", "0.6", f"{own / peer['bytes']:.2f}")
+        x = draw()
+        took = milliseconds(lambda x=x, prior=prior: prior.score(x))
+        floor = forward + inverse
+        show(f"score {n}^3 / (r2c + c2r)", "1.25", f"{took / floor:.2f}  ({took:.2f} ms, {floor:.2f})")
+        took = milliseconds(lambda x=x, prior=prior: prior.energy_and_score(x))
+        show(f"energy and score {n}^3 / (r2c + c2r)", "", f"{took / floor:.2f}  ({took:.2f} ms)")
+        from physscore.cuda import modes
+
+        def power(x: Any = x, grid: Any = grid) -> Any:
+            spectrum = fft.forward_fft(x)
+            return modes.sum_power(spectrum, spectrum, grid.wavenumbers, None)
+
+        took = milliseconds(power)
+        show(f"P(k) {n}^3, all shells / r2c", "1.5", f"{took / forward:.2f}  ({took:.2f} ms, {forward:.2f})")
+        ps.power_spectrum(x[0], grid, bins="shells")
+        start = time.perf_counter()
+        measured = ps.power_spectrum(x, grid, bins="shells").compare(SPECTRUM)
+        took = 1e3 * (time.perf_counter() - start)
+        show(f"power_spectrum() {n}^3 and its check, bins on the CPU", "p > 0.001",
+             f"{took:.1f} ms, p = {measured.p_value:.3f}")  # fmt: skip
+        del x, prior
+        forget()
+
+
+def mala() -> None:
+    """A step of MALA of a field posterior against its transforms."""
+    n = 256
+    forward, inverse = transforms(n)
+    grid = ps.Grid((n, n, n), 1000.0)
+    prior = ps.GaussianRandomField(grid, SPECTRUM)
+    truth = prior.sample(1, seed=9)[0]
+    target = prior + ps.GaussianNoise(truth, 1.0).simulate(truth, seed=1)
+    from physscore.sampling.engine import Engine
+
+    for kernel in (ps.MALA(step_size=0.05, metric="fourier"), ps.CrankNicolson(step_size=0.05)):
+        engine = Engine(target, kernel, device="gpu")
+        x = prior.sample(1, seed=5, dtype="float32", device="gpu")
+        state = engine.start(x, 1)
+        took = milliseconds(lambda engine=engine, state=state: engine.advance(state, 20), 7) / 20
+        floor = forward + inverse
+        show(f"{type(kernel).__name__} step, posterior of {n}^3 / (r2c + c2r)", "1.4",
+             f"{took / floor:.2f}  ({took:.3f} ms, {floor:.3f})")  # fmt: skip
+    forget()
+
+
+def chains() -> None:
+    """Langevin of many chains on a 2-d mixture, by its compiled energy."""
+    from physscore.kernels.loops import Loop, Moves
+    from physscore.kernels.metric import Identity
+
+    mixture = ps.GaussianMixture([0.1, 0.2, 0.3, 0.4], [[2, 2], [2, -2], [-2, 2], [-2, -2]], 0.25)
+    options = {"chains": 1000, "steps": 20, "warmup": 0, "seed": 3}
+    kernel = ps.MALA(step_size=0.1, metric="identity")
+    expected, found = (
+        ps.sample(mixture, kernel, **options),
+        ps.sample(mixture, kernel, device="gpu", **options),
+    )
+    show("chains as the CPU's, 20 steps of MALA", "1e-9",
+         f"{difference(found.draws, expected.draws):.1e}, loop {found.loop}")  # fmt: skip
+    n = 10**6
+    loop = Loop(mixture, "langevin", device="gpu")
+    state = loop.start(cp.zeros((n, 2)), 1)
+    took = milliseconds(lambda: loop.advance(state, Moves(0.05**0.5), Identity(), 1000), 5)
+    for precision in ("double", "single"):
+        peer = jax(precision, n)
+        if peer:
+            show(f"Langevin, 1e6 chains x 1000 steps: JAX in {precision} / ours", "3",
+                 f"{peer['ms'] / took:.2f}  ({peer['ms']:.1f} ms, {took:.1f})")  # fmt: skip
+    weights = [float(((state.x[:, 0] > 0) == a).astype(float)[(state.x[:, 1] > 0) == b].sum()) / n
+               for a in (True, False) for b in (True, False)]  # fmt: skip
+    show("its weights of the modes (0.1 0.2 0.3 0.4)", "", " ".join(f"{w:.3f}" for w in weights))
+    if loop.name != "card":
+        print("# numba-cuda is missing: these are the CPU's loop")
+    forget()
+
+
+JAX = """
+import os, sys, time, json
+os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+import jax, jax.numpy as jnp
+what, n = sys.argv[1], int(sys.argv[2])
+def median(run):
+    run(0).block_until_ready()
+    times = []
+    for i in range(9):
+        start = time.perf_counter(); run(i).block_until_ready(); times.append(time.perf_counter() - start)
+    return 1e3 * sorted(times)[4]
+if what == "field":
+    @jax.jit
+    def field(key):
+        white = jnp.fft.rfftn(jax.random.normal(key, (n, n, n), jnp.float32))
+        k, kz = jnp.fft.fftfreq(n) * n, jnp.fft.rfftfreq(n) * n
+        squares = k[:, None, None]**2 + k[None, :, None]**2 + kz[None, None, :]**2
+        amplitude = jnp.where(squares > 0, jnp.maximum(squares, 1.0)**-0.375, 0.0)
+        return jnp.fft.irfftn(white * amplitude, (n, n, n))
+    ms = median(lambda i: field(jax.random.key(i)))
+else:
+    single = what == "single"
+    jax.config.update("jax_enable_x64", not single)
+    kind = jnp.float32 if single else jnp.float64
+    means = jnp.array([[2, 2], [2, -2], [-2, 2], [-2, -2]], kind)
+    log_weights = jnp.log(jnp.array([0.1, 0.2, 0.3, 0.4], kind))
+    log_p = lambda x: jax.nn.logsumexp(log_weights - 2 * ((x - means)**2).sum(-1))
+    score = jax.vmap(jax.grad(log_p))
+    @jax.jit
+    def chains(key):
+        step = lambda x, key: (x + 0.025 * score(x) + 0.05**0.5 * jax.random.normal(key, x.shape, kind), None)
+        return jax.lax.scan(step, jnp.zeros((n, 2), kind), jax.random.split(key, 1000))[0]
+    ms = median(lambda i: chains(jax.random.key(i)))
+print(json.dumps({"ms": ms, "bytes": jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]}))
+"""
+
+
+def jax(what: str, n: int) -> dict[str, Any] | None:
+    """Return what JAX takes for the same work, if it is here."""
+    forget()
+    done = subprocess.run([sys.executable, "-c", JAX, what, str(n)], capture_output=True, text=True)
+    if done.returncode:
+        print(f"# no JAX: {done.stderr.strip().splitlines()[-1:]}")
+        return None
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+PARTS: dict[str, Callable[[], None]] = {"same": same, "fields": fields, "mala": mala, "chains": chains}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", choices=list(PARTS), action="append")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    device = cp.cuda.runtime.getDeviceProperties(cp.cuda.Device().id)["name"].decode()
+    versions = {"device": device, "python": platform.python_version(), "physscore": ps.__version__}
+    for name in ("numpy", "scipy", "numba", "numba-cuda", "jax", "torch"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    versions["cupy"] = cp.__version__
+    versions["cufft"] = str(cufft.getVersion())
+    print("# " + ", ".join(f"{name} {value}" for name, value in versions.items()))
+    for name in options.only or PARTS:
+        PARTS[name]()
+        if options.json:
+            options.json.write_text(json.dumps({"versions": versions, "rows": ROWS}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

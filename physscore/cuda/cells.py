@@ -1,0 +1,31 @@
+"""Likelihoods that are a product over the cells, on a card."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from physscore.arrays import cupy
+from physscore.cuda import kept, launch_blocks, parts_of
+
+
+def energy_and_score(
+    likelihood: Any, states: Any, kind: int, scale: float, offset: float
+) -> tuple[Any, Any]:
+    """Return both; see ``energies.likelihoods``."""
+    n, d = len(states), likelihood.dim
+    dtype = states.dtype
+
+    def sent(name: str) -> Any:
+        return kept(likelihood, f"{name} {dtype}", lambda: getattr(likelihood, name).astype(dtype))
+
+    data, weight = sent("_data"), sent("_weight")
+    states = cupy().ascontiguousarray(states)
+    parts = parts_of(n, d)
+    score, sums = cupy().empty_like(states), cupy().empty((n, parts))
+    launch_blocks(
+        "cells", "cells", states.dtype, n * parts, -(-d // parts), np.int32(kind), states, data, weight,
+        np.float64(scale), score, n, d, parts, sums,
+    )  # fmt: skip
+    return sums.sum(axis=1) + offset, score

@@ -1,0 +1,259 @@
+"""The card gives what the CPU gives: the same tests on a card (pytest -m gpu) and on its stand-in, which
+compiles the CUDA sources for the host and refuses what CuPy refuses.
+
+Everything is compared with the CPU to rounding; there are no statistical tests here.
+"""
+
+import shutil
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import cuda_on_host
+import numpy as np
+import pytest
+
+import physscore as ps
+from physscore import arrays, cuda, noise, philox
+from physscore.arrays import on_gpu, to_host
+from physscore.cuda import fft
+
+SPECTRUM = ps.spectra.PowerLaw(index=-1.5, amplitude=20.0)
+SHAPES = [(16,), (15,), (8, 12), (9, 6), (7, 9), (8, 8, 8), (5, 6, 7), (6, 5, 9), (4, 12, 10)]
+
+
+@pytest.fixture(params=["host", pytest.param("gpu", marks=pytest.mark.gpu)])
+def card(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """CuPy on a card, or its stand-in."""
+    caches = (arrays.cupy, cuda._function, fft._plan)
+    if request.param == "gpu":
+        yield pytest.importorskip("cupy")
+        return
+    if shutil.which("g++") is None:
+        pytest.skip("there is no C++ compiler")
+    with cuda_on_host.install() as cupy:
+        for cache in caches:
+            cache.cache_clear()
+        yield cupy
+        cuda._kept.clear()
+    for cache in caches:
+        cache.cache_clear()
+
+
+def close(found: Any, expected: Any, dtype: Any, scale: float = 1.0) -> None:
+    """See that a result is on the card, and that of the CPU to rounding."""
+    assert on_gpu(found)
+    rounding = (3e-6 if np.dtype(dtype) == np.float32 else 1e-13) * scale
+    size = np.abs(expected).max() if np.size(expected) else 1.0
+    assert found.dtype == expected.dtype
+    assert np.abs(to_host(found) - expected).max() <= rounding * size
+
+
+def grid(shape: tuple[int, ...]) -> ps.Grid:
+    return ps.Grid(shape, tuple(10.0 + 3 * axis for axis in range(len(shape))))
+
+
+def test_the_integers_are_the_same_bit_for_bit(card: Any) -> None:
+    counters = np.random.default_rng(1).integers(0, 2**32, (1000, 4), dtype=np.uint32)
+    words = card.empty((1000, 4), np.uint32)
+    cuda.launch(
+        "noise", "philox_blocks", np.float32, 1000, card.asarray(counters), words, 1000, np.uint32(123),
+        np.uint32(2**32 - 5),
+    )  # fmt: skip
+    assert (to_host(words) == philox.philox(counters, (123, 2**32 - 5))).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_deviates_are_the_same(card: Any, dtype: Any) -> None:
+    place = {"seed": 2**40 + 17, "step": 5, "draw": 3, "first": 1000}
+    expected = noise.normal(301, 1003, dtype=dtype, **place)
+    found = noise.normal(301, 1003, dtype=dtype, device="gpu", **place)
+    assert on_gpu(found)
+    # Almost all bits are the same too: only the root may round otherwise.
+    assert np.abs(to_host(found) - expected).max() <= 4 * np.finfo(dtype).eps
+    assert (to_host(found) == expected).mean() > 0.99
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("options", [{}, {"fixed": True}, {"paired": True, "first": 3}])
+def test_fields_are_the_same(card: Any, shape: tuple[int, ...], dtype: Any, options: dict[str, Any]) -> None:
+    prior = ps.GaussianRandomField(grid(shape), SPECTRUM)
+    expected = prior.sample(3, seed=11, dtype=dtype, **options)
+    close(prior.sample(3, seed=11, dtype=dtype, device="gpu", **options), expected, dtype)
+    close(prior.sample(1, seed=11, dtype=dtype, device="gpu", **options), expected[:1], dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("family", [ps.GaussianRandomField, ps.LognormalField])
+def test_what_a_field_can_do_is_the_same(card: Any, family: Any, shape: tuple[int, ...], dtype: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        prior = family(grid(shape), ps.spectra.PowerLaw(index=-1.5, amplitude=0.3))
+    x = prior.sample(3, seed=2, dtype=dtype)
+    there = card.asarray(x)
+    close(prior.energy(there), prior.energy(x), dtype, 10)
+    close(prior.score(there), prior.score(x), dtype, 10)
+    energy, score = prior.energy_and_score(there)
+    close(energy, prior.energy(x), dtype, 10)
+    close(score, prior.score(x), dtype, 10)
+    white = prior.whiten(x)
+    close(prior.whiten(there), white, dtype, 10)
+    close(prior.unwhiten(card.asarray(white)), prior.unwhiten(white), dtype, 10)
+    close(prior.pull_back(card.asarray(white), there), prior.pull_back(white, x), dtype, 10)
+    assert (to_host(there) == x).all()  # the caller's array is left as it was
+    close(prior.sample(2, seed=2, dtype=dtype, device="gpu"), x[:2], dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_power_spectra_are_the_same(card: Any, shape: tuple[int, ...], dtype: Any) -> None:
+    box = grid(shape)
+    prior = ps.GaussianRandomField(box, SPECTRUM)
+    x = prior.sample(2, seed=2, dtype=dtype)
+    for options in ({}, {"bins": "shells"}, {"mass_assignment": "cic"}):
+        expected = ps.power_spectrum(x, box, **options)
+        found = ps.power_spectrum(card.asarray(x), box, **options)
+        np.testing.assert_allclose(found.power, expected.power, rtol=1e-4 if dtype == np.float32 else 1e-9)
+    expected = ps.power_spectrum(x[0], box, x[1])
+    found = ps.power_spectrum(card.asarray(x[0]), box, card.asarray(x[1]))
+    size = np.abs(expected.power).max()
+    np.testing.assert_allclose(found.power, expected.power, atol=1e-5 * size)
+    assert ps.power_spectrum(card.asarray(x), box).compare(SPECTRUM).dof > 0
+
+
+def posterior(shape: tuple[int, ...]) -> ps.core.Energy:
+    prior = ps.GaussianRandomField(grid(shape), ps.spectra.PowerLaw(index=-1.5, amplitude=0.5))
+    truth = prior.sample(1, seed=9)[0]
+    mask = np.random.default_rng(0).uniform(size=shape) < 0.8
+    return prior + ps.GaussianNoise(truth, 0.3, mask=mask).simulate(truth, seed=1)
+
+
+KERNELS = [
+    ps.ULA(step_size=0.05), ps.MALA(step_size=0.2), ps.HMC(step_size=0.2, leapfrogs=4),
+    ps.HMC(step_size=0.2, leapfrogs=3, harmonic=True), ps.Underdamped(step_size=0.2),
+    ps.Underdamped(step_size=0.2, metropolised=True), ps.CrankNicolson(step_size=0.3),
+    ps.AutoMALA(step_size=0.2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kernel", KERNELS, ids=repr)
+@pytest.mark.parametrize("shape", [(6, 8), (5, 4, 6)])
+def test_a_field_moves_the_same(card: Any, shape: tuple[int, ...], kernel: Any, dtype: Any) -> None:
+    target = posterior(shape)
+    if kernel.needs_energy is False and kernel.metric == "diagonal":
+        kernel = kernel.tuned(metric="fourier")
+    kernel = kernel.tuned(metric="fourier") if not kernel.whitened else kernel
+    init = target.prior.sample(3, seed=5, dtype=dtype)
+    options = {"chains": 3, "steps": 12, "warmup": 0, "seed": 3, "dtype": dtype}
+    expected = ps.sample(target, kernel, init=init, **options)
+    found = ps.sample(target, kernel, init=card.asarray(init), **options)
+    assert on_gpu(found.draws)
+    size = np.abs(expected.draws).max()
+    rounding = 1e-3 if dtype == np.float32 else 1e-9
+    assert np.abs(to_host(found.draws) - expected.draws).max() <= rounding * size
+    np.testing.assert_allclose(found.energies, expected.energies, rtol=1e-4 if dtype == np.float32 else 1e-9)
+    np.testing.assert_allclose(found.acceptance, expected.acceptance, atol=rounding)
+
+
+@pytest.mark.parametrize("target", [
+    ps.Ising((4, 6), coupling=0.4), ps.Phi4((4, 5), mass2=-0.5, coupling=0.2),
+    ps.Phi4((3, 4, 4), kappa=0.2, lam=0.5),
+], ids=repr)  # fmt: skip
+@pytest.mark.parametrize("kernel", [
+    ps.MALA(step_size=0.1, metric="identity"), ps.HMC(step_size=0.1, leapfrogs=3, metric="identity"),
+    ps.MALA(step_size=0.1, metric=ps.kernels.Diagonal(np.linspace(0.5, 1, 24)[:20])),
+    ps.MALA(step_size=0.1, metric=ps.kernels.Dense(0.5 * np.eye(20) + 0.1)),
+    ps.ULA(step_size=0.05, metric="identity"), ps.Underdamped(step_size=0.1, metric="identity"),
+], ids=repr)  # fmt: skip
+def test_a_lattice_moves_the_same(card: Any, target: Any, kernel: Any) -> None:
+    metric = kernel.frozen_metric
+    if metric.kind and metric.factor.shape[1] != target.dim:
+        pytest.skip("the metric is for another lattice")
+    options = {"chains": 5, "steps": 12, "warmup": 0, "seed": 3}
+    expected = ps.sample(target, kernel, **options)
+    found = ps.sample(target, kernel, device="gpu", **options)
+    assert np.abs(to_host(found.draws) - expected.draws).max() <= 1e-9
+    np.testing.assert_allclose(found.energies, expected.energies, rtol=1e-9)
+
+
+@pytest.mark.parametrize("likelihood", [
+    ps.GaussianNoise(np.linspace(-1, 1, 30).reshape(5, 6), 0.3),
+    ps.PoissonCounts(np.arange(30).reshape(5, 6), 4.0, bias=0.7),
+    ps.PoissonCounts(np.arange(30).reshape(5, 6), 4.0, bias=0.7, link="linear"),
+], ids=repr)  # fmt: skip
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_likelihoods_are_the_same(card: Any, likelihood: Any, dtype: Any) -> None:
+    x = noise.normal(4, 30, seed=1, dtype=dtype).reshape(4, 5, 6)
+    energy, score = likelihood.energy_and_score(x)
+    found, slope = likelihood.energy_and_score(card.asarray(x))
+    finite = np.isfinite(energy)
+    assert (np.isfinite(to_host(found)) == finite).all()
+    np.testing.assert_allclose(
+        to_host(found)[finite], energy[finite], rtol=1e-5 if dtype == np.float32 else 1e-12
+    )
+    close(slope, score, dtype, 10)
+
+
+def test_a_warm_up_on_the_card_tunes_alike(card: Any) -> None:
+    target = posterior((6, 8))
+    for kernel in (ps.MALA(), ps.ULA(), ps.CrankNicolson()):
+        options = {"chains": 4, "steps": 8, "warmup": 100, "seed": 3}
+        expected = ps.sample(target, kernel, **options)
+        found = ps.sample(target, kernel, device="gpu", **options)
+        assert float(found.kernel.step_size) == pytest.approx(float(expected.kernel.step_size), rel=1e-6)
+
+
+def test_a_run_on_the_card_goes_to_a_file_and_on(card: Any, tmp_path: Any) -> None:
+    target = posterior((6, 8))
+    options = {"chains": 4, "steps": 8, "warmup": 20, "seed": 3, "device": "gpu"}
+    whole = ps.sample(target, ps.MALA(step_size=0.2), **options)
+    run = ps.sample(target, ps.MALA(step_size=0.2), output=tmp_path / "run.h5", **options)
+    np.testing.assert_allclose(run.draws[...], to_host(whole.draws), rtol=1e-12, atol=1e-12)
+    assert np.isfinite(whole.mean).all()
+    assert np.isfinite(whole.r_hat).all()
+
+
+def test_nothing_is_transferred_in_secret(card: Any) -> None:
+    if not hasattr(card, "transfers"):
+        pytest.skip("a card does not count")
+    prior = ps.GaussianRandomField(grid((8, 8, 8)), SPECTRUM)
+    target = posterior((8, 8, 8))
+    x = prior.sample(2, seed=1, device="gpu")
+    z = prior.whiten(x)
+
+    def work() -> None:
+        prior.sample(2, seed=1, device="gpu")
+        prior.energy_and_score(x)
+        prior.score(x)
+        prior.unwhiten(z)
+        prior.pull_back(z, x)
+        target.energy_and_score(x)
+
+    work()  # tables and offsets are sent once
+    card.transfers.to_host = card.transfers.to_device = 0
+    work()
+    assert (card.transfers.to_host, card.transfers.to_device) == (0, 0)
+
+
+def test_devices_are_not_mixed(card: Any) -> None:
+    box = grid((8, 8))
+    prior = ps.GaussianRandomField(box, SPECTRUM)
+    x = prior.sample(2, seed=1)
+    with pytest.raises(ps.InputError, match="arrays are on CPU and GPU"):
+        ps.power_spectrum(x[0], box, card.asarray(x[1]))
+    target = ps.from_functions(energy=lambda x: np.zeros(len(x)), score=lambda x: np.zeros(x.shape), shape=3)
+    with pytest.raises(ps.InputError, match="arrays on the CPU for states on the GPU"):
+        ps.sample(target, ps.MALA(step_size=0.1), chains=2, steps=2, warmup=0, device="gpu")
+
+
+def test_a_device_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    prior = ps.GaussianRandomField(grid((8, 8)), SPECTRUM)
+    with pytest.raises(ps.InputError, match='must be "cpu" or "gpu"'):
+        prior.sample(1, seed=1, device="cuda")
+    arrays.cupy.cache_clear()
+    monkeypatch.setitem(__import__("sys").modules, "cupy", None)
+    with pytest.raises(ps.InputError, match=r'needs CuPy: pip install "physscore\[gpu\]"'):
+        prior.sample(1, seed=1, device="gpu")
