@@ -198,6 +198,33 @@ def chains() -> None:
     forget()
 
 
+def evidence() -> None:
+    """Partition function and evidence against what is exact."""
+    ising = ps.Ising((256, 256), coupling=0.5 * float(np.log(1 + np.sqrt(2))))
+    prior = ps.GaussianRandomField(ps.Grid((128, 128, 128), 1000.0), SPECTRUM)
+    noise = 0.5 * float(np.sqrt(prior.variance))
+    truth = prior.sample(1, seed=9)[0]
+    field = prior + ps.GaussianNoise(truth, noise).simulate(truth, seed=1)
+    # Data are the sum of two random fields: their density is that of one with the power of both.
+    data = prior.from_modes(
+        prior.grid, prior.wavenumbers, prior.power + noise**2 * prior.grid.volume / prior.grid.n_cells
+    )
+    exact = -float(data.energy(field.likelihood.data[np.newaxis])[0])
+    for name, target, known, settings, error, seconds, z in (
+        ("dual Ising 256^2 at T_c", ising, ising.log_z, {"particles": 128, "target_error": 1.0}, 1, 180, 3),
+        ("field with noise, 128^3, from the prior", field, exact, {"particles": 16, "target_error": 10.0}, 10,
+         300, 2),
+    ):  # fmt: skip
+        start = time.perf_counter()
+        found = ps.estimate_log_z(target, device="gpu", **settings)
+        took = time.perf_counter() - start
+        show(f"log Z, {name}", f"{error}, {seconds} s, |z| <= {z}",
+             f"{found.log_z:.2f} +- {found.error:.2f} in {took:.0f} s, exact {known:.2f}, "
+             f"z = {(found.log_z - known) / found.error:+.2f}, {found.verdict}")  # fmt: skip
+        print(f"# {'; '.join(found.reasons)} {len(found.betas)} temperatures, {len(found.islands)} islands")
+        forget()
+
+
 JAX = """
 import os, sys, time, json
 os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
@@ -246,7 +273,13 @@ def jax(what: str, n: int) -> dict[str, Any] | None:
     return found
 
 
-PARTS: dict[str, Callable[[], None]] = {"same": same, "fields": fields, "mala": mala, "chains": chains}
+PARTS: dict[str, Callable[[], None]] = {
+    "same": same,
+    "fields": fields,
+    "mala": mala,
+    "chains": chains,
+    "evidence": evidence,
+}
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ import physscore as ps
 from physscore import arrays, cuda, noise, philox
 from physscore.arrays import on_gpu, to_host
 from physscore.cuda import fft
+from physscore.evidence import excess
 
 SPECTRUM = ps.spectra.PowerLaw(index=-1.5, amplitude=20.0)
 SHAPES = [(16,), (15,), (8, 12), (9, 6), (7, 9), (8, 8, 8), (5, 6, 7), (6, 5, 9), (4, 12, 10)]
@@ -214,6 +215,61 @@ def test_a_run_on_the_card_goes_to_a_file_and_on(card: Any, tmp_path: Any) -> No
     np.testing.assert_allclose(run.draws[...], to_host(whole.draws), rtol=1e-12, atol=1e-12)
     assert np.isfinite(whole.mean).all()
     assert np.isfinite(whole.r_hat).all()
+
+
+def test_replica_exchange_is_the_same(card: Any) -> None:
+    options = {"chains": 3, "steps": 6, "warmup": 10, "rungs": 3, "seed": 2}
+    kernel = ps.MALA(step_size=0.1, metric="fourier")
+    for target, reference in ((posterior((6, 8)), None), (ps.Ring(), ps.Gaussian(0.0, 2.0, dim=2))):
+        kernel = kernel if reference is None else ps.MALA(step_size=0.1, metric="identity")
+        expected = ps.temper(target, reference, kernel, **options)
+        found = ps.temper(target, reference, kernel, device="gpu", **options)
+        assert on_gpu(found.draws)
+        assert np.abs(to_host(found.draws) - expected.draws).max() <= 1e-9
+        np.testing.assert_allclose(found.rejection, expected.rejection, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["energy", "score"])
+def test_learned_scores_are_the_same(card: Any, kind: str) -> None:
+    torch = pytest.importorskip("torch")
+    from physscore import learning
+
+    torch.manual_seed(0)
+    network = learning.MLP(3, (8, 8), kind=kind)
+    on_cpu = ps.from_torch(network, 3)
+    x = noise.normal(5, 3, seed=1, dtype=np.float32)
+    expected = on_cpu.score(x), on_cpu.energy(x) if kind == "energy" else None
+    if not hasattr(card, "transfers"):
+        network.to("cuda")
+    learned = ps.from_torch(network, 3)
+    close(learned.score(card.asarray(x)), expected[0], np.float32, 10)
+    if kind == "energy":
+        close(learned.energy(card.asarray(x)), expected[1], np.float32, 10)
+        run = ps.sample(learned, ps.MALA(step_size=0.1, metric="identity"), chains=5, steps=5, warmup=0,
+                        init=card.asarray(x), dtype="float32")  # fmt: skip
+        assert on_gpu(run.draws)
+
+
+@pytest.mark.parametrize(
+    "target", [posterior((6, 8)), ps.Ising((4, 6), coupling=0.4)], ids=["field", "ising"]
+)
+@pytest.mark.parametrize("reference", [None, "fitted"])
+def test_log_z_is_the_same(card: Any, target: Any, reference: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(excess, "_WAVES_UP_TO", 0)  # so that both move in Fourier modes
+    options = {"reference": reference, "particles": 128, "islands": 16, "schedule": 6, "seed": 3}
+    expected, found = (ps.estimate_log_z(target, device=device, **options) for device in ("cpu", "gpu"))
+    if target.log_z is not None:
+        assert abs(found.log_z - target.log_z) < 5 * found.error + 0.5
+    # A trajectory that is rejected where the CPU's is accepted, for its rounding, makes another estimate.
+    assert abs(found.log_z - expected.log_z) < 3 * (found.error + expected.error)
+    assert found.error == pytest.approx(expected.error, rel=0.5)
+
+
+def test_log_z_on_a_card_is_for_fields(card: Any) -> None:
+    with pytest.raises(ps.InputError, match="for fields and lattices"):
+        ps.estimate_log_z(ps.Funnel(3), ps.Gaussian(0.0, 1.0, dim=3), device="gpu")
+    with pytest.raises(ps.InputError, match="one process"):
+        ps.estimate_log_z(posterior((6, 8)), device="gpu", workers=2)
 
 
 def test_nothing_is_transferred_in_secret(card: Any) -> None:

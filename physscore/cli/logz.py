@@ -11,6 +11,7 @@ import click
 
 from physscore.cli.options import (
     KERNELS,
+    device_option,
     json_option,
     overwrite_option,
     parameters_option,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 @click.option("--target-error", type=float, help="Go on until the error is as small as this.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--workers", type=int, default=1, show_default=True, help="Processes that share the islands.")
+@device_option
 @click.option("-o", "--output", type=click.Path(path_type=Path),
               help="HDF5 file for the result; of several models name-MODEL.h5.")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on with an unfinished file.")
@@ -61,6 +63,7 @@ def command(
     target_error: float | None,
     seed: int,
     workers: int,
+    device: str,
     output: Path | None,
     resume: bool,
     overwrite: bool,
@@ -99,7 +102,7 @@ def command(
     options: dict[str, Any] = {
         "reference": reference, "kernel": getattr(kernels, KERNELS[kernel_name])() if kernel_name else None,
         "particles": particles, "islands": islands, "schedule": temperatures, "method": method, "seed": seed,
-        "workers": workers, "progress": not as_json and sys.stderr.isatty(),
+        "workers": workers, "device": device, "progress": not as_json and sys.stderr.isatty(),
     }  # fmt: skip
     checks = []
     if verify:  # first: it may say that a model cannot be verified

@@ -17,7 +17,7 @@ import numpy as np
 from physscore.arrays import cupy
 from physscore.core import Array
 
-SOURCES = ("noise", "modes", "moves", "cells")
+SOURCES = ("noise", "modes", "moves", "cells", "lattice", "control")
 _THREADS = 256
 
 

@@ -10,9 +10,7 @@ from physscore.arrays import cupy
 from physscore.cuda import kept, launch_blocks, parts_of
 
 
-def energy_and_score(
-    likelihood: Any, states: Any, kind: int, scale: float, offset: float
-) -> tuple[Any, Any]:
+def energy_and_score(likelihood: Any, states: Any, kind: int, scale: float, offset: float) -> tuple[Any, Any]:
     """Return both; see ``energies.likelihoods``."""
     n, d = len(states), likelihood.dim
     dtype = states.dtype

@@ -125,15 +125,19 @@ extern "C" __global__ void multiply(
     i64 n = fields * o.hx * o.hy * o.hz;
     for (i64 t = blockIdx.x * (i64)blockDim.x + threadIdx.x; t < n; t += (i64)gridDim.x * blockDim.x) {
         Place p = place_of(t, o.hx, o.hy, o.hz);
+        Complex *places[4], found[4];  // all are asked for before one is written
+#pragma unroll
+        for (int signs = 0; signs < 4; signs++) {
+            places[signs] = of_signs(modes, o, p, signs);
+            if (places[signs]) found[signs] = *places[signs];
+        }
         REAL factor = table[ox[p.x] + oy[p.y] + oz[p.z]];
 #pragma unroll
         for (int signs = 0; signs < 4; signs++) {
-            Complex *place = of_signs(modes, o, p, signs);
-            if (!place) continue;
-            Complex mode = *place;
-            mode.re *= factor;
-            mode.im *= factor;
-            *place = mode;
+            if (!places[signs]) continue;
+            found[signs].re *= factor;
+            found[signs].im *= factor;
+            *places[signs] = found[signs];
         }
     }
 }
@@ -179,16 +183,27 @@ extern "C" __global__ void weighted_power(
         for (i64 t = part * n / parts + threadIdx.x; t < (part + 1) * n / parts; t += blockDim.x) {
             Place p = place_of(t, o.hx, o.hy, o.hz);
             p.field = field;
+            Complex *places[4], found[4];
+            double power = 0.0;
+#pragma unroll
+            for (int signs = 0; signs < 4; signs++) {
+                places[signs] = of_signs(modes, o, p, signs);
+                if (places[signs]) found[signs] = *places[signs];
+            }
+#pragma unroll
+            for (int signs = 0; signs < 4; signs++)
+                if (places[signs])
+                    power += (double)(found[signs].re * found[signs].re + found[signs].im * found[signs].im);
             i64 entry = ox[p.x] + oy[p.y] + oz[p.z];
-            sum += weights[entry] * power_of_signs(modes, modes, o, p);
+            sum += weights[entry] * (p.z == 0 || 2 * p.z == nz ? power : 2.0 * power);
             if (!multiplies) continue;
             REAL factor = table[entry];
 #pragma unroll
             for (int signs = 0; signs < 4; signs++) {
-                Complex *place = of_signs(modes, o, p, signs);
-                if (!place) continue;
-                place->re *= factor;
-                place->im *= factor;
+                if (!places[signs]) continue;
+                found[signs].re *= factor;
+                found[signs].im *= factor;
+                *places[signs] = found[signs];
             }
         }
         sum = block_sum(sum);

@@ -5,6 +5,30 @@ const int IDENTITY = 0, DIAGONAL = 1;  // as in kernels/moves.py; what is dense 
 
 struct Piece { i64 chain, low, high; };
 
+struct alignas(4 * sizeof(REAL)) Four {
+    REAL at[4];
+};
+
+// Return components i, ..., i + 3 of one chain; at once, where all rows are whole fours.
+DEVICE Four four_of(const REAL *rows, i64 chain, i64 i, i64 d) {
+    if (d % 4 == 0) return *(const Four *)(rows + chain * d + i);
+    Four four = {{0, 0, 0, 0}};
+#pragma unroll
+    for (int j = 0; j < 4; j++)
+        if (i + j < d) four.at[j] = rows[chain * d + i + j];
+    return four;
+}
+
+DEVICE void put_four(Four four, REAL *rows, i64 chain, i64 i, i64 d) {
+    if (d % 4 == 0) {
+        *(Four *)(rows + chain * d + i) = four;
+        return;
+    }
+#pragma unroll
+    for (int j = 0; j < 4; j++)
+        if (i + j < d) rows[chain * d + i + j] = four.at[j];
+}
+
 // Cut chains into parts of whole blocks of four components.
 DEVICE Piece piece_of(i64 task, i64 parts, i64 d) {
     i64 blocks = (d + 3) / 4, part = task % parts;
@@ -40,44 +64,63 @@ extern "C" __global__ void renew(
 // Kick momenta and, if there is a y, let x drift to it; sum the squares of the momenta after the kick. "anew": draw the
 // momenta first, and sum the squares before the kick. "harmonic": drift is an angle, and the kick is beyond the normal's.
 extern "C" __global__ void push(
-    const REAL *x, const REAL *s, REAL *p, const REAL *w, int metric, const REAL *kicks, const double *drifts,
-    bool harmonic, bool moving, REAL *y, bool anew, long long chains, long long d, long long parts, long long first,
+    const REAL *x, const REAL *s, REAL *p, const REAL *w, int metric, const double *kicks, const double *drifts,
+    bool each, double kick_of_all, double drift_of_all, bool harmonic, bool moving, REAL *y, bool anew, long long chains, long long d, long long parts, long long first,
     u32 step, u32 k0, u32 k1, double *kinetic
 ) {
     for (i64 task = blockIdx.x; task < chains * parts; task += gridDim.x) {
         Piece piece = piece_of(task, parts, d);
-        REAL kick = kicks[piece.chain], drift = (REAL)drifts[piece.chain];
-        REAL cosine = harmonic ? (REAL)cos(drifts[piece.chain]) : (REAL)0;
-        REAL sine = harmonic ? (REAL)sin(drifts[piece.chain]) : (REAL)0;
+        double angle = each ? drifts[piece.chain] : drift_of_all;
+        REAL kick = (REAL)(each ? kicks[piece.chain] : kick_of_all), drift = (REAL)angle;
+        REAL cosine = harmonic ? (REAL)cos(angle) : (REAL)0, sine = harmonic ? (REAL)sin(angle) : (REAL)0;
         double sum = 0.0;
         for (i64 block = piece.low + threadIdx.x; block < piece.high; block += blockDim.x) {
-            REAL xi[4];
-            if (anew) four_normals((u32)block, (u32)(first + piece.chain), step, CHAIN, k0, k1, false, xi);
+            i64 i = 4 * block;
+            Four before, width = {{1, 1, 1, 1}}, here = {{0, 0, 0, 0}}, force = four_of(s, piece.chain, i, d), there;
+            if (anew)
+                four_normals((u32)block, (u32)(first + piece.chain), step, CHAIN, k0, k1, false, before.at);
+            else
+                before = four_of(p, piece.chain, i, d);
+            if (metric == DIAGONAL) width = four_of(w, 0, i, d);
+            if (moving || harmonic) here = four_of(x, piece.chain, i, d);
 #pragma unroll
             for (int j = 0; j < 4; j++) {
-                i64 i = 4 * block + j, place = piece.chain * d + i;
-                if (i >= d) break;
-                REAL before = anew ? xi[j] : p[place], width = metric == DIAGONAL ? w[i] : (REAL)1, after;
+                REAL after, counted;
                 if (harmonic) {
-                    REAL here = x[place];
-                    after = before + kick * (s[place] + here);
-                    if (moving) {
-                        y[place] = cosine * here + sine * after;
-                        p[place] = cosine * after - sine * here;
-                    } else {
-                        p[place] = after;
-                    }
+                    after = before.at[j] + kick * (force.at[j] + here.at[j]);
+                    there.at[j] = cosine * here.at[j] + sine * after;
+                    if (moving) after = cosine * after - sine * here.at[j];
                 } else {
-                    after = before + kick * (width * s[place]);
-                    p[place] = after;
-                    if (moving) y[place] = x[place] + drift * (width * after);
+                    after = before.at[j] + kick * (width.at[j] * force.at[j]);
+                    there.at[j] = here.at[j] + drift * (width.at[j] * after);
                 }
-                REAL counted = anew ? before : (harmonic && moving ? p[place] : after);
-                sum += (double)counted * (double)counted;
+                counted = anew ? before.at[j] : after;
+                before.at[j] = after;
+                if (i + j < d) sum += (double)counted * (double)counted;
             }
+            put_four(before, p, piece.chain, i, d);
+            if (moving) put_four(there, y, piece.chain, i, d);
         }
         sum = block_sum(sum);
         if (threadIdx.x == 0) kinetic[task] = 0.5 * sum;
+    }
+}
+
+// Accept or not, and add up what is counted: the probability of acceptance, or the log ratio where nothing is rejected,
+// and trajectories that ran away. An infinite energy is a place outside a prior's bounds.
+extern "C" __global__ void accept(
+    const double *e, const double *kinetic, const double *new_e, const double *new_kinetic, bool adjusted,
+    double diverged, long long chains, long long first, u32 step, u32 k0, u32 k1, bool *taken, double *tally
+) {
+    for (i64 i = blockIdx.x * (i64)blockDim.x + threadIdx.x; i < chains; i += (i64)gridDim.x * blockDim.x) {
+        double log_ratio = e[i] + kinetic[i] - new_e[i] - new_kinetic[i], xi[4];
+        four_normals(0, (u32)(first + i), step, CHAIN + 1, k0, k1, false, xi);
+        double log_u = -0.5 * (xi[0] * xi[0] + xi[1] * xi[1]);
+        double probability = exp(log_ratio < 0.0 ? log_ratio : (log_ratio >= 0.0 ? 0.0 : log_ratio));
+        bool finite = probability - probability == 0.0, infinite = log_ratio < 0.0 && 1.0 / log_ratio == 0.0;
+        taken[i] = !adjusted || log_u < log_ratio;
+        tally[i] += adjusted ? (finite ? probability : 0.0) : log_ratio;
+        tally[chains + i] += !(log_ratio > -diverged || infinite);
     }
 }
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from physscore.arrays import cupy
+from physscore.arrays import cupy, on_gpu
+from physscore.cuda import launch as launch_threads
 from physscore.cuda import launch_blocks, parts_of
 
 
@@ -36,17 +37,38 @@ def renew(p: Any, keep: float, key: tuple[Any, Any], number: int, first: int) ->
 
 
 def push(
-    x: Any, s: Any, p: Any, w: Any, kicks: Any, drifts: Any, harmonic: bool, y: Any, anew: int | None,
+    x: Any, s: Any, p: Any, w: Any, kick: Any, drift: Any, harmonic: bool, y: Any, anew: int | None,
     key: tuple[Any, Any], first: int,
 ) -> Any:  # fmt: skip
-    """Kick momenta in place and, if there is a ``y``, drift; return kinetic energies."""
+    """Kick momenta in place and, if there is a ``y``, drift; return kinetic energies.
+
+    ``kick`` and ``drift`` are numbers, or arrays of one for each chain.
+    """
     launch = _Launch(p)
+    each = on_gpu(kick) or on_gpu(drift)
+    none = launch.sums
+    kicks, drifts = (cupy().zeros(launch.n) + a if each else none for a in (kick, drift))
+    numbers = (np.float64(0.0 if each else a) for a in (kick, drift))
     launch(
-        "push", x, s, p, p if w is None else w, np.int32(w is not None), kicks, drifts, harmonic,
-        y is not None, p if y is None else y, anew is not None, launch.n, launch.d, launch.parts, first,
-        np.uint32(anew or 0), np.uint32(key[0]), np.uint32(key[1]), launch.sums,
+        "push", x, s, p, p if w is None else w, np.int32(w is not None), kicks, drifts, each, *numbers,
+        harmonic, y is not None, p if y is None else y, anew is not None, launch.n, launch.d, launch.parts,
+        first, np.uint32(anew or 0), np.uint32(key[0]), np.uint32(key[1]), launch.sums,
     )  # fmt: skip
     return launch.sums.sum(axis=1)
+
+
+def accept(
+    e: Any, kinetic: Any, new_e: Any, new_kinetic: Any, adjusted: bool, diverged: float, number: int,
+    key: tuple[Any, Any], first: int, tally: Any,
+) -> Any:  # fmt: skip
+    """Return which chains take the new state, and add to the ``tally`` (3, n) what happened."""
+    n = len(e)
+    taken = cupy().empty(n, bool)
+    launch_threads(
+        "moves", "accept", np.float64, n, e, kinetic, new_e, new_kinetic, adjusted, np.float64(diverged), n,
+        first, np.uint32(number), np.uint32(key[0]), np.uint32(key[1]), taken, tally,
+    )  # fmt: skip
+    return taken
 
 
 def take(taken: Any, x: Any, y: Any, s: Any, new_s: Any, e: Any, new_e: Any) -> None:

@@ -253,7 +253,7 @@ def beside(x: Any, values: Array) -> Any:
 def launch(loop: Any, x: Any, *args: Any) -> None:
     stream = cupy().cuda.get_current_stream().ptr if on_gpu(x) else 0
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Grid size")  # few chains are no mistake
+        warnings.filterwarnings("ignore", ".*Grid size")  # few chains are no mistake
         loop[-(-len(x) // THREADS), THREADS, cuda.external_stream(stream) if stream else 0](*args)
 
 

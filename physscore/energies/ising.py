@@ -109,6 +109,11 @@ class Ising(Lattice):
         energy = self._numbers[3] + sum_over_sites(0.5 * x * local - log_cosh_total)
         return energy, self._times_coupling(np.tanh(total) - x)
 
+    def _on_card(self, x: Array) -> tuple[Array, Array]:
+        from physscore.cuda import lattice
+
+        return lattice.ising(x, *self._numbers)
+
     def _local_field(self, x: Array) -> Array:
         """Return C psi + field: given psi, the spins are independent in it."""
         return self._times_coupling(as_states(x, self.shape)) + self.field

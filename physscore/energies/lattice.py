@@ -21,7 +21,7 @@ class Lattice(Energy):
     """An energy of one real number on each site of a periodic lattice of 1 to 3 dimensions.
 
     Each site has one bond to the next along every side, so along a side of 2 two bonds join the same
-    pair of sites. Formulas stand twice: for arrays, and compiled for blocks.
+    pair of sites. Formulas stand three times: for arrays, compiled for blocks, and in CUDA.
 
     Attributes
     ----------
@@ -49,12 +49,18 @@ class Lattice(Energy):
     def _formula(self, x: Array) -> tuple[Array, Array]:
         """Return energies and scores of checked states."""
 
+    @abstractmethod
+    def _on_card(self, x: Array) -> tuple[Array, Array]:
+        """Return the same of states on a card."""
+
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return both."""
         states = as_states(x, self.shape)
-        if states.dtype != np.float64 or on_gpu(states):
+        if on_gpu(states):
+            return self._on_card(states)
+        if states.dtype != np.float64:
             return self._formula(states)
-        energy, gradient = evaluate(self._point, states.reshape(len(states), -1))
+        energy, gradient = evaluate(self._point, states.reshape(len(states), self.dim))
         return energy, -gradient.reshape(states.shape)
 
     def __repr__(self) -> str:
@@ -223,6 +229,11 @@ class Phi4(Lattice):
         cube = quartic * x * x * x
         energy = offset + sum_over_sites(x * (0.5 * linear + cube))
         return energy, -(linear + 4 * cube)
+
+    def _on_card(self, x: Array) -> tuple[Array, Array]:
+        from physscore.cuda import lattice
+
+        return lattice.phi4(x, *self._numbers)
 
     def magnetisation(self, x: Array) -> npt.NDArray[np.float64]:
         """Return the mean of the field over the sites, of shape (n,)."""

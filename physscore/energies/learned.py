@@ -95,8 +95,10 @@ class _Module:
         """Return states as a tensor where the module is; those on its card are not copied."""
         if on_gpu(x):
             tensor = _torch().from_dlpack(cupy().ascontiguousarray(x))
-            if self.device != "cpu" and self.device.type == "cpu":
-                raise InputError("the module is on the CPU and x on the GPU: move it with module.to('cuda')")
+            if tensor.device.type != _torch().device(self.device).type:
+                raise InputError(
+                    f"x is on {tensor.device} and the module on {self.device}: move it by module.to('cuda')"
+                )
         else:
             tensor = _torch().as_tensor(np.ascontiguousarray(x)).to(self.device)
         return tensor.to(self.dtype)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from scipy.special import ndtr
 
 from physscore import noise
+from physscore.arrays import device_of, namespace, to_host
 from physscore.core import Array
 from physscore.evidence.bridge import Populations, log_mean, normalised
 from physscore.evidence.control import Controls, controls, enough_for_cells, of_cells
@@ -34,9 +35,9 @@ class Particles:
     Attributes
     ----------
     y : array (n, d)
-        Where they are.
+        Where they are: on a card, if they are moved there.
     u, slope : array (n,), array (n, d)
-        The target's energy beyond the reference's, and its gradient.
+        The target's energy beyond the reference's, in host memory, and its gradient.
     seed, first, step : int
         The place of the next random numbers.
     """
@@ -48,7 +49,8 @@ class Particles:
         self.tempered = Tempered(excess, dense=dense)
         # Langevin proposals that are never rejected are weighted by how they would be accepted.
         self.adjusted = kernel.step_function != "langevin"
-        self.loop = Loop(self.tempered, kernel.step_function if self.adjusted else "hamiltonian")
+        move = kernel.step_function if self.adjusted else "hamiltonian"
+        self.loop = Loop(self.tempered, move, device=device_of(y))
         self.log_ratio = np.zeros(len(y))
         self.seed, self.first, self.step = seed, first, step
         self.y = y
@@ -58,7 +60,8 @@ class Particles:
     def _evaluate(self) -> tuple[Array, Array]:
         with np.errstate(over="ignore", invalid="ignore"):
             if self.loop.name != "fused":
-                return self.tempered.excess(self.y)
+                u, slope = self.tempered.excess(self.y)
+                return to_host(u), slope
             energy, score = self.loop.evaluate(self.y)  # a new Tempered stands at beta = 1, in y
             squares = 0.5 * np.einsum("ni,ni->n", self.y, self.y)
             return energy - squares, np.nan_to_num(-score - self.y, posinf=0.0, neginf=0.0)
@@ -71,7 +74,8 @@ class Particles:
     def place(self, beta: float, coordinates: tuple[Array, Array]) -> None:
         """Go to a temperature."""
         self.moved = None
-        self.tempered.place(beta, *coordinates)
+        beside = namespace(device_of(self.y)).asarray
+        self.tempered.place(beta, *map(beside, coordinates))
 
     def gain(self, here: float, there: float) -> Array:
         """Return what their log weights gain on the way from one temperature to another."""
@@ -83,7 +87,7 @@ class Particles:
 
     def virial(self) -> Array:
         """Return -y . score, whose mean is the number of coordinates."""
-        squares, along = (np.einsum("ni,ni->n", self.y, other) for other in (self.y, self.slope))
+        squares, along = (to_host(np.einsum("ni,ni->n", self.y, other)) for other in (self.y, self.slope))
         return np.asarray(squares + self.tempered.beta * along)
 
     def controls(self, weights: Array, between: Array) -> Controls:
@@ -105,13 +109,13 @@ class Particles:
         """
         tempered = self.tempered
         v, score, squares = tempered.leave(self.y, self.slope)
-        energy = 0.5 * squares + tempered.beta * self.u
+        energy = 0.5 * squares + tempered.beta * namespace(device_of(squares)).asarray(self.u)
         state = State(v, energy, score, np.zeros_like(v), self.seed, self.step, self.first)
         info = self.loop.advance(state, settings, Identity(), n)
         self.step += n
         self.y, self.slope, squares = tempered.arrive(state.x, state.score)
         self.moved = state.x, state.score
-        self.u = (state.energy - 0.5 * squares) / tempered.beta
+        self.u = to_host((state.energy - 0.5 * squares) / tempered.beta)
         self.exponent = info.exponent
         if self.adjusted:
             return info.acceptance
@@ -228,7 +232,7 @@ def run_leg(
         log_z[wanted] += log_mean(log_w[wanted])
         resampled += wanted
         resample(particles, log_w, wanted, uniforms[k], work)
-        particles.place(beta, plan.coordinates(k))
+        particles.place(beta, plan.coordinates(k, device_of(particles.y)))
         if k > 0:
             accepted = particles.move(plan.settings(k), int(plan.moves[k]))
             acceptance[k] = accepted.reshape(islands, n).mean(axis=1)

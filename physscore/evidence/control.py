@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from physscore.arrays import compiled, parallel
+from physscore.arrays import compiled, device_of, namespace, on_gpu, parallel, to_host
 from physscore.core import Array
 
 _ORDERS = 4  # of Hermite's polynomials
@@ -114,13 +114,67 @@ def _of_cells(x, score, variances, out, start, stop):
         out[0, row], out[1, row], out[2, row] = one, two, three
 
 
+def _projected(v: Array, score: Array, slope: Array, weights: Array) -> tuple[Array, Array]:
+    """Return the projections and fields (orders, islands, d) of ``_means``, where ``v`` is."""
+    if on_gpu(v):
+        from physscore.cuda import control as on_card
+
+        return on_card.means(v, score, slope, weights)
+    (islands, n), d = weights.shape, v.shape[1]
+    projections, fields = np.zeros((2, _ORDERS, islands, d))
+    at_least = max(1, 10_000 // (n * d))
+    parallel(_means, islands, v, score, slope, weights, projections, fields, at_least=at_least)
+    return projections, fields
+
+
+def _share(values: Array, groups: Array) -> None:
+    """Put the means over groups of coordinates in the place of the values (k, islands, d)."""
+    if on_gpu(values):
+        from physscore.cuda import control as on_card
+
+        on_card.share(values, groups)
+        return
+    many = np.bincount(groups)
+    for order in values:
+        for row in order:
+            row[:] = (np.bincount(groups, row) / many)[groups]
+
+
+def _summed(v: Array, score: Array, factors: Array) -> Array:
+    """Return the sums (orders, n) of ``_values``."""
+    if on_gpu(v):
+        from physscore.cuda import control as on_card
+
+        return on_card.values(v, score, factors)
+    out = np.empty((_ORDERS, len(v)))
+    parallel(_values, len(v), v, score, factors, out, at_least=1000)
+    return out
+
+
+def _along_radius(v: Array, score: Array) -> Array:
+    """Return what ``_radial`` fills."""
+    d = v.shape[1]
+    if on_gpu(v):
+        from physscore.cuda import control as on_card
+
+        squares, along = on_card.radial(v, score)
+        return np.asarray(squares * (d + 2.0 + along))
+    out = np.empty(len(v))
+    parallel(_radial, len(v), v, score, out, at_least=max(1, 10_000 // d))
+    return out
+
+
 def enough_for_cells(islands: int, n: int) -> bool:
     """Return whether half of the islands with n particles each can fit the fields of cells as well."""
     return islands // 2 * n >= _EACH * (_ORDERS + 1 + _POWERS)
 
 
 def of_cells(x: Array, score: Array, variances: Array) -> npt.NDArray[np.float64]:
-    """Return what fields along the powers of cells add for each particle; see ``_of_cells``."""
+    """Return what fields along the powers of cells add for each particle, on the CPU; see ``_of_cells``."""
+    if on_gpu(x):
+        from physscore.cuda import control as on_card
+
+        return on_card.of_cells(x, score, variances)
     out = np.empty((_POWERS, len(x)))
     parallel(_of_cells, len(x), x, score, variances, out, at_least=max(1, 10_000 // x.shape[1]))
     return out
@@ -135,7 +189,8 @@ def controls(
     Parameters
     ----------
     v, score : array (islands * n, d)
-        States and scores, in coordinates that make the density near a standard normal.
+        States and scores, in coordinates that make the density near a standard normal. They and ``slope``
+        may be on a card; all else is on the CPU.
     slope : array (islands * n, d)
         Gradient of u over them.
     u, weights : array (islands, n)
@@ -145,23 +200,20 @@ def controls(
     groups
         Coordinates that are alike.
     dense
-        Whether H has more than a diagonal.
+        Whether H has more than a diagonal; never on a card.
     more : array (k, islands * n)
         What other fields add.
     """
-    (islands, n), d = u.shape, v.shape[1]
+    islands, n = u.shape
     found = Controls(np.zeros(islands), np.zeros(islands))
     half = islands // 2
     if half * n < _LEAST:
         return found
-    projections, fields = np.zeros((2, _ORDERS, islands, d))
-    at_least = max(1, 10_000 // (n * d))
-    parallel(_means, islands, v, score, slope, weights, projections, fields, at_least=at_least)
+    assert not (dense and on_gpu(v))
+    projections, fields = _projected(v, score, slope, weights)
     if groups is not None:  # what is odd in one coordinate has another sign in each of a group
-        for order in (1, 3):
-            projections[order] = _shared(projections[order], groups)
-    radial = np.empty(len(v))
-    parallel(_radial, len(v), v, score, radial, at_least=max(1, 10_000 // d))
+        _share(projections[1::2], groups)
+    radial = _along_radius(v, score)
     others = radial[np.newaxis] if more is None else np.vstack([radial, more])
     by_island = np.einsum("kin,in->ki", others.reshape(-1, islands, n), weights)
     hessian = _hessian(v, score, slope, weights) if dense else None
@@ -169,14 +221,16 @@ def controls(
     for fit, apply in ((first, second), (second, first)):
         some = slice(fit.start * n, min(fit.stop * n, fit.start * n + _MOST))
         factors = projections[:, fit].mean(axis=1)
-        values = np.empty((_ORDERS, some.stop - some.start))
-        parallel(_values, len(values[0]), v[some], score[some], factors, values, at_least=1000)
+        values = _summed(v[some], score[some], factors)
+        outer = namespace(device_of(v)).asarray(between[apply])
         terms = [
             _Field(
                 values[order],
-                fields[order, apply] @ factors[order],
-                (projections[order, fit] - factors[order])
-                @ (between[apply] @ fields[order, apply] / (apply.stop - apply.start)),
+                to_host(fields[order, apply] @ factors[order]),
+                to_host(
+                    (projections[order, fit] - factors[order])
+                    @ (outer @ fields[order, apply] / (apply.stop - apply.start))
+                ),
             )
             for order in range(_ORDERS)
         ]
@@ -226,9 +280,3 @@ def _bent(
     matrix = mean.reshape(d, d)
     change = (hessian[fit] - mean) @ (between[apply] @ field[apply] / (apply.stop - apply.start))
     return _Field(np.trace(matrix) + np.einsum("ni,ni->n", score, v @ matrix), field[apply] @ mean, change)
-
-
-def _shared(values: Array, groups: Array) -> npt.NDArray[np.float64]:
-    """Return the means over groups of coordinates, at each coordinate."""
-    many = np.bincount(groups)
-    return np.array([(np.bincount(groups, row) / many)[groups] for row in values])

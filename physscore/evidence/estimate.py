@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from physscore.arrays import checked_device
 from physscore.core import Array, Energy, InputError, Prior, Score, ScoreSum, combine
 from physscore.energies.integrated import IntegratedScore
 from physscore.evidence.consensus import Seen
@@ -44,6 +45,7 @@ def estimate_log_z(
     target_error: float | None = None,
     seed: int = 0,
     workers: int = 1,
+    device: str = "cpu",
     progress: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -84,6 +86,8 @@ def estimate_log_z(
         A whole number from 0 to 2^64 - 1.
     workers
         Processes among which the islands are shared; the result does not depend on it.
+    device
+        "cpu", or "gpu" for fields and lattices, whose particles are moved on a card then.
     progress
         Show a progress bar.
     checkpoint
@@ -113,6 +117,11 @@ def estimate_log_z(
     particles, seed, workers = whole(16, particles=particles), whole(0, seed=seed), whole(workers=workers)
     seed_key(seed)  # refuses one that is too large
     schedule = checked_schedule(schedule)
+    if checked_device(device) == "gpu" and (workers > 1 or method == "tempering"):
+        raise InputError(
+            f'device is "gpu", where there is one process and the methods "smc" and "ais": workers is '
+            f"{workers} and method {method!r}"
+        )
     if target_error is not None:
         number = isinstance(target_error, int | float | np.number) and not isinstance(target_error, bool)
         if not number or not 0 < target_error < math.inf:
@@ -155,11 +164,12 @@ def estimate_log_z(
         kept = writer.restore() if writer is not None else {}
         bar.set_description("pilot")
         if kept:
-            job = Job.from_arrays(energy, reference, kept)
+            job = Job.from_arrays(energy, reference, kept, device)
         else:
-            begin = reference_for(energy, reference, seed, lambda stage: look(1))
-            excess = excess_of(begin, energy)
-            job = prepare(excess, kernel, n_islands, particles // n_islands, schedule, method, seed, look)
+            begin = reference_for(energy, reference, seed, lambda stage: look(1), device)
+            excess = excess_of(begin, energy, device)
+            n = particles // n_islands
+            job = prepare(excess, kernel, n_islands, n, schedule, method, seed, look, device)
         if writer is not None:
             writer.recognise(job.excess.to_state(job.excess.draw(COMPARED, 0, seed)))
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from physscore import noise
+from physscore.arrays import device_of, namespace, on_gpu
 from physscore.core import Array, Energy, InputError, Point, Prior
 from physscore.energies.coordinates import FieldModes, prior_and_likelihood
 from physscore.energies.fourier_gaussian import FourierGaussian
@@ -92,9 +93,9 @@ class Excess:
         """Return the coordinates of states."""
         return self.reference.whiten(x).reshape(len(x), -1)
 
-    def draw(self, n: int, first: int, seed: int) -> Array:
+    def draw(self, n: int, first: int, seed: int, device: str = "cpu") -> Array:
         """Return exact draws from the reference, those of chains first, first + 1, ..."""
-        return noise.normal(n, self.dim, seed=seed, draw=_FIRST_STATES, first=first)
+        return noise.normal(n, self.dim, seed=seed, draw=_FIRST_STATES, first=first, device=device)
 
 
 class FieldExcess(Excess):
@@ -109,7 +110,7 @@ class FieldExcess(Excess):
     def cells(self, y: Array, score: Array, mean: Array, scale: Array) -> tuple[Array, Array, Array]:
         """Return what coordinates v = (y - mean) / scale, and a score over them, are in the cells, and the
         variances of cells of which v is a standard normal: arrays (n, cells), (n, cells) and (cells,)."""
-        zero, middle = self.to_state(np.array([np.zeros(self.dim), mean]))
+        zero, middle = self.to_state(np.stack([np.zeros_like(mean), mean]))
         x, pushed = self.to_state(y) - middle, self.to_state(scale * score) - zero
         return x.reshape(len(y), -1), pushed.reshape(len(y), -1), self.cell_variances(scale)
 
@@ -165,18 +166,28 @@ class ModeExcess(FieldExcess):
 
     def __call__(self, y: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return u and its gradient."""
-        energy, score = self.modes.energy_and_score(self._mean + self._std * y)
+        mean, std = self._beside(y, "_mean"), self._beside(y, "_std")
+        energy, score = self.modes.energy_and_score(mean + std * y)
         slope = score
-        slope *= -self._std
+        slope *= -std
         if self.own:
-            own = self._free * y
+            own = self._beside(y, "_free") * y
             slope -= own
             energy = energy - (self.offset + 0.5 * np.einsum("ni,ni->n", own, y))
         return energy, slope
 
+    def _beside(self, y: Array, name: str) -> Array:
+        """Return an array of numbers for each coordinate where ``y`` is."""
+        numbers: Array = getattr(self, name)
+        if not on_gpu(y):
+            return numbers
+        from physscore.cuda import kept
+
+        return cast(Array, kept(self, name, lambda: numbers))
+
     def to_state(self, y: Array) -> Array:
         """Return the fields at ``y``."""
-        return self.modes.to_state(self._mean + self._std * y)
+        return self.modes.to_state(self._beside(y, "_mean") + self._beside(y, "_std") * y)
 
     def from_state(self, x: Array) -> Array:
         """Return the coordinates of fields."""
@@ -190,7 +201,8 @@ class ModeExcess(FieldExcess):
     def cell_variances(self, scale: Array) -> Array:
         """Return the variances of the cells, which are alike."""
         cells = self.modes.grid.n_cells
-        return np.full(cells, ((self._std * scale) ** 2).sum() / cells)
+        mean = float(((self._beside(scale, "_std") * scale) ** 2).sum()) / cells
+        return cast(Array, namespace(device_of(scale)).full(cells, mean))
 
 
 def _offset(reference: Gaussian | FourierGaussian) -> float:
@@ -206,17 +218,22 @@ def target_beyond(reference: Prior, target: Energy) -> Energy:
     return Path(reference, target).difference
 
 
-def excess_of(reference: Prior, target: Energy) -> Excess:
-    """Return what a target has beyond a reference, over the coordinates that suit both.
+def excess_of(reference: Prior, target: Energy, device: str = "cpu") -> Excess:
+    """Return what a target has beyond a reference, over the coordinates that suit both and the device.
 
     Raises
     ------
     InputError
-        If they have states of different shapes.
+        If they have states of different shapes, or there are no such coordinates.
     """
     if reference.shape != target.shape:
         raise InputError(f"reference has states of shape {reference.shape}, the target {target.shape}")
     if not isinstance(reference, GaussianRandomField | FourierGaussian):
+        if device == "gpu":
+            raise InputError(
+                f'device is "gpu", where log Z is for fields and lattices, and the reference is '
+                f'{reference!r}: use device "cpu"'
+            )
         return Excess(reference, target)
     prior, likelihood = prior_and_likelihood(target)
     own = prior is reference
@@ -231,7 +248,12 @@ def excess_of(reference: Prior, target: Energy) -> Excess:
                 "k = 0): give one that moves the same"
             )
     cells, sides = reference.grid.n_cells, sum(reference.grid.shape)
-    if energy.point is not None and cells <= FUSED_UP_TO and cells * sides <= _WAVES_UP_TO:
+    if (
+        device == "cpu"
+        and energy.point is not None
+        and cells <= FUSED_UP_TO
+        and cells * sides <= _WAVES_UP_TO
+    ):
         waves = Waves(reference)
         if waves.even and (own or bool((waves.std > 0).all())):
             return WaveExcess(reference, energy, waves, beyond=not own)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from physscore.arrays import n_threads
+from physscore.arrays import n_threads, namespace, to_host
 from physscore.core import Array, Energy, InputError, Prior
 from physscore.energies.coordinates import prior_and_likelihood
 from physscore.energies.fourier_gaussian import FourierGaussian
@@ -99,6 +99,7 @@ class Job:
     seed: int
     narrow: bool = False
     lengthened: int = 0
+    device: str = "cpu"
 
     @property
     def islands_at_once(self) -> int:
@@ -124,17 +125,18 @@ class Job:
 
     def there(self, first: int, islands: int, look: Look = lambda *a, **b: None) -> Unit:
         """Lead islands first, first + 1, ... to the target."""
-        y = self.excess.draw(self.n * islands, first * self.n, self.seed)
+        y = self.excess.draw(self.n * islands, first * self.n, self.seed, self.device)
         particles = self._particles(y, first, 0)
         check_start(particles.u)
         leg = run_leg(
             particles, self.plan, islands, back=False, threshold=self.threshold, progress=self._show(look)
         )
-        return Unit(leg, particles.y)
+        return Unit(leg, to_host(particles.y))
 
     def back(self, first: int, islands: int, unit: Unit, look: Look = lambda *a, **b: None) -> Leg:
         """Lead the first islands of a unit back to the reference."""
-        particles = self._particles(unit.y[: islands * self.n].copy(), first, _BACK)
+        y = namespace(self.device).array(unit.y[: islands * self.n])
+        particles = self._particles(y, first, _BACK)
         return run_leg(
             particles, self.plan, islands, back=True, threshold=self.threshold,
             start=unit.there.log_z[:islands], progress=self._show(look),
@@ -199,7 +201,7 @@ class Job:
         return found
 
     @classmethod
-    def from_arrays(cls, target: Energy, reference: Any, kept: dict[str, Any]) -> Job:
+    def from_arrays(cls, target: Energy, reference: Any, kept: dict[str, Any], device: str) -> Job:
         """Return what :meth:`arrays` gave."""
         from physscore import kernels
 
@@ -216,7 +218,8 @@ class Job:
         kernel = getattr(kernels, settings.pop("name"))(**settings)
         knots = Knots(**{k.split("/")[1]: v for k, v in kept.items() if k.startswith("knots/")})
         knots.evaluations = int(knots.evaluations)
-        return cls(excess_of(reference, target), kernel, Plan(kernel, knots, kept["betas"]), **about)
+        plan = Plan(kernel, knots, kept["betas"])
+        return cls(excess_of(reference, target, device), kernel, plan, **about, device=device)
 
 
 def looked_for_unevenness(excess: Excess) -> bool:
@@ -226,7 +229,7 @@ def looked_for_unevenness(excess: Excess) -> bool:
 
 def prepare(
     excess: Excess, kernel: Kernel | None, islands: int, n: int, schedule: Any, method: str, seed: int,
-    look: Look,
+    look: Look, device: str = "cpu",
 ) -> Job:  # fmt: skip
     """Send out the pilot, and freeze what it found.
 
@@ -251,7 +254,7 @@ def prepare(
 
     def scout(kernel: Kernel, dense: bool) -> tuple[Knots, Particles]:
         return explore(
-            excess, kernel, particles=pilots, seed=seed ^ _PILOT, dense=dense,
+            excess, kernel, particles=pilots, seed=seed ^ _PILOT, dense=dense, device=device,
             progress=lambda beta: look(1, beta=f"{beta:.3g}"),
         )  # fmt: skip
 
@@ -276,7 +279,8 @@ def prepare(
     given = checked_schedule(schedule)
     betas = given if isinstance(given, np.ndarray) else equal_steps(knots, given or steps)
     threshold = _UNEVEN_WEIGHTS if method == "smc" else 0.0
-    return Job(excess, kernel, Plan(kernel, knots, betas), islands, islands, n, threshold, seed)
+    plan = Plan(kernel, knots, betas)
+    return Job(excess, kernel, plan, islands, islands, n, threshold, seed, device=device)
 
 
 def _correlated(knots: Knots, pilots: int) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.special import erfinv
 
+from physscore.arrays import device_of, namespace, to_host
 from physscore.core import Array, InputError
 from physscore.evidence.annealed import Particles, resampling_uniforms, systematic
 from physscore.evidence.bridge import normalised
@@ -35,6 +36,7 @@ def explore(
     particles: int,
     seed: int,
     dense: bool,
+    device: str = "cpu",
     most_moves: int = 40,
     progress: Callable[[float], None] = lambda beta: None,
 ) -> tuple[Knots, Particles]:
@@ -45,7 +47,7 @@ def explore(
     InputError
         If the target is nowhere finite where the reference is, or is not a number.
     """
-    y = excess.draw(particles, 0, seed)
+    y = excess.draw(particles, 0, seed, device)
     here = Particles(excess, kernel, y, seed=seed, dense=dense)
     check_start(here.u)
     pilot = Pilot(here, kernel, most_moves)
@@ -258,7 +260,8 @@ class Pilot:
                 return mean, np.diag(np.sqrt(np.diag(found) + 1e-12))
         groups = particles.tempered.excess.groups
         scale2 = nearest_variances(y, score, groups)
-        return nearest_mean(y + scale2 * score, groups), np.sqrt(scale2)
+        beside = namespace(device_of(y)).asarray
+        return nearest_mean(y + beside(scale2) * score, groups), np.sqrt(scale2)
 
     def _length(self) -> Array:
         return np.cumsum([0.0, *self.lengths])
@@ -306,7 +309,7 @@ def nearest_variances(y: Array, score: Array, groups: Array | None) -> Array:
     They are sqrt(var y / var score), over the draws; coordinates of one group share theirs, others are
     drawn towards what all have in common.
     """
-    variances, slopes = y.var(axis=0), score.var(axis=0)
+    variances, slopes = to_host(y.var(axis=0)), to_host(score.var(axis=0))
     if groups is not None:
         many = np.bincount(groups)
         variances = (np.bincount(groups, variances) / many)[groups]
@@ -326,10 +329,10 @@ def nearest_mean(values: Array, groups: Array | None) -> Array:
     Given these values for independent draws. A group's means are drawn towards zero by the share of
     them that chance explains (James & Stein 1961).
     """
-    mean = values.mean(axis=0)
+    mean = to_host(values.mean(axis=0))
     if groups is None:
-        return np.asarray(mean)
-    chance = np.bincount(groups, values.var(axis=0, ddof=1) / len(values))
+        return mean
+    chance = np.bincount(groups, to_host(values.var(axis=0, ddof=1)) / len(values))
     squares = np.bincount(groups, mean**2)
     return np.asarray(mean * np.maximum(0.0, 1.0 - chance / np.maximum(squares, 1e-300))[groups])
 

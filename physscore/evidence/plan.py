@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg.lapack import dtrtri
 
+from physscore.arrays import cupy
 from physscore.core import Array, InputError
 from physscore.kernels.hamiltonian import HMC
 from physscore.kernels.kernel import Kernel
@@ -81,6 +82,7 @@ class Plan:
         at = np.interp(self.betas, knots.betas, np.arange(len(knots.betas)))
         self._low = np.minimum(at.astype(int), len(knots.betas) - 2)
         self._share = at - self._low
+        self._sent: tuple[int, Any, Any] = (-1, None, None)
         self.step_sizes = np.exp(self._between(np.log(knots.step_sizes)))
         self.trajectories = self._between(knots.trajectories)
         self.moves = np.maximum(1, np.rint(self._between(knots.moves.astype(float)))).astype(np.int64)
@@ -89,13 +91,18 @@ class Plan:
         low, share = values[self._low], self._share
         return np.asarray((1 - share) * low + share * values[self._low + 1])
 
-    def coordinates(self, k: int) -> tuple[Array, Array]:
-        """Return mean and scale at temperature ``k``.
+    def coordinates(self, k: int, device: str = "cpu") -> tuple[Array, Array]:
+        """Return mean and scale at temperature ``k``, on a device.
 
         Between knots the precision is linear in beta, as it is where energies are quadratic.
         """
         low, share = self._low[k], self._share[k]
-        (mean_a, mean_b), (a, b) = self.knots.means[low : low + 2], self.knots.scales[low : low + 2]
+        means, scales = self.knots.means[low : low + 2], self.knots.scales[low : low + 2]
+        if device == "gpu":  # neighbours need the same two
+            if self._sent[0] != low:
+                self._sent = (low, cupy().asarray(means), cupy().asarray(scales))
+            means, scales = self._sent[1:]
+        (mean_a, mean_b), (a, b) = means, scales
         if a.ndim == 1:
             one, two = (1 - share) / a**2, share / b**2
             return (one * mean_a + two * mean_b) / (one + two), 1 / np.sqrt(one + two)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from physscore.arrays import to_host
 from physscore.core import Energy, InputError, Prior
 from physscore.energies.coordinates import FieldModes, has_field, prior_and_likelihood
 from physscore.energies.fourier_gaussian import FourierGaussian
@@ -23,7 +24,9 @@ _MOST_STAGES, _STAGES = 40, 10
 _WIDEN = 1.5  # the variances that were fitted: tails must cover the target's
 
 
-def reference_for(target: Energy, given: Any, seed: int, progress: Callable[[int], None]) -> Prior:
+def reference_for(
+    target: Energy, given: Any, seed: int, progress: Callable[[int], None], device: str = "cpu"
+) -> Prior:
     """Return the reference that was given, the target's prior, or one that is fitted.
 
     Raises
@@ -35,7 +38,7 @@ def reference_for(target: Energy, given: Any, seed: int, progress: Callable[[int
     if given is None and prior is not None:
         return prior
     if given is None or given == "fitted":
-        return fitted(target, seed, progress)
+        return fitted(target, seed, progress, device)
     if not isinstance(given, Prior):
         raise InputError(
             f"reference is {given!r}: it must be a normalised prior such as Gaussian(0, 1, dim=10), "
@@ -46,7 +49,9 @@ def reference_for(target: Energy, given: Any, seed: int, progress: Callable[[int
     return given
 
 
-def fitted(target: Energy, seed: int, progress: Callable[[int], None] = lambda n: None) -> Prior:
+def fitted(
+    target: Energy, seed: int, progress: Callable[[int], None] = lambda n: None, device: str = "cpu"
+) -> Prior:
     """Return a normal density around draws of a short run: of the modes of a field, or of a vector."""
     if len(target.shape) > 3:
         raise InputError(
@@ -55,10 +60,10 @@ def fitted(target: Energy, seed: int, progress: Callable[[int], None] = lambda n
         )
     field = isinstance(target, Lattice) or len(target.shape) > 1 or has_field(target)
     crude = _crude_field(target) if field else Gaussian(0.0, 1.0, dim=target.dim)
-    excess = excess_of(crude, target)
+    excess = excess_of(crude, target, device)
     n = int(np.clip(2**23 // excess.dim, 8, 32 if field else 256))
     kernel = HMC(harmonic=field)
-    particles = Particles(excess, kernel, excess.draw(n, 0, seed), seed=seed)
+    particles = Particles(excess, kernel, excess.draw(n, 0, seed, device), seed=seed)
     check_start(particles.u)
     pilot = Pilot(particles, kernel, 20)
     energies = []
@@ -71,7 +76,7 @@ def fitted(target: Energy, seed: int, progress: Callable[[int], None] = lambda n
     seen = []
     for _ in range(_STAGES):
         pilot.settle(1.0)
-        seen.append((particles.y.copy(), particles.score()))
+        seen.append((to_host(particles.y).copy(), to_host(particles.score())))
     y, score = (np.array(parts) for parts in zip(*seen, strict=True))
     good = np.isfinite(y).all(axis=(0, 2)) & np.isfinite(score).all(axis=(0, 2))
     y, score = y[:, good], score[:, good]  # (stages, n, d)
@@ -89,7 +94,7 @@ def fitted(target: Energy, seed: int, progress: Callable[[int], None] = lambda n
 
 
 def _energy(particles: Particles) -> tuple[float, float]:
-    energy = 0.5 * np.einsum("ni,ni->n", particles.y, particles.y) + particles.u
+    energy = 0.5 * to_host(np.einsum("ni,ni->n", particles.y, particles.y)) + particles.u
     energy = energy[np.isfinite(energy)]  # some may still be outside of walls
     return float(np.mean(energy)), float(np.std(energy))
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from numba import njit
 from scipy.linalg.lapack import dtrtri
 
-from physscore.arrays import compiled, parallel
+from physscore.arrays import compiled, on_gpu, parallel
 from physscore.core import Array, Energy, Point
 from physscore.energies.whitening import pull_back, unwhiten
 from physscore.evidence.excess import Excess
@@ -212,11 +212,16 @@ class Tempered(Energy):
 
     def leave(self, y: Array, slope: Array) -> tuple[Array, Array, Array]:
         """Return v, its score and |y|^2 for coordinates ``y``, given the gradient of u there."""
+        if on_gpu(y):
+            return (y - self.mean) / self.scale, self.score_of(y, slope), np.einsum("ni,ni->n", y, y)
         matrices = (self.scale, np.ascontiguousarray(self.inverse.T)) if self.dense else (self.scale,)
         return self._of_rows(_leave_dense if self.dense else _leave, y, slope, *matrices)
 
     def arrive(self, v: Array, score: Array) -> tuple[Array, Array, Array]:
         """Return y, the gradient of u and |y|^2: what :meth:`leave` was given."""
+        if on_gpu(v):
+            y = self.forth(v)
+            return y, -(score / self.scale + y) / self.beta, np.einsum("ni,ni->n", y, y)
         matrices = (np.ascontiguousarray(self.scale.T), self.inverse) if self.dense else (self.scale,)
         return self._of_rows(_arrive_dense if self.dense else _arrive, v, score, *matrices)
 

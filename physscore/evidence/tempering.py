@@ -237,7 +237,7 @@ def estimate_by_tempering(
     kept = writer.restore() if writer is not None else {}
     bar.set_description("pilot")
     if kept:
-        job = Job.from_arrays(target, reference, kept)
+        job = Job.from_arrays(target, reference, kept, "cpu")
     else:
         excess = excess_of(reference_for(target, reference, seed, lambda stage: look(1)), target)
         least = islands or _LADDERS[0]

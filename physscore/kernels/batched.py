@@ -157,28 +157,23 @@ class Batch:
         they were before the kick.
         """
         y = np.empty_like(x)
-        drifts = self._each(drift, len(x), np.float64 if harmonic else x.dtype)
-        kinetic = self._kick(x, s, p, kick, drifts, harmonic, y, anew)
+        kinetic = self._kick(x, s, p, kick, drift, harmonic, y, anew)
         if not harmonic and self.metric.kind == moves.DENSE:
-            y = x + drifts[:, np.newaxis] * (p @ self._factor(x.dtype).T)
+            rows = (
+                np.zeros(len(x), x.dtype) if self.device == "cpu" else namespace("gpu").zeros(len(x), x.dtype)
+            )
+            rows += drift
+            y = x + rows[:, np.newaxis] * (p @ self._factor(x.dtype).T)
         return y, kinetic
 
     def finish(self, x: Array, s: Array, p: Array, kick: Array | float, harmonic: bool = False) -> Array:
         """Kick momenta in place without a drift; return the kinetic energies."""
-        return self._kick(x, s, p, kick, self._each(0.0, len(x), x.dtype), harmonic, x[:0], None)
-
-    def _each(self, value: Any, n: int, dtype: Any) -> Array:
-        """Return a number, or one for each chain, as an array (n,)."""
-        if self.device == "gpu":
-            full = namespace(self.device).full
-            return cast(Array, value.astype(dtype) if on_gpu(value) else full(n, value, dtype))
-        return np.broadcast_to(np.asarray(value, dtype), n).copy()
+        return self._kick(x, s, p, kick, 0.0, harmonic, x[:0], None)
 
     def _kick(
-        self, x: Array, s: Array, p: Array, kick: Array | float, drifts: Array, harmonic: bool, y: Array,
-        anew: int | None,
+        self, x: Array, s: Array, p: Array, kick: Array | float, drift: Array | float, harmonic: bool,
+        y: Array, anew: int | None,
     ) -> Array:  # fmt: skip
-        kicks = self._each(kick, len(x), x.dtype)
         w = np.empty(0, x.dtype)  # none
         if not harmonic and self.metric.kind == moves.DIAGONAL:
             w = self._factor(x.dtype)[0]
@@ -188,9 +183,13 @@ class Batch:
             from physscore.cuda import moves as on_card
 
             return cast(Array, on_card.push(
-                x, s, p, w if len(w) else None, kicks, drifts.astype(np.float64), harmonic,
-                y if len(y) else None, anew, self.key, self.first,
+                x, s, p, w if len(w) else None, kick, drift, harmonic, y if len(y) else None, anew,
+                self.key, self.first,
             ))  # fmt: skip
+        kicks, drifts = (
+            np.broadcast_to(np.asarray(value, dtype), len(x)).copy()
+            for value, dtype in ((kick, x.dtype), (drift, np.float64 if harmonic else x.dtype))
+        )
         kinetic = _pieces(p)
         parallel(
             _push, kinetic.size, x, s, p, w, kicks, drifts, harmonic, y, anew is not None, self.key,
@@ -211,6 +210,24 @@ class Batch:
             else:
                 self._factors[dtype] = make()
         return self._factors[dtype]
+
+    def accept(
+        self, e: Array, kinetic: Array, new_e: Array, new_kinetic: Array, number: int, adjusted: bool,
+        tally: Array,
+    ) -> Array:  # fmt: skip
+        """Return which chains take the new state, and add to the ``tally`` what happened."""
+        if self.device == "gpu":
+            from physscore.cuda import moves as on_card
+
+            return cast(Array, on_card.accept(
+                e, kinetic, new_e, new_kinetic, adjusted, moves.DIVERGED, number, self.key, self.first, tally
+            ))  # fmt: skip
+        log_ratio = e + kinetic - new_e - new_kinetic
+        with np.errstate(invalid="ignore", over="ignore"):
+            probability = np.exp(np.minimum(log_ratio, 0.0))
+        tally[0] += np.where(np.isfinite(probability), probability, 0.0) if adjusted else log_ratio
+        tally[1] += ~((log_ratio > -moves.DIVERGED) | (log_ratio == -np.inf))
+        return (self.log_uniforms(len(e), number) < log_ratio) | (not adjusted)
 
     def log_uniforms(self, n: int, number: int, which: int = 0) -> Array:
         """Return a logarithm of a uniform for each chain."""
@@ -256,12 +273,8 @@ def hamiltonian_step(batch: Batch, kernel: Any, state: Any, number: int, tally: 
     for _ in range(1, int(moves.n_leaps.py_func(kernel.length, number))):
         y, _ = batch.push(y, s, p, 2 * kick, step, kernel.harmonic)
         e, s = batch.evaluate(y)
-    log_ratio = state.e + kinetic - e - batch.finish(y, s, p, kick, kernel.harmonic)
-    taken = (batch.log_uniforms(len(y), number) < log_ratio) | (not kernel.adjusted)
-    with np.errstate(invalid="ignore", over="ignore"):
-        probability = np.exp(np.minimum(log_ratio, 0.0))
-    tally[0] += np.where(np.isfinite(probability), probability, 0.0) if kernel.adjusted else log_ratio
-    tally[1] += ~((log_ratio > -moves.DIVERGED) | (log_ratio == -np.inf))
+    after = batch.finish(y, s, p, kick, kernel.harmonic)
+    taken = batch.accept(state.e, kinetic, e, after, number, kernel.adjusted, tally)
     if old_p is not None:
         state.p = np.where(taken[:, np.newaxis], p, -old_p)
     _take(state, taken, y, e, s)

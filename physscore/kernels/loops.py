@@ -234,8 +234,8 @@ class Loop:
         n = len(state.x)
         draws = out or Draws(state.x[:0].reshape(0, *state.x.shape), np.empty((0, n)))
         thin = thin if out else 0
+        before = None if tally is None else tally.copy()
         tally = np.zeros((3, n)) if tally is None else tally
-        before = tally.copy()
         if self.name == "fused" and on_gpu(state.x):  # there is no loop for the card
             here = state.on("cpu")
             made = Draws(np.empty(draws.x.shape), draws.energy)
@@ -257,7 +257,7 @@ class Loop:
             # A chain that is lost stays so, and counts once.
             lost = ~np.isfinite(state.score.reshape(n, -1)).all(axis=1) | (state.energy == np.inf)
             tally[1] = to_host(lost)
-        steps, change = max(n_steps, 1), tally - before
+        steps, change = max(n_steps, 1), tally if before is None else tally - before
         return Info(change[0] / steps, change[1].astype(np.int64), change[2] / steps, self.name)
 
     def _fused(
@@ -284,7 +284,9 @@ class Loop:
         assert self.point is not None
         xp, n = namespace("gpu"), len(state.x)
         flat = (state.x.reshape(n, -1), state.energy, state.score.reshape(n, -1), state.momentum)
-        energies, sums = xp.empty(draws.energy.shape), xp.asarray(tally)
+        energies = xp.empty(draws.energy.shape)
+        counted = self._step == "hamiltonian"
+        sums = xp.asarray(tally) if counted else energies
         on_card.advance(
             self._step, self.point, kernel, (metric.kind, metric.factor), seed_key(state.seed), flat,
             (draws.x.reshape(len(draws.x), n, self.target.dim), energies), sums,
@@ -292,7 +294,8 @@ class Loop:
         )  # fmt: skip
         if thin:
             draws.energy[...] = to_host(energies)
-        tally[...] = to_host(sums)
+        if counted:
+            tally[...] = to_host(sums)
 
     def _batched(
         self, state: State, kernel: Moves, metric: Metric, n_steps: int, thin: int, draws: Draws, tally: Array

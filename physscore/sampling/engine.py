@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 
 from physscore.arrays import checked_device, namespace, on_gpu, to_host
-from physscore.core import Array, Energy, EnergySum, InputError, Score
+from physscore.core import Array, Energy, EnergySum, InputError, Prior, Score
 from physscore.energies.coordinates import FieldModes, Whitened, has_field, prior_and_likelihood
 from physscore.energies.lognormal import LognormalField
 from physscore.energies.random_field import GaussianRandomField
@@ -166,6 +166,13 @@ def whole(least: int = 1, **argument: Any) -> int:
     return int(value)
 
 
+def draws_of(prior: Prior, n: int, seed: int, device: str) -> Array:
+    """Return draws from a prior on a device: made there where it can, else sent there."""
+    if isinstance(prior, GaussianRandomField | LognormalField):
+        return prior.sample(n, seed=seed, device=device)
+    return cast(Array, namespace(device).asarray(prior.sample(n, seed=seed)))
+
+
 def first_states(target: Score, chains: int, seed: int, init: Any, dtype: Any, device: str = "cpu") -> Array:
     """Return where chains start: at ``init``, at draws from a posterior's prior, or at standard normals.
 
@@ -191,8 +198,6 @@ def first_states(target: Score, chains: int, seed: int, init: Any, dtype: Any, d
     if prior is not None and (
         likelihood is not None or hasattr(prior, "lower") or isinstance(prior, LognormalField)
     ):
-        if isinstance(prior, GaussianRandomField | LognormalField):
-            return prior.sample(chains, seed=seed, device=device).astype(dtype, copy=False)
-        return cast(Array, xp.asarray(prior.sample(chains, seed=seed), dtype))
+        return draws_of(prior, chains, seed, device).astype(dtype, copy=False)
     start = normal(chains, target.dim, seed=seed, draw=3, dtype=dtype, device=device)
     return start.reshape(chains, *target.shape)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from physscore.arrays import checked_device, contiguous, namespace, to_host
 from physscore.core import Array, Energy, InputError, Prior
 from physscore.energies.coordinates import prior_and_likelihood
 from physscore.interrupt import interruptible
@@ -24,7 +25,7 @@ from physscore.kernels.langevin import MALA
 from physscore.kernels.loops import State
 from physscore.noise import normal
 from physscore.paths import Path, equal_barrier
-from physscore.sampling.engine import Engine, whole
+from physscore.sampling.engine import Engine, draws_of, whole
 from physscore.sampling.result import Run
 from physscore.sampling.warmup import warm_up
 
@@ -63,6 +64,7 @@ def temper(
     swap_every: int = 5,
     thin: int = 1,
     seed: int = 0,
+    device: str = "cpu",
     progress: bool = False,
 ) -> TemperedRun:
     """Draw from exp(-E) by non-reversible replica exchange with a ladder that sets itself.
@@ -88,6 +90,8 @@ def temper(
         Keep every ``thin``-th round.
     seed
         A whole number from 0 to 2^64 - 1.
+    device
+        "cpu", or "gpu" for draws that are CuPy arrays.
     progress
         Show a progress bar.
 
@@ -123,7 +127,8 @@ def temper(
         raise InputError(f"reference is {reference!r}: it must be a prior, which is sampled exactly")
     if reference.shape != target.shape:
         raise InputError(f"reference has states of shape {reference.shape}, the target {target.shape}")
-    ladder = _Ladder(Path(reference, target), reference, kernel, chains, seed, swap_every)
+    device = checked_device(device)
+    ladder = _Ladder(Path(reference, target), reference, kernel, chains, seed, swap_every, device)
     with (
         interruptible() as stop_if_asked,
         tqdm(total=warmup + steps, desc="warm-up", unit="round", disable=not progress) as bar,
@@ -147,7 +152,7 @@ def temper(
         ladder.clear()
         bar.set_description("sampling")
         kept = steps // thin
-        draws = np.empty((kept, chains, *target.shape))
+        draws = namespace(device).empty((kept, chains, *target.shape))
         energies = np.empty((kept, chains))
         finished = 0
         try:
@@ -174,10 +179,11 @@ class _Ladder:
     """States at every temperature, chains of them side by side."""
 
     def __init__(
-        self, path: Path, reference: Prior, kernel: Kernel, chains: int, seed: int, swap_every: int
-    ) -> None:
+        self, path: Path, reference: Prior, kernel: Kernel, chains: int, seed: int, swap_every: int,
+        device: str,
+    ) -> None:  # fmt: skip
         self.path, self.reference, self.kernel = path, reference, kernel
-        self.chains, self.seed, self.swap_every = chains, seed, swap_every
+        self.chains, self.seed, self.swap_every, self.device = chains, seed, swap_every, device
         self.betas: npt.NDArray[np.float64] = np.zeros(0)
         self.engines: list[Engine] = []
         self.states: list[State] = []
@@ -188,13 +194,14 @@ class _Ladder:
         old_betas, old = self.betas, self.positions() if self.states else []
         self.betas = np.asarray(betas, np.float64)
         self.engines, self.states = [], []
-        self.hot = self.reference.sample(self.chains, seed=self.seed)
+        self.hot = draws_of(self.reference, self.chains, self.seed, self.device)
         for i, beta in enumerate(self.betas[1:], 1):
-            engine = Engine(self.path.at(float(beta)), self.kernel)
+            engine = Engine(self.path.at(float(beta)), self.kernel, device=self.device)
             x = self.hot.copy()
             if old:
                 nearest = old[int(np.abs(old_betas - beta).argmin())]
-                kept = np.isfinite(nearest.reshape(self.chains, -1)).all(axis=1)  # lost ones begin anew
+                # Lost ones begin anew.
+                kept = to_host(np.isfinite(nearest.reshape(self.chains, -1)).all(axis=1))
                 x[kept] = nearest[kept]
             state = engine.start(x, _derived(self.seed, -1 - i))  # apart from those of the rounds
             state.step = 2 * self.rounds * self.swap_every + 1_000_000 * (len(old) > 0)
@@ -231,7 +238,7 @@ class _Ladder:
     def round(self) -> None:
         """Move every state, then swap neighbours."""
         self.rounds += 1
-        self.hot = self.reference.sample(self.chains, seed=_derived(self.seed, self.rounds))
+        self.hot = draws_of(self.reference, self.chains, _derived(self.seed, self.rounds), self.device)
         for engine, state in zip(self.engines, self.states, strict=True):
             last = engine is self.engines[-1]
             engine.advance(state, self.swap_every, tally=self.tally if last else None)
@@ -244,7 +251,7 @@ class _Ladder:
     def _swap(self) -> None:
         n = len(self.betas)
         x = [part.copy() for part in self.positions()]
-        work = self.path.difference.energy(np.concatenate(x)).reshape(n, self.chains)
+        work = to_host(self.path.difference.energy(np.concatenate(x))).reshape(n, self.chains)
         log_u = -0.5 * (
             normal(self.chains, 2 * n, seed=self.seed, step=self.rounds, draw=5).reshape(-1, n, 2) ** 2
         ).sum(2)
@@ -269,14 +276,14 @@ class _Ladder:
             if which.any():
                 inner = place[which] if engine.plain else engine.inner.from_state(place[which])  # type: ignore[attr-defined]
                 state.x[which] = inner
-                state.energy[which], state.score[which] = engine.loop.evaluate(np.ascontiguousarray(inner))
+                state.energy[which], state.score[which] = engine.loop.evaluate(contiguous(inner))
         self.hot = x[0]
 
     def coldest(self) -> tuple[Array, Array]:
         """Return positions and energies at the target."""
         engine, state = self.engines[-1], self.states[-1]
         x = engine.positions(state.x)
-        return x, engine.energies(state, x)
+        return x, to_host(engine.energies(state, x))
 
 
 def _derived(seed: int, number: int) -> int:
