@@ -195,3 +195,9 @@ def evaluate(point: Point, x: Array) -> tuple[Array, Array]:
         at_least=max(32, 20_000 // (states.shape[1] + 1)),
     )  # fmt: skip
     return energy, gradient
+
+
+def energy_and_score(point: Point, states: Array) -> tuple[Array, Array]:
+    """Return energies (n,) and scores of states (n, *shape) by the compiled form, in their precision."""
+    energy, gradient = evaluate(point, states.reshape(len(states), -1))
+    return energy, (-gradient).reshape(states.shape).astype(states.dtype, copy=False)

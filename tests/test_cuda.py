@@ -12,6 +12,7 @@ from typing import Any
 import cuda_on_host
 import numpy as np
 import pytest
+from contracts.systems import build, states
 
 import physscore as ps
 from physscore import arrays, cuda, noise, philox
@@ -215,6 +216,21 @@ def test_a_run_on_the_card_goes_to_a_file_and_on(card: Any, tmp_path: Any) -> No
     np.testing.assert_allclose(run.draws[...], to_host(whole.draws), rtol=1e-12, atol=1e-12)
     assert np.isfinite(whole.mean).all()
     assert np.isfinite(whole.r_hat).all()
+
+
+SYSTEMS = {name: energy for name, energy in build().items() if name not in ("integrated", "functions")}
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_every_energy_is_the_same(card: Any, name: str) -> None:
+    energy = SYSTEMS[name]
+    x = states(energy, 5)
+    expected = energy.energy_and_score(x)
+    found = energy.energy_and_score(card.asarray(x))
+    for a, b in zip(found, expected, strict=True):
+        close(a, b, np.float64, 100)
+    close(energy.energy(card.asarray(x)), expected[0], np.float64, 100)
+    close(energy.score(card.asarray(x)), expected[1], np.float64, 100)
 
 
 def test_replica_exchange_is_the_same(card: Any) -> None:

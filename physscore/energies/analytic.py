@@ -12,10 +12,10 @@ import numpy.typing as npt
 from scipy.special import gammaln
 
 from physscore import noise
-from physscore.arrays import as_states
+from physscore.arrays import as_states, on_gpu
 from physscore.core import Array, Energy, InputError, Point, Prior
 from physscore.elementary import exp, log, sin_and_cos
-from physscore.points import compiled_block, from_block
+from physscore.points import compiled_block, energy_and_score, from_block
 
 
 class Analytic(Energy):
@@ -38,6 +38,8 @@ class Analytic(Energy):
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return both."""
         states = as_states(x, self.shape)
+        if on_gpu(states):
+            return energy_and_score(self._point, states)
         energy, gradient = self._formula(states.astype(np.float64, copy=False))
         return energy, (-gradient).astype(states.dtype, copy=False)
 

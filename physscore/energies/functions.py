@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from physscore.arrays import as_states
+from physscore.arrays import as_states, on_gpu
 from physscore.core import Array, Energy, InputError, Point, Score
 from physscore.points import evaluate
 
@@ -109,7 +109,7 @@ class _EnergyFunctions(Energy):
 
 
 def _checked_energy(energy: Any, x: Array) -> npt.NDArray[np.float64]:
-    found = np.asarray(energy, np.float64)
+    found = energy.astype(np.float64) if on_gpu(energy) else np.asarray(energy, np.float64)
     if found.shape != (len(x),):
         raise InputError(
             f"energy(x) returned {found.shape}, expected ({len(x)},): one number a chain; return -log p"
@@ -118,7 +118,8 @@ def _checked_energy(energy: Any, x: Array) -> npt.NDArray[np.float64]:
 
 
 def _checked_score(score: Any, x: Array) -> Array:
-    found = np.array(score)  # its own: the function may use its array again, or not let it be changed
+    # Its own: the function may use its array again, or not let it be changed.
+    found = score.copy() if on_gpu(score) else np.array(score)
     if found.shape != x.shape:
         raise InputError(
             f"score(x) returned {found.shape}, expected {x.shape}: one vector a chain; return -grad E"

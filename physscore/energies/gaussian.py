@@ -12,10 +12,10 @@ import numpy.typing as npt
 import scipy.linalg
 
 from physscore import noise
-from physscore.arrays import as_states, cholesky
+from physscore.arrays import as_states, cholesky, on_gpu
 from physscore.core import Array, Energy, InputError, Point, Prior
 from physscore.elementary import exp, log
-from physscore.points import compiled_block, from_block
+from physscore.points import compiled_block, energy_and_score, from_block
 
 
 @compiled_block
@@ -107,6 +107,8 @@ class Gaussian(Prior):
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return both, sharing one product."""
         states = as_states(x, self.shape)
+        if on_gpu(states):
+            return energy_and_score(self._point, states)
         centred = states - self.mean.astype(states.dtype)
         precision = self._precision.astype(states.dtype)
         score = -(centred * precision if precision.ndim == 1 else centred @ precision)
@@ -278,6 +280,8 @@ class GaussianMixture(Energy):
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return both."""
         states = as_states(x, self.shape)
+        if on_gpu(states):
+            return energy_and_score(self._point, states)
         both = [part.energy_and_score(states) for part in self.components]
         heights = np.array([np.log(w) - e for w, (e, _) in zip(self.weights, both, strict=True)])
         top = heights.max(axis=0)

@@ -6,17 +6,17 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import erf, erfinv, log_ndtr, ndtr, ndtri, ndtri_exp
 
 from physscore import noise
-from physscore.arrays import as_states
+from physscore.arrays import as_states, cupy, on_gpu, to_host
 from physscore.core import Array, InputError, Point, Prior
 from physscore.elementary import log
-from physscore.points import compiled_block, from_block
+from physscore.points import compiled_block, energy_and_score, from_block
 
 _UNIFORM, _LOG_UNIFORM, _NORMAL, _HALF_NORMAL = 0, 1, 2, 3
 _LOG_ROOT_2PI = 0.5 * math.log(2 * math.pi)
@@ -117,6 +117,8 @@ class Parameters(Prior):
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return both."""
         states = as_states(x, self.shape)
+        if on_gpu(states):
+            return energy_and_score(self._point, states)
         wide = states.astype(np.float64, copy=False)
         inside = (wide >= self.lower) & (wide <= self.upper)
         energy, score = np.zeros(len(wide)), np.zeros_like(wide)
@@ -135,17 +137,23 @@ class Parameters(Prior):
 
         It is NaN outside the bounds.
         """
+        if on_gpu(x):  # the distribution functions are SciPy's
+            return cast(Array, cupy().asarray(self.whiten(to_host(x))))
         states = as_states(x, self.shape).astype(np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.stack([prior._to_normal(states[:, i]) for i, prior in enumerate(self.priors)], axis=1)
 
     def unwhiten(self, z: Array) -> Array:
         """Return F^-1(Phi(z)), accurate in both tails; in float64, whose rounding stays inside the bounds."""
+        if on_gpu(z):
+            return cast(Array, cupy().asarray(self.unwhiten(to_host(z))))
         whitened = as_states(z, self.shape, "z").astype(np.float64)
         return np.stack([prior._from_normal(whitened[:, i]) for i, prior in enumerate(self.priors)], axis=1)
 
     def pull_back(self, z: Array, gradient: Array) -> Array:
         """Return gradient dx/dz, with dx/dz = phi(z) / p(x), in the type of ``z``."""
+        if on_gpu(z):
+            return cast(Array, cupy().asarray(self.pull_back(to_host(z), to_host(gradient))))
         x = self.unwhiten(z)
         rates = np.empty_like(x)
         for i, prior in enumerate(self.priors):
