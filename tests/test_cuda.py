@@ -5,8 +5,11 @@ Everything is compared with the CPU to rounding; there are no statistical tests 
 """
 
 import shutil
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import cuda_on_host
@@ -326,6 +329,36 @@ def test_a_device_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(ps.InputError, match='must be "cpu" or "gpu"'):
         prior.sample(1, seed=1, device="cuda")
     arrays.cupy.cache_clear()
-    monkeypatch.setitem(__import__("sys").modules, "cupy", None)
+    monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(ps.InputError, match=r'needs CuPy: pip install "physscore\[gpu\]"'):
         prior.sample(1, seed=1, device="gpu")
+
+
+def test_a_card_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_driver() -> int:
+        raise RuntimeError("cudaErrorInsufficientDriver")
+
+    prior = ps.GaussianRandomField(grid((8, 8)), SPECTRUM)
+    for count, message in (
+        (no_driver, "finds no driver or no card: cudaError"),
+        (lambda: 0, "there is no card"),
+    ):
+        with cuda_on_host.install() as cupy:
+            arrays.cupy.cache_clear()
+            monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", count)
+            with pytest.raises(ps.InputError, match=message):
+                prior.sample(1, seed=1, device="gpu")
+            monkeypatch.undo()
+    arrays.cupy.cache_clear()
+
+
+@pytest.mark.skipif(find_spec("cupy") is not None, reason="CuPy is there")
+@pytest.mark.parametrize("command", ["field --grid 8 --box 1 -o x.h5", "sample ising", "logz ising"])
+def test_commands_name_the_extra(command: str, tmp_path: Any) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "physscore", *command.split(), "--device", "gpu"], cwd=tmp_path,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert 'pip install "physscore[gpu]"' in done.stderr
+    assert "Traceback" not in done.stderr
