@@ -159,9 +159,7 @@ class Batch:
         y = np.empty_like(x)
         kinetic = self._kick(x, s, p, kick, drift, harmonic, y, anew)
         if not harmonic and self.metric.kind == moves.DENSE:
-            rows = (
-                np.zeros(len(x), x.dtype) if self.device == "cpu" else namespace("gpu").zeros(len(x), x.dtype)
-            )
+            rows = namespace(self.device).zeros(len(x), x.dtype)
             rows += drift
             y = x + rows[:, np.newaxis] * (p @ self._factor(x.dtype).T)
         return y, kinetic
