@@ -76,7 +76,7 @@ class Energy(Score):
     """Log of the integral of exp(-E), where it is known."""
 
     by_arrays: bool = False
-    """Whether an energy with a compiled form has another for arrays, which a card takes."""
+    """Whether a card takes its arrays, though there is a compiled form."""
 
     @cached_property
     def _point(self) -> Point | None:
@@ -186,6 +186,11 @@ class EnergySum(Energy):
             self.prior = terms[priors[0]][1]  # type: ignore[assignment]
             others = [term for i, term in enumerate(terms) if i != priors[0]]
             self.likelihood = cast(Energy, combine(others))
+
+    @property
+    def by_arrays(self) -> bool:  # type: ignore[override]
+        """Whether a card takes the arrays of all terms."""
+        return all(term.by_arrays or term.point is None for _, term in self.terms)
 
     @cached_property
     def _point(self) -> Point | None:

@@ -8,6 +8,7 @@ so a new energy compiles itself and nothing else, and a sum of energies compiles
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
 from types import FunctionType
@@ -199,5 +200,5 @@ def evaluate(point: Point, x: Array) -> tuple[Array, Array]:
 
 def energy_and_score(point: Point, states: Array) -> tuple[Array, Array]:
     """Return energies (n,) and scores of states (n, *shape) by the compiled form, in their precision."""
-    energy, gradient = evaluate(point, states.reshape(len(states), -1))
+    energy, gradient = evaluate(point, states.reshape(len(states), math.prod(states.shape[1:])))
     return energy, (-gradient).reshape(states.shape).astype(states.dtype, copy=False)

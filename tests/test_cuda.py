@@ -21,7 +21,9 @@ import physscore as ps
 from physscore import arrays, cuda, noise, philox
 from physscore.arrays import on_gpu, to_host
 from physscore.cuda import fft
+from physscore.diagnostics.comparison import check_field
 from physscore.evidence import excess
+from physscore.plots import plot_run
 
 SPECTRUM = ps.spectra.PowerLaw(index=-1.5, amplitude=20.0)
 SHAPES = [(16,), (15,), (8, 12), (7, 9), (8, 8, 8), (5, 6, 7), (4, 12, 10)]
@@ -289,6 +291,59 @@ def test_log_z_on_a_card_is_for_fields(card: Any) -> None:
         ps.estimate_log_z(ps.Funnel(3), ps.Gaussian(0.0, 1.0, dim=3), device="gpu")
     with pytest.raises(ps.InputError, match="one process"):
         ps.estimate_log_z(posterior((6, 8)), device="gpu", workers=2)
+
+
+def test_the_order_of_axes_in_memory_does_not_matter(card: Any) -> None:
+    target = ps.Ising((8, 9), coupling=0.3)
+    kernel = ps.MALA(step_size=0.1, metric="identity")
+    options = {"chains": 3, "steps": 5, "warmup": 0, "seed": 3}
+    one = noise.normal(1, 72, seed=1).reshape(8, 9)
+    many = np.asfortranarray(noise.normal(3, 72, seed=2).reshape(3, 8, 9))
+    for init in (one, many, many.transpose(0, 2, 1).copy().transpose(0, 2, 1)):
+        expected = ps.sample(target, kernel, init=init, **options)
+        found = ps.sample(target, kernel, init=card.asarray(init), **options)
+        assert np.abs(to_host(found.draws) - expected.draws).max() <= 1e-9
+    prior = ps.GaussianRandomField(grid((6, 6)), SPECTRUM)
+    x = prior.sample(2, seed=1)
+    turned = card.asarray(x).transpose(0, 2, 1)
+    for a, b in zip(
+        prior.energy_and_score(turned), prior.energy_and_score(x.transpose(0, 2, 1)), strict=True
+    ):
+        close(a, b, np.float64, 10)
+
+
+def test_cross_spectra_of_two_precisions(card: Any) -> None:
+    box = grid((8, 8))
+    x, y = ps.GaussianRandomField(box, SPECTRUM).sample(2, seed=1)
+    single = y.astype(np.float32)
+    expected = ps.power_spectrum(x, box, single)
+    for a, b in ((x, single), (single, x)):
+        found = ps.power_spectrum(card.asarray(a), box, card.asarray(b))
+        np.testing.assert_allclose(found.power, expected.power, atol=1e-5 * np.abs(expected.power).max())
+
+
+def test_a_posterior_of_counts_is_tuned_saved_and_drawn(card: Any, tmp_path: Any) -> None:
+    prior = ps.GaussianRandomField(grid((6, 8)), ps.spectra.PowerLaw(index=-1.5, amplitude=0.5))
+    truth = prior.sample(1, seed=9)[0]
+    target = prior + ps.PoissonCounts(np.zeros((6, 8)), 5.0).simulate(truth, seed=1)
+    run = ps.sample(target, ps.MALA(metric="fourier"), chains=3, steps=8, warmup=30, seed=1, device="gpu")
+    ps.save(tmp_path / "run.h5", run)
+    assert (ps.load(tmp_path / "run.h5").draws[...] == to_host(run.draws)).all()
+    plot_run(tmp_path / "run.png", run)
+    fields = prior.sample(2, seed=1, device="gpu")
+    ps.save(tmp_path / "fields.h5", ps.Fields(fields, prior.grid))
+    lognormal = ps.LognormalField(prior.grid, ps.spectra.PowerLaw(index=-1.5, amplitude=0.1))
+    delta = lognormal.sample(2, seed=1)
+    for given in (delta, delta[0]):
+        expected = check_field(given, lognormal)
+        assert check_field(card.asarray(given), lognormal).chi2 == pytest.approx(expected.chi2, rel=1e-9)
+
+
+def test_vectors_are_whitened_too(card: Any) -> None:
+    prior = ps.Gaussian([1.0, 2.0], [[2.0, 0.5], [0.5, 1.0]])
+    x = noise.normal(4, 2, seed=1)
+    for name, given in (("whiten", (x,)), ("unwhiten", (x,)), ("pull_back", (x, x))):
+        close(getattr(prior, name)(*map(card.asarray, given)), getattr(prior, name)(*given), np.float64)
 
 
 def test_nothing_is_transferred_in_secret(card: Any) -> None:

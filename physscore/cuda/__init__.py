@@ -65,6 +65,9 @@ def launch_blocks(source: str, name: str, dtype: Any, n: int, size: int, *args: 
 def _launch(source: str, name: str, dtype: Any, blocks: int, threads: int, args: tuple[Any, ...]) -> None:
     if blocks == 0:
         return
+    for value in args:  # what the kernels would read as something else
+        if hasattr(value, "flags") and not value.flags.c_contiguous:
+            raise ValueError(f"{name}: an array of shape {value.shape} is not in one piece of memory")
     function = _function(source, name, np.dtype(dtype).name, cupy().cuda.Device().id)
     function((blocks,), (threads,), tuple(map(_argument, args)))
 

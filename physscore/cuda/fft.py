@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from physscore.arrays import cupy
+from physscore.arrays import contiguous, cupy
 
 
 @lru_cache(maxsize=16)
@@ -30,10 +30,7 @@ def forward_fft(x: Any) -> Any:
     if len(x):
         kind = cufft.CUFFT_R2C if single else cufft.CUFFT_D2Z
         plan = _plan(shape, len(x), kind, xp.cuda.Device().id)
-        x = xp.ascontiguousarray(x)
-        if x.data.ptr % (2 * x.itemsize):  # a field among others, which cuFFT refuses
-            x = x.copy()
-        plan.fft(x, out, cufft.CUFFT_FORWARD)
+        plan.fft(contiguous(x), out, cufft.CUFFT_FORWARD)  # which refuses a field among others
     return out
 
 

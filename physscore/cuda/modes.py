@@ -59,6 +59,8 @@ def sum_power(
 ) -> Any:
     """Return the sums of Re(a conj b) of one field for each entry of the table, on the card."""
     xp = cupy()
+    wide = np.promote_types(a.dtype, b.dtype)
+    a, b = a.astype(wide, copy=False), b.astype(wide, copy=False)
     factors = [
         xp.ones(len(wavenumbers.octant[i])) if weights is None else xp.asarray(weights[i], np.float64)
         for i in range(3)

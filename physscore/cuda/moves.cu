@@ -76,7 +76,8 @@ extern "C" __global__ void push(
         double sum = 0.0;
         for (i64 block = piece.low + threadIdx.x; block < piece.high; block += blockDim.x) {
             i64 i = 4 * block;
-            Four before, width = {{1, 1, 1, 1}}, here = {{0, 0, 0, 0}}, force = four_of(s, piece.chain, i, d), there;
+            Four before, there, width = {{1, 1, 1, 1}}, here = {{0, 0, 0, 0}};
+            Four force = four_of(s, piece.chain, i, d);
             if (anew)
                 four_normals((u32)block, (u32)(first + piece.chain), step, CHAIN, k0, k1, false, before.at);
             else

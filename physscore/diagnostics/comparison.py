@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from physscore.arrays import on_gpu
 from physscore.core import Array
 from physscore.diagnostics.power import FieldSequence, PowerSpectrum, Shells, power_spectrum
 from physscore.energies.lognormal import LognormalField
@@ -123,11 +124,14 @@ def check_field(delta: Any, prior: GaussianRandomField | LognormalField) -> Comp
     """
     if isinstance(prior, LognormalField):
         lognormal = prior
-        stacked = np.ndim(delta) == len(prior.shape) + 1 if isinstance(delta, np.ndarray) else True
+        array = isinstance(delta, np.ndarray) or on_gpu(delta)
+        stacked = delta.ndim == len(prior.shape) + 1 if array else True
         fields = delta if stacked else [delta]
 
         def logarithm(i: int) -> Array:
-            return np.asarray(lognormal.to_gaussian(np.asarray(fields[i])[np.newaxis])[0])
+            field = fields[i] if on_gpu(fields[i]) else np.asarray(fields[i])
+            gaussian: Array = lognormal.to_gaussian(field[np.newaxis])[0]
+            return gaussian
 
         delta = FieldSequence(logarithm, range(len(fields)), len(prior.shape) + 1)
         prior = prior.gaussian

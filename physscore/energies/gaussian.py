@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
 from physscore import noise
-from physscore.arrays import as_states, cholesky, on_gpu
+from physscore.arrays import as_states, cholesky, cupy, on_gpu, to_host
 from physscore.core import Array, Energy, InputError, Point, Prior
 from physscore.elementary import exp, log
 from physscore.points import compiled_block, energy_and_score, from_block
@@ -121,6 +121,8 @@ class Gaussian(Prior):
 
     def whiten(self, x: Array) -> Array:
         """Return L^-1 (x - mean), with the covariance L L^T."""
+        if on_gpu(x):
+            return cast(Array, cupy().asarray(self.whiten(to_host(x))))
         centred = as_states(x, self.shape) - self.mean
         if self.covariance.ndim == 1:
             return centred / np.sqrt(self.covariance)
@@ -128,6 +130,8 @@ class Gaussian(Prior):
 
     def unwhiten(self, z: Array) -> Array:
         """Return mean + L z."""
+        if on_gpu(z):
+            return cast(Array, cupy().asarray(self.unwhiten(to_host(z))))
         z = as_states(z, self.shape, "z")
         if self.covariance.ndim == 1:
             return np.asarray(self.mean + z * np.sqrt(self.covariance))
@@ -135,6 +139,8 @@ class Gaussian(Prior):
 
     def pull_back(self, z: Array, gradient: Array) -> Array:
         """Return L^T gradient."""
+        if on_gpu(z):
+            return cast(Array, cupy().asarray(self.pull_back(to_host(z), to_host(gradient))))
         if self.covariance.ndim == 1:
             return np.asarray(gradient * np.sqrt(self.covariance))
         return np.asarray(gradient @ self._lower)

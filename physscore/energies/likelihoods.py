@@ -13,7 +13,7 @@ from numba import njit
 from scipy.special import gammaln
 
 from physscore import noise
-from physscore.arrays import as_states, compiled, on_gpu, parallel
+from physscore.arrays import as_states, compiled, on_gpu, parallel, to_host
 from physscore.core import Array, Energy, InputError, Point, Score
 from physscore.elementary import exp, exp_single, log
 from physscore.energies.functions import state_shape
@@ -110,7 +110,7 @@ class _CellByCell(Energy):
     """A likelihood that is a product over the cells."""
 
     kind: ClassVar[int] = _GAUSSIAN
-    one_by_one = True
+    one_by_one = by_arrays = True
     mask: npt.NDArray[np.bool_]
     _scale = 1.0
     _offset: float
@@ -322,7 +322,7 @@ class PoissonCounts(_CellByCell):
 
         Where the linear mean is below a tenth of mean_count, that tenth stands for it.
         """
-        given = np.zeros((1, *self.shape)) if x is None else as_states(x, self.shape)
+        given = np.zeros((1, *self.shape)) if x is None else to_host(as_states(x, self.shape))
         states = given.astype(np.float64, copy=False).reshape(len(given), self.dim)
         if self.link == "exp":
             return float((self.bias**2 * self._weight * np.exp(self.bias * states)).mean())

@@ -174,7 +174,7 @@ class GaussianRandomField(Prior):
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return energies and scores with one forward FFT for both."""
         states = as_states(x, self.shape)
-        scores = np.empty_like(states)
+        scores = namespace(device_of(states)).empty(states.shape, states.dtype)
         return self._energies(states, scores), scores
 
     def _table(self, name: str, dtype: Any, device: str) -> Array:
@@ -290,7 +290,7 @@ def require_memory_for(grid: Grid, n: int, dtype: np.dtype[Any], device: str = "
     require_memory(
         # A field takes the place of its spectrum, but not on a card; the tables over |k| matter in few
         # dimensions.
-        spectrum + (n * field if n > 1 or device == "gpu" else 0) + 48 * table_size(grid),
+        spectrum + ((n * field if n > 1 else 0) + (field if device == "gpu" else 0)) + 48 * table_size(grid),
         f"sampling {count} of {' x '.join(map(str, grid.shape))} cells in {dtype}",
         device,
     )

@@ -156,7 +156,7 @@ class Batch:
         With ``anew``, the number of a step, momenta are drawn first, and their energies are returned as
         they were before the kick.
         """
-        y = np.empty_like(x)
+        y = namespace(self.device).empty(x.shape, x.dtype)
         kinetic = self._kick(x, s, p, kick, drift, harmonic, y, anew)
         if not harmonic and self.metric.kind == moves.DENSE:
             rows = namespace(self.device).zeros(len(x), x.dtype)

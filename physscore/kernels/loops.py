@@ -157,7 +157,7 @@ class Loop:
         seed_key(seed)
         dtype = np.float32 if getattr(x, "dtype", None) == np.float32 else np.float64
         device = device_of(x)
-        positions = x.astype(dtype) if device == "gpu" else np.array(x, dtype=dtype)
+        positions = x.astype(dtype, order="C") if device == "gpu" else np.array(x, dtype=dtype, order="C")
         if self.name != "batched":
             positions = positions.astype(np.float64)
         shape = self.target.shape
@@ -203,7 +203,10 @@ class Loop:
                     f"target {self.target!r} returned arrays on the CPU for states on the GPU: it must "
                     'return CuPy arrays, or be sampled with device "cpu"'
                 )
-            energy, score = energy.astype(np.float64, copy=False), score.astype(x.dtype, copy=False)
+            energy, score = (
+                contiguous(energy.astype(np.float64, copy=False)),
+                score.astype(x.dtype, copy=False),
+            )
         else:
             energy, score = np.asarray(energy, np.float64), np.asarray(score, x.dtype)
         if energy.shape != (len(x),):
@@ -341,11 +344,14 @@ class Loop:
         n = shape[0]
         x, score = state.x[some].reshape(n, -1), state.score[some].reshape(n, -1)
         chains = _Chains(x, state.energy[some], score, state.momentum[some])
+        energies: list[Array] = []  # of the draws; those of a card are fetched once
         for t in range(n_steps):
             step(batch, kernel, chains, state.step + t, tally[:, some])
             if thin and (t + 1) % thin == 0:
                 draws.x[(t + 1) // thin - 1, some] = chains.x.reshape(shape)
-                draws.energy[(t + 1) // thin - 1, some] = to_host(chains.e)
+                energies.append(chains.e.copy())
+        if energies:
+            draws.energy[:, some] = to_host(np.stack(energies))
         state.x[some], state.energy[some] = chains.x.reshape(shape), chains.e
         state.score[some], state.momentum[some] = chains.s.reshape(shape), chains.p
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from physscore.arrays import to_host
 from physscore.plots.figure import MEASURED, pyplot, write
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def plot_run(path: str | os.PathLike[str], run: Run, *, title: str = "") -> None
         n + 1, 2, figsize=(11, 1.9 * (n + 1)), width_ratios=(3, 1), sharey="row", squeeze=False
     )
     columns = [
-        np.asarray(run.draws[(slice(None), slice(None), *np.unravel_index(i, run.shape))]) for i in range(n)
+        to_host(run.draws[(slice(None), slice(None), *np.unravel_index(i, run.shape))]) for i in range(n)
     ]
     every = max(1, run.draws.shape[0] // 2000)
     steps = np.arange(0, run.draws.shape[0], every) * run.thin
@@ -75,9 +76,9 @@ def _plot_fields(path: str | os.PathLike[str], run: Run, title: str) -> None:
 
     draws, chains = run.draws.shape[:2]
     every = max(1, draws * chains // _MOST_SPECTRA)
-    some = np.asarray(run.draws[::every])
+    some = to_host(run.draws[::every])
     power = power_spectrum(some.reshape(-1, *run.shape), grid)
-    last, mean, std = np.asarray(run.draws[-1, 0]), run.mean, run.std
+    last, mean, std = to_host(run.draws[-1, 0]), run.mean, run.std
     figure, axes = plt.subplots(2, 3, figsize=(14, 8.5))
     for panel, field, name in zip(
         axes[0], (last, mean, std), ("last draw", "mean", "standard deviation"), strict=True

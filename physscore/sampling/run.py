@@ -130,7 +130,7 @@ def sample(
         writer = RunWriter(output, seed, settings, overwrite=overwrite, resume=resume)
         if writer.finished:
             finished = RunFile(writer.path).run()
-            writer.require_same_target(target, finished)
+            writer.require_same_target(target, finished, device)
             return finished
     else:
         require_memory(

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import h5py
-import numpy as np
 
+from physscore.arrays import to_host
 from physscore.core import InputError
 from physscore.diagnostics.power import PowerSpectrum
 from physscore.evidence.result import LogZ
@@ -57,7 +57,7 @@ def save(
         If the file exists or cannot be written, or ``what`` is something else.
     """
     if isinstance(what, Fields):
-        delta = np.asarray(what.delta)
+        delta = to_host(what.delta)
         batched = delta.ndim == what.grid.dim + 1
         if delta.shape[1 if batched else 0 :] != what.grid.shape:
             raise InputError(

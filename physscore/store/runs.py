@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
+from physscore.arrays import namespace, to_host
 from physscore.core import Array, InputError
 from physscore.grid import Grid
 from physscore.kernels.hamiltonian import HMC
@@ -113,10 +114,10 @@ class RunWriter:
             state = State(**arrays, seed=self.seed, step=int(group["step"][0]))
             engine.kernel = _read_kernel(file)
             engine.metric = engine.kernel.frozen_metric
-            _require_same_target(engine, state, self.part)
+            _require_same_target(engine, state.on(engine.device), self.part)
             return state, group["tally"][...], int(group["completed"][0])
 
-    def require_same_target(self, target: Any, run: Run) -> None:
+    def require_same_target(self, target: Any, run: Run, device: str) -> None:
         """Refuse a finished file whose energies are not those of ``target``: its name may be the same.
 
         Raises
@@ -128,7 +129,7 @@ class RunWriter:
         if np.isnan(known).all():
             return  # there is a score only
         with np.errstate(over="ignore", invalid="ignore"):
-            found = target.energy(np.asarray(run.draws[-1]))
+            found = to_host(target.energy(namespace(device).asarray(run.draws[-1])))
         spread = float(np.ptp(known[np.isfinite(known)])) if np.isfinite(known).any() else 0.0
         if not np.allclose(found, known, rtol=1e-5, atol=1e-3 * spread, equal_nan=True):
             raise InputError(
@@ -175,9 +176,9 @@ class RunWriter:
 def _require_same_target(engine: Engine, state: State, part: Path) -> None:
     """Refuse a target whose score at the chains is another one: its name alone may not tell."""
     with np.errstate(over="ignore", invalid="ignore"):
-        score = engine.loop.evaluate(state.x)[1]
-    size = float(np.abs(np.where(np.isfinite(state.score), state.score, 0.0)).max())
-    if not np.allclose(score, state.score, rtol=1e-3, atol=1e-3 * size, equal_nan=True):
+        score, kept = to_host(engine.loop.evaluate(state.x)[1]), to_host(state.score)
+    size = float(np.abs(np.where(np.isfinite(kept), kept, 0.0)).max())
+    if not np.allclose(score, kept, rtol=1e-3, atol=1e-3 * size, equal_nan=True):
         raise InputError(
             f"output {part} belongs to another job (the score at its states is not that of "
             f"{engine.target!r}): resume it with the same target, or use --overwrite"
@@ -237,7 +238,7 @@ def write_run(path: Path, run: Run) -> None:
         describe(file, "run", run.seed, {}, "1")
         _write_about(file, run.kernel, about)
         _make_room(file, kept, tuple(run.draws.shape[1:]), run.draws.dtype)
-        file["samples/x"][...] = run.draws
+        file["samples/x"][...] = to_host(run.draws)
         file["samples/energy"][...] = run.energies
         file["drift_to_noise"][0] = run.drift_to_noise
         group = file["state_0"]
