@@ -2,7 +2,8 @@
 
 Between two narrow modes the true score changes over a distance of std^2 / separation. A network whose slope
 is limited cannot follow: it blurs the modes, as if noise had been added. A sampler pays for a score that *is*
-sharp: its step must stay below 2 / (the largest curvature), or the chain explodes.
+sharp: its step must stay below 2 / (the largest curvature). Beyond, the chain is thrown from one mode to the
+other, and a step that is longer still explodes.
 
 python examples/09_mode_smearing.py [STEPS]
 """
@@ -38,7 +39,7 @@ def main(steps: int = 1500) -> None:
     limit = 2 * std**2
     print(f"curvature in a mode {1 / std**2:.0f}, stable step below {limit:.4f}; measured: {spectrum}")
     paths = {}
-    for factor in (0.1, 0.9, 1.1):
+    for factor in (0.1, 0.9, 1.1, 2.0):
         start = np.full((64, 1), 1.0)
         states = ps.iterate(modes, ps.ULA(step_size=factor * limit), chains=64, init=start, seed=2)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -59,7 +60,7 @@ def draw(grid, curves, paths, std) -> None:
     for name, score in curves.items():
         left.plot(grid[:, 0], score[:, 0], label=name, lw=2.5 if name == "true score" else 1.3)
     left.set(xlabel="x", ylabel="score", title="two modes of width 0.15, learned")
-    left.legend(frameon=False)
+    left.legend(frameon=False, fontsize=9, loc="upper right")
     for factor, distance in paths.items():
         right.semilogy(np.arange(1, len(distance) + 1), np.clip(distance, None, 1e3),
                        label=f"{factor:g} of the stable step")  # fmt: skip
