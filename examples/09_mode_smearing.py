@@ -60,7 +60,7 @@ def draw(grid, curves, paths, std) -> None:
     for name, score in curves.items():
         left.plot(grid[:, 0], score[:, 0], label=name, lw=2.5 if name == "true score" else 1.3)
     left.set(xlabel="x", ylabel="score", title="two modes of width 0.15, learned")
-    left.legend(frameon=False, fontsize=9, loc="upper right")
+    left.legend(frameon=False, fontsize=8, loc="lower left")
     for factor, distance in paths.items():
         right.semilogy(np.arange(1, len(distance) + 1), np.clip(distance, None, 1e3),
                        label=f"{factor:g} of the stable step")  # fmt: skip
