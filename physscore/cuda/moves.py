@@ -13,13 +13,16 @@ from physscore.cuda import launch_blocks, parts_of
 
 
 class _Launch:
-    """What the kernels over a batch (chains, d) have in common."""
+    """What the kernels over a batch (chains, d) have in common: it is cut into parts of chains."""
 
     def __init__(self, p: Any) -> None:
         self.dtype = p.dtype
         self.n, self.d = p.shape
         self.parts = parts_of(self.n, -(-self.d // 4))
-        self.sums = cupy().empty((self.n, self.parts))
+
+    def sums(self) -> Any:
+        """Return room for a sum over each part."""
+        return cupy().empty((self.n, self.parts))
 
     def __call__(self, name: str, *args: Any) -> None:
         size = -(-self.d // (4 * self.parts))
@@ -29,11 +32,12 @@ class _Launch:
 def renew(p: Any, keep: float, key: tuple[Any, Any], number: int, first: int) -> Any:
     """Refresh momenta in place; return their kinetic energies."""
     launch, real = _Launch(p), p.dtype.type
+    sums = launch.sums()
     launch(
         "renew", p, launch.n, launch.d, launch.parts, first, np.uint32(number), np.uint32(key[0]),
-        np.uint32(key[1]), real(keep), real(math.sqrt(1.0 - keep * keep)), launch.sums,
+        np.uint32(key[1]), real(keep), real(math.sqrt(1.0 - keep * keep)), sums,
     )  # fmt: skip
-    return launch.sums.sum(axis=1)
+    return sums.sum(axis=1)
 
 
 def push(
@@ -45,16 +49,16 @@ def push(
     ``kick`` and ``drift`` are numbers, or arrays of one for each chain.
     """
     launch = _Launch(p)
+    sums = launch.sums()
     each = on_gpu(kick) or on_gpu(drift)
-    none = launch.sums
-    kicks, drifts = (cupy().zeros(launch.n) + a if each else none for a in (kick, drift))
+    kicks, drifts = (cupy().zeros(launch.n) + a if each else sums for a in (kick, drift))
     numbers = (np.float64(0.0 if each else a) for a in (kick, drift))
     launch(
         "push", x, s, p, p if w is None else w, np.int32(w is not None), kicks, drifts, each, *numbers,
         harmonic, y is not None, p if y is None else y, anew is not None, launch.n, launch.d, launch.parts,
-        first, np.uint32(anew or 0), np.uint32(key[0]), np.uint32(key[1]), launch.sums,
+        first, np.uint32(anew or 0), np.uint32(key[0]), np.uint32(key[1]), sums,
     )  # fmt: skip
-    return launch.sums.sum(axis=1)
+    return sums.sum(axis=1)
 
 
 def accept(
