@@ -13,6 +13,7 @@ import torch
 
 import physscore as ps
 from physscore import learning
+from physscore.learning.task import Task
 
 MIXTURE = ps.GaussianMixture([1, 3], [[-2.0, 0.0], [2.0, 1.0]], 0.4)
 X = MIXTURE.sample(6000, seed=1)
@@ -165,6 +166,20 @@ def test_infinite_loss_keeps_the_last_good_weights():
         fit = learning.train(Bomb(), X, steps=200, batch=128, seed=0)
     assert fit.about["training"]["ended"] == "the loss was not finite"
     assert np.isfinite(fit.score(X[:10])).all()
+
+
+def test_slow_validation_leaves_the_time_to_training(monkeypatch):
+    """Twenty validations of 0.1 s would take two seconds of two."""
+    validate = Task.validate
+
+    def slow(self, weights):
+        time.sleep(0.1)
+        return validate(self, weights)
+
+    monkeypatch.setattr(Task, "validate", slow)
+    x = np.random.default_rng(0).normal(size=(200, 2))
+    fit = learning.train("mlp", x, max_time=2.0, batch=32)
+    assert 2 <= len(fit.about["training"]["history"]) <= 4
 
 
 def test_early_stop():

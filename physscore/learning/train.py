@@ -27,6 +27,7 @@ from physscore.sampling.engine import whole
 from physscore.store.hdf5 import check_output, part_of
 
 _LOOKS = 20  # validations in a training
+_REST = 9  # times as long as a validation no other follows where time is limited
 _SAVE_SECONDS = 30.0
 _CHANCE = 2.0  # standard errors by which later weights may look worse
 
@@ -95,7 +96,8 @@ def train(
     names
         Their names.
     steps, max_time
-        Where to end: steps, seconds, or both, whichever comes first. [default: 10000 steps]
+        Where to end: steps, seconds, or both, whichever comes first; of seconds validation takes about a tenth
+        at most. [default: 10000 steps]
     batch
         States in a step.
     learning_rate
@@ -212,7 +214,7 @@ class _Training:
         self.best = {name: value.clone() for name, value in self.average.weights.items()}
         self.best_losses, self.best_loss = np.empty(0), math.inf
         self.lowest, self.waited = math.inf, 0
-        self.step, self.elapsed, self.looked = 0, 0.0, 0
+        self.step, self.elapsed, self.looked, self.rested = 0, 0.0, 0, 0.0
         self.history: list[dict[str, Any]] = []
         self.ended = "not begun"
         self.between_steps = True  # all that is kept belongs to one step: a second Ctrl-C can come anywhere
@@ -241,7 +243,7 @@ class _Training:
                         break
                     self.elapsed = time.monotonic() - start
                     bar.update(1)
-                    if self._share(steps, most) * _LOOKS >= self.looked and not self._look(bar):
+                    if self._due(steps, most) and not self._look(bar):
                         self.ended = "validation got no better"
                         break
                     if self.path is not None and time.monotonic() - saved > _SAVE_SECONDS:
@@ -323,6 +325,11 @@ class _Training:
         of_steps = 0.0 if steps is None else self.step / steps
         return max(of_steps, 0.0 if most is None else self.elapsed / most)
 
+    def _due(self, steps: int | None, most: float | None) -> bool:
+        share = self._share(steps, most)
+        rested = most is None or share >= 1 or time.monotonic() >= self.rested
+        return rested and share * _LOOKS >= self.looked
+
     def _one(self, share: float) -> bool:
         loss = self.task.loss(self.step, share)
         rate = schedule(share, self.step, min(100, (self.settings["steps"] or 10_000) // 20))
@@ -341,7 +348,9 @@ class _Training:
         noise is used every time, so it is the differences that count.
         """
         self.looked += 1
+        began = time.monotonic()
         losses = self.task.validate(self.average.weights)
+        self.rested = time.monotonic() + _REST * (time.monotonic() - began)
         loss = float(losses.mean())
         self.history.append({"step": self.step, "seconds": round(self.elapsed, 1), "loss": finite(loss)})
         bar.set_postfix(validation=f"{loss:.4g}")
