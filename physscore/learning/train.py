@@ -96,8 +96,8 @@ def train(
     names
         Their names.
     steps, max_time
-        Where to end: steps, seconds, or both, whichever comes first; of seconds validation takes about a tenth
-        at most. [default: 10000 steps]
+        Where to end: steps, seconds, or both, whichever comes first; of seconds validation takes about a
+        tenth at most. [default: 10000 steps]
     batch
         States in a step.
     learning_rate
