@@ -327,7 +327,8 @@ class _Training:
 
     def _due(self, steps: int | None, most: float | None) -> bool:
         share = self._share(steps, most)
-        rested = most is None or share >= 1 or time.monotonic() >= self.rested
+        by_steps = share == self._share(steps, None)  # what steps decide is the same in every run
+        rested = by_steps or share >= 1 or time.monotonic() >= self.rested
         return rested and share * _LOOKS >= self.looked
 
     def _one(self, share: float) -> bool:
