@@ -13,6 +13,7 @@ import torch
 
 import physscore as ps
 from physscore import learning
+from physscore.learning import muon
 from physscore.learning.task import Task
 
 MIXTURE = ps.GaussianMixture([1, 3], [[-2.0, 0.0], [2.0, 1.0]], 0.4)
@@ -324,3 +325,48 @@ def test_the_dataset_of_a_file(tmp_path):
     assert fit.about["data"]["dataset"] == "train/maps"
     with pytest.raises(ps.InputError, match="train/maps"):
         learning.train(network, path, "maps", steps=3)
+
+
+@pytest.mark.parametrize("shape", [(30, 50), (50, 30), (20, 20)])
+def test_muon_moves_by_nearly_orthogonal_matrices(shape):
+    generator = torch.Generator().manual_seed(0)
+    gradient = torch.randn(shape, generator=generator)
+    left, _, right = torch.linalg.svd(gradient, full_matrices=False)
+    for dtype, error in ((torch.float32, 1e-4), (torch.bfloat16, 0.05)):
+        values = left.T @ muon.orthogonal(gradient, dtype).float() @ right.T
+        assert (values - torch.diag(values.diagonal())).abs().max() < error
+        assert 0.6 < values.diagonal().min() < values.diagonal().max() < 1.3
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_muon_is_pytorchs(native, monkeypatch):
+    monkeypatch.setattr(muon, "native_bfloat16", lambda: native)
+    ours, theirs = (torch.nn.Parameter(torch.eye(6, 4)) for _ in range(2))
+    optimisers = muon.Muon([ours], 0.02, 0.1), torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        ours.grad = torch.randn(6, 4, generator=generator)
+        theirs.grad = ours.grad.clone()
+        for optimiser in optimisers:
+            optimiser.step()
+        torch.testing.assert_close(ours, theirs, atol=0 if native else 2e-3, rtol=0)
+
+
+def test_bfloat16_needs_a_processor_that_has_it(monkeypatch):
+    fields = np.random.default_rng(1).normal(size=(40, 8, 8)).astype("f4")
+
+    def weights(native, precision):
+        monkeypatch.setattr("physscore.learning.task.native_bfloat16", lambda: native)
+        network = learning.UNet(2, channels=(8, 8), blocks=1, inputs=2)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            for weight in network.parameters():
+                torch.nn.init.normal_(weight, std=0.1)
+        fit = learning.train(network, fields, steps=3, batch=8, precision=precision)
+        return torch.cat([w.flatten() for w in fit.model.parameters()])
+
+    expected = weights(True, "float32")
+    near = weights(True, "bfloat16")
+    assert 0 < (near - expected).abs().max() < 0.1
+    with pytest.warns(UserWarning, match="this processor does not have: training in float32"):
+        assert torch.equal(weights(False, "bfloat16"), expected)

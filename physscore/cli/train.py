@@ -48,7 +48,8 @@ def _coarse(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
 @click.option("--learning-rate", type=float, help="The highest. [default: as the network needs]")
 @click.option("--weight-decay", type=float, default=0.0, show_default=True)
 @click.option("--integrability", type=float, default=0.0, show_default=True, help="Penalty on the curl.")
-@click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True,
+              help="Of the network's inside; float32 where the processor has no bfloat16.")  # fmt: skip
 @click.option("--coarse", callback=_coarse, help="Factors by which fields are coarser at first, as in 4,2.")
 @click.option("--augment/--no-augment", default=True,
               help="Shift fields, turn axes and exchange them at random. [default: augment]")  # fmt: skip

@@ -2,7 +2,7 @@
 
 ``losses`` are functions of a model and a batch. ``mlp`` and ``unet`` map states to scores, to which
 ``preconditioning`` gives the right size at every noise level, and the Gaussian part. ``train`` fits them to
-data (``data``, ``task``, ``optimiser``). ``fitted`` is what comes out: a score with its coordinates
+data (``data``, ``task``, ``optimiser``, ``muon``). ``fitted`` is what comes out: a score with its coordinates
 (``normalisation``), which samples, counts and goes into a file (``files``, ``generate``). ``conformance``
 tests all of these, ours or foreign, in closed form.
 """

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from physscore.learning.mlp import MLP
+from physscore.learning.muon import Muon
 from physscore.learning.preconditioning import Preconditioned
 from physscore.learning.unet import UNet
 
@@ -22,7 +23,7 @@ def default_rate(model: nn.Module) -> float:
 
 
 class Optimiser:
-    """Muon (Jordan et al. 2024) for hidden matrices, whose update it makes orthogonal, and Adam for the rest.
+    """Muon for hidden matrices, whose update it makes orthogonal, and Adam for the rest.
 
     Parameters
     ----------
@@ -47,7 +48,7 @@ class Optimiser:
             self.parts.append(torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95)))
         if inside:
             adam_rate, muon_rate = _RATES[type(_network(model))]
-            self.parts.append(torch.optim.Muon(inside, lr=muon_rate * rate / adam_rate, weight_decay=decay))
+            self.parts.append(Muon(inside, muon_rate * rate / adam_rate, decay))
         self._rates = [[group["lr"] for group in part.param_groups] for part in self.parts]
         self._weights = [w for group in self._groups() for w in group["params"]]
 

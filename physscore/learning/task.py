@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from physscore.learning import losses
 from physscore.learning.data import Data, coarse_spectrum, coarsen, mean_spectrum, moved
 from physscore.learning.fitted import Fitted, fitted
 from physscore.learning.mlp import MLP
+from physscore.learning.muon import native_bfloat16
 from physscore.learning.normalisation import Normalisation
 from physscore.learning.optimiser import weights_of
 from physscore.learning.preconditioning import Preconditioned
@@ -78,7 +80,12 @@ class Task:
         if precision == "bfloat16":
             if not isinstance(self.model, Preconditioned):
                 raise InputError("precision is 'bfloat16': it is for the networks of the loss 'levels'")
-            self.model.in_bfloat16 = True
+            self.model.in_bfloat16 = native_bfloat16()
+            if not native_bfloat16():
+                warnings.warn(
+                    "precision is 'bfloat16', which this processor does not have: training in float32",
+                    stacklevel=4,
+                )
         self._through = bool(takes_sigma(self.model) and getattr(self.model, "levels", True))
         if through_levels and not self._through:
             raise InputError("model takes no noise level: loss 'levels' needs one that does, model(x, sigma)")

@@ -108,7 +108,8 @@ def train(
         Factor of the penalty on the curl of a score.
     precision
         "float32", or "bfloat16" inside of the network while it is trained: half the time on processors that
-        have it, with weights, losses and the Gaussian part still in float32.
+        have it, with weights, losses and the Gaussian part still in float32. On others it is float32, with
+        a warning.
     coarse
         Of fields: factors by which they are first made coarser, such as (4, 2); each has an equal part of the
         training, and the last part is that of the data as they are.
