@@ -169,8 +169,9 @@ def mala() -> None:
 
 def chains() -> None:
     """Langevin of many chains on a 2-d mixture, by its compiled energy."""
-    from physscore.kernels.loops import Loop, Moves
+    from physscore.kernels.loops import Loop
     from physscore.kernels.metric import Identity
+    from physscore.kernels.state import Moves
 
     mixture = ps.GaussianMixture([0.1, 0.2, 0.3, 0.4], [[2, 2], [2, -2], [-2, 2], [-2, -2]], 0.25)
     options = {"chains": 1000, "steps": 20, "warmup": 0, "seed": 3}

@@ -234,24 +234,53 @@ def inverse_fft(modes: Array, shape: Sequence[int]) -> Array:
     """
     if on_gpu(modes):
         return cast(Array, inverse_ffts(modes[np.newaxis], shape)[0])
+    if len(shape) == 1:
+        import scipy.fft
+
+        return np.asarray(scipy.fft.irfft(modes, n=shape[0], norm="forward", workers=n_threads()))
+    return inverse_planes(inverse_along_first(modes), shape[1:])
+
+
+def inverse_along_first(modes: Array) -> Array:
+    """Do the part of :func:`inverse_fft` along the first axis, in place."""
+    import scipy.fft
+
+    done = scipy.fft.ifft(modes, axis=0, norm="forward", overwrite_x=True, workers=n_threads())
+    return np.asarray(done)
+
+
+def inverse_planes(modes: Array, sides: Sequence[int]) -> Array:
+    """Do the rest of :func:`inverse_fft`: return real planes (n, *sides), in the memory of ``modes``."""
     import scipy.fft
 
     workers = n_threads()
-    if len(shape) == 1:
-        return np.asarray(scipy.fft.irfft(modes, n=shape[0], norm="forward", workers=workers))
-    modes = scipy.fft.ifft(modes, axis=0, norm="forward", overwrite_x=True, workers=workers)
+    shape = (len(modes), *sides)
     packed = modes.reshape(-1).view(modes.real.dtype)[: math.prod(shape)].reshape(shape)
     planes = max(1, workers * _SLAB_BYTES // modes[0].nbytes)
     for start in range(0, len(modes), planes):
         slab = slice(start, start + planes)
         part = modes[slab]
-        if len(shape) == 3:
+        if len(sides) == 2:
             part = scipy.fft.ifft(part, axis=1, norm="forward", overwrite_x=True, workers=workers)
-        real = scipy.fft.irfft(part, n=shape[-1], axis=-1, norm="forward", workers=workers)
+        real = scipy.fft.irfft(part, n=sides[-1], axis=-1, norm="forward", workers=workers)
         if len(real) == len(modes):
             return np.asarray(real)  # all in the cache: nothing to pack
         packed[slab] = real
     return packed
+
+
+def forward_planes(x: Array) -> Array:
+    """Return the unnormalised half spectra of planes (n, *sides)."""
+    import scipy.fft
+
+    return np.asarray(scipy.fft.rfftn(x, axes=range(1, x.ndim), workers=n_threads()))
+
+
+def forward_along_first(modes: Array) -> Array:
+    """Make whole half spectra of those of planes, in place."""
+    import scipy.fft
+
+    return np.asarray(scipy.fft.fft(modes, axis=0, overwrite_x=True, workers=n_threads()))
 
 
 def floating_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,15 @@ import numpy.typing as npt
 from physscore.core import InputError
 
 _MAX_CELLS_PER_SIDE = 2**31 - 1
+
+
+class Columns(NamedTuple):
+    """The modes of a half spectrum, cut to three sides as ``Grid.cube``, with y and z in these ranges."""
+
+    y_start: int
+    y_stop: int
+    z_start: int
+    z_stop: int
 
 
 class Grid:
@@ -86,6 +95,13 @@ class Grid:
         first = self.shape[0] if self.dim > 1 else 1
         middle = self.shape[1] if self.dim == 3 else 1
         return (first, middle, self.shape[-1])
+
+    def columns(self, start: int = 0, stop: int | None = None) -> Columns:
+        """Return the modes whose place along the second axis of the half spectrum is in a range."""
+        whole = (self.cube[1], self.cube[2] // 2 + 1)
+        if self.dim == 3:
+            return Columns(start, whole[0] if stop is None else stop, 0, whole[1])
+        return Columns(0, whole[0], start, whole[1] if stop is None else stop)
 
     @cached_property
     def wavenumbers(self) -> WavenumberTable:

@@ -26,7 +26,7 @@ from physscore.arrays import (
     to_host,
 )
 from physscore.core import Array
-from physscore.grid import Grid, WavenumberTable
+from physscore.grid import Columns, Grid, WavenumberTable
 
 # Sums that share entries are kept in this many parts, whatever the number of threads, so that
 # their rounding does not depend on it.
@@ -49,19 +49,26 @@ def _multiply(modes, offsets, table, start, stop):
                 row[2 * z + 1] *= factor[z]
 
 
-def multiply(modes: Array, wavenumbers: WavenumberTable, table: Array) -> Array:
-    """Multiply each mode of a half spectrum in place by its entry of ``table``; return the modes."""
+def multiply(
+    modes: Array, wavenumbers: WavenumberTable, table: Array, columns: Columns | None = None
+) -> Array:
+    """Multiply each mode of a half spectrum, or of columns of it, in place by its entry of ``table``; return
+    the modes."""
     device_of(modes, table)
     if on_gpu(modes):
         from physscore.cuda import modes as on_card
 
         on_card.multiply(modes[np.newaxis], wavenumbers, table)
         return modes
+    offsets = wavenumbers.offsets
+    if columns is not None:
+        offsets = (offsets[0], offsets[1][columns.y_start : columns.y_stop],
+                   offsets[2][columns.z_start : columns.z_stop])  # fmt: skip
     parallel(
         _multiply,
         wavenumbers.cube[0],
-        _as_real_cube(modes, wavenumbers),
-        wavenumbers.offsets,
+        _as_real_cube(modes, len(offsets[0]), len(offsets[1])),
+        offsets,
         table.astype(modes.real.dtype, copy=False),
     )
     return modes
@@ -74,8 +81,7 @@ def _n_signs(frequency, n):
 
 
 @compiled
-def _sum_power(a, b, cube, octant, weights, shared, total, start, stop):
-    n_x, n_y = cube[0], cube[1]
+def _sum_power(a, b, n_x, octant, signs_of_y, weights, shared, total, start, stop):
     n_z = len(octant[2])
     row = np.empty(n_z)
     planes = len(octant[0])
@@ -86,8 +92,10 @@ def _sum_power(a, b, cube, octant, weights, shared, total, start, stop):
             for y in range(len(octant[1])):
                 row[:] = 0.0
                 for i in range(_n_signs(x, n_x)):
-                    for j in range(_n_signs(y, n_y)):
-                        xx, yy = x if i == 0 else n_x - x, y if j == 0 else n_y - y
+                    for j in range(2):
+                        xx, yy = x if i == 0 else n_x - x, signs_of_y[j, y]
+                        if yy < 0:
+                            continue
                         u, v = a[xx, yy], b[xx, yy]
                         for z in range(n_z):
                             row[z] += np.float64(u[2 * z] * v[2 * z] + u[2 * z + 1] * v[2 * z + 1])
@@ -101,6 +109,7 @@ def sum_power(
     b: Array,
     wavenumbers: WavenumberTable,
     weights: tuple[Array, Array, Array] | None = None,
+    columns: Columns | None = None,
 ) -> npt.NDArray[np.float64]:
     """Return the sums of Re(a conj b) over the full spectrum, for each entry of the table.
 
@@ -112,36 +121,46 @@ def sum_power(
         Where each mode counts.
     weights
         Factors for each non-negative frequency along the three sides of ``wavenumbers.cube``.
+    columns
+        That ``a`` and ``b`` hold these modes only.
     """
     if device_of(a, b) == "gpu":
         from physscore.cuda import modes as on_card
 
         return to_host(on_card.sum_power(a, b, wavenumbers, weights))
+    n_x, n_y, n_z = wavenumbers.cube
     octant = wavenumbers.octant
     if weights is None:
         weights = (np.ones(len(octant[0])), np.ones(len(octant[1])), np.ones(len(octant[2])))
+    y_start, y_stop, z_start, z_stop = columns or (0, n_y, 0, n_z // 2 + 1)
     twice = np.full(len(octant[2]), 2.0)  # the half spectrum leaves out the modes with z < 0
     twice[0] = 1.0
-    if wavenumbers.cube[2] % 2 == 0:
+    if n_z % 2 == 0:
         twice[-1] = 1.0
+    # Where +y and -y are among the columns, -1 where they are not.
+    signs_of_y = np.full((2, n_y // 2 + 1), -1)
+    for y in range(y_start, y_stop):
+        signs_of_y[int(2 * y > n_y), min(y, n_y - y)] = y - y_start
+    here = np.flatnonzero((signs_of_y >= 0).any(axis=0))
+    depth = slice(z_start, z_stop)
     total = np.zeros((_PARTS if wavenumbers.shared else 1, wavenumbers.size))
     parallel(
         _sum_power,
         _PARTS,
-        _as_real_cube(a, wavenumbers),
-        _as_real_cube(b, wavenumbers),
-        wavenumbers.cube,
-        octant,
-        (weights[0], weights[1], weights[2] * twice),
+        _as_real_cube(a, n_x, y_stop - y_start),
+        _as_real_cube(b, n_x, y_stop - y_start),
+        n_x,
+        (octant[0], octant[1][here], octant[2][depth]),
+        signs_of_y[:, here],
+        (weights[0], weights[1][here], (weights[2] * twice)[depth]),
         wavenumbers.shared,
         total,
     )
     return np.asarray(total.sum(axis=0))
 
 
-def _as_real_cube(modes: Array, wavenumbers: WavenumberTable) -> Array:
-    """View a contiguous half spectrum as real and imaginary parts, with three sides."""
-    nx, ny, _ = wavenumbers.cube
+def _as_real_cube(modes: Array, nx: int, ny: int) -> Array:
+    """View contiguous modes as real and imaginary parts, with three sides."""
     return modes.view(modes.real.dtype).reshape(nx, ny, -1)
 
 

@@ -28,7 +28,7 @@ from physscore.philox import (
 )
 
 if TYPE_CHECKING:
-    from physscore.grid import WavenumberTable
+    from physscore.grid import Columns, WavenumberTable
 
 __all__ = ["MAX_DRAWS", "checked_draw", "field_modes", "fill_block", "fill_row", "normal", "seed_key"]
 
@@ -43,62 +43,78 @@ _MASK = _u64(0xFFFFFFFF)
 
 
 @inline
-def _partner_words(words, block, odd, x, nx, ny, c3, k0, k1):
-    """Fill ``words`` with those of mode (x, y, z) for every y, or of its partner (-x, -y, -z)
-    where that one counts: of two modes that a real field ties together both use the same place."""
-    for y in range(ny):
+def _partner_words(words, block, odd, x, first, nx, ny, c3, k0, k1):
+    """Fill ``words`` with those of mode (x, y, z) for every y from the first on, or of its partner
+    (-x, -y, -z) where that one counts: of two modes that a real field ties together both use the same
+    place."""
+    for i in range(len(words) // 2):
+        y = first + i
         away = (2 * x > nx) | (((2 * x == nx) | (x == 0)) & (2 * y > ny))
         px, py = select(away, -x, x), select(away, -y, y)
         cx = _u64(select(2 * px >= nx, px - nx, select(2 * px < -nx, px + nx, px))) & _MASK
         cy = _u64(select(2 * py >= ny, py - ny, select(2 * py < -ny, py + ny, py))) & _MASK
         w0, w1, w2, w3 = philox4x32(block, cy, cx, c3, k0, k1)
-        words[2 * y] = select(odd, w2, w0)
-        words[2 * y + 1] = select(odd, w3, w1)
+        words[2 * i] = select(odd, w2, w0)
+        words[2 * i + 1] = select(odd, w3, w1)
 
 
 @compiled
-def _draw_modes(out, cube, offsets, table, c3, k0, k1, fixed, start, stop):
-    """Draw planes start to stop of a coloured half spectrum; ``out`` is (nx, ny, 2 * nz_half), real."""
+def _draw_modes(out, cube, columns, offsets, table, c3, k0, k1, fixed, start, stop):
+    """Draw planes start to stop of a coloured half spectrum, or of columns of it; ``out`` is real,
+    (nx, columns along y, 2 * columns along z)."""
     nx, ny, nz = cube
-    nz_half = nz // 2 + 1
+    y_start, y_stop, z_start, z_stop = columns
     double = table.itemsize == 8
-    n_blocks = (nz_half + 1) // 2
+    first = z_start // 2  # a block of words is of two modes
+    before = z_start - 2 * first
+    n_blocks = (z_stop + 1) // 2 - first
     words = np.empty(4 * n_blocks, np.uint32)
     lower = np.empty(4 * n_blocks, np.uint32)
-    amplitude = np.empty(nz_half, table.dtype)
+    amplitude = np.empty(z_stop - 2 * first, table.dtype)
+    spare = np.empty(2 * len(amplitude) if before else 0, table.dtype)
     # The planes z = 0 and, if there is one, z = Nyquist hold both modes of a pair.
     n_planes = 2 if nz % 2 == 0 else 1
-    plane_words, plane_lower = np.empty((2, 2 * ny), np.uint32), np.empty((2, 2 * ny), np.uint32)
-    plane = np.empty((2, 2 * ny), table.dtype)
-    ones = np.ones(ny, table.dtype)
+    n_y = y_stop - y_start
+    plane_words, plane_lower = np.empty((2, 2 * n_y), np.uint32), np.empty((2, 2 * n_y), np.uint32)
+    plane = np.empty((2, 2 * n_y), table.dtype)
+    ones = np.ones(n_y, table.dtype)
     for x in range(start, stop):
         for p in range(n_planes):
-            block, odd = _u64((p * (nz // 2)) // 2), (p * (nz // 2)) % 2 == 1
-            _partner_words(plane_words[p], block, odd, x, nx, ny, c3, k0, k1)
-            if double:
-                _partner_words(plane_lower[p], block, odd, x, nx, ny, c3 + LOWER_BITS, k0, k1)
-            normals(plane_words[p], plane_lower[p], ones, fixed, plane[p])
+            z = p * (nz // 2)
+            if z_start <= z < z_stop:
+                block, odd = _u64(z // 2), z % 2 == 1
+                _partner_words(plane_words[p], block, odd, x, y_start, nx, ny, c3, k0, k1)
+                if double:
+                    _partner_words(plane_lower[p], block, odd, x, y_start, nx, ny, c3 + LOWER_BITS, k0, k1)
+                normals(plane_words[p], plane_lower[p], ones, fixed, plane[p])
         cx = _u64(x - nx if 2 * x >= nx else x) & _MASK
-        for y in range(ny):
+        for y in range(y_start, y_stop):
             cy = _u64(y - ny if 2 * y >= ny else y) & _MASK
             base = offsets[0][x] + offsets[1][y]
-            for z in range(nz_half):
-                amplitude[z] = table[base + offsets[2][z]]
-            row = out[x, y]
-            words_along_first(words, 0, n_blocks, cy, cx, c3, k0, k1)
+            for i in range(len(amplitude)):
+                amplitude[i] = table[base + offsets[2][2 * first + i]]
+            place = out[x, y - y_start]
+            row = spare if before else place
+            words_along_first(words, first, n_blocks, cy, cx, c3, k0, k1)
             if double:
-                words_along_first(lower, 0, n_blocks, cy, cx, c3 + LOWER_BITS, k0, k1)
+                words_along_first(lower, first, n_blocks, cy, cx, c3 + LOWER_BITS, k0, k1)
             normals(words, lower, amplitude, fixed, row)
+            if before:
+                place[:] = row[2:]
             self_x, self_y = x == 0 or 2 * x == nx, y == 0 or 2 * y == ny
             for p in range(n_planes):
                 z = p * (nz // 2)
-                a, b = plane[p, 2 * y] * amplitude[z], plane[p, 2 * y + 1] * amplitude[z]
+                if not z_start <= z < z_stop:
+                    continue
+                i = y - y_start
+                a, b = plane[p, 2 * i], plane[p, 2 * i + 1]
+                a, b = a * amplitude[z - 2 * first], b * amplitude[z - 2 * first]
                 if self_x and self_y:  # its own partner: real, with all the variance in one number
                     a = math.copysign(math.hypot(a, b), a) if fixed else a * math.sqrt(2.0)
                     b = 0.0
                 elif 2 * x > nx or (self_x and 2 * y > ny):
                     b = -b
-                row[2 * z], row[2 * z + 1] = a, b
+                place[2 * (z - z_start)], place[2 * (z - z_start) + 1] = a, b
 
 
 def field_modes(
@@ -108,6 +124,7 @@ def field_modes(
     seed: int,
     realization: int = 0,
     fixed: bool = False,
+    columns: Columns | None = None,
 ) -> Array:
     """Draw the Hermitian half spectrum of a real Gaussian field, each mode counted by its wavevector.
 
@@ -121,6 +138,8 @@ def field_modes(
     fixed
         Give every mode its root-mean-square modulus, with a random phase only
         (Angulo & Pontzen 2016, arXiv:1603.05253).
+    columns
+        Draw these modes only.
 
     Returns
     -------
@@ -136,8 +155,11 @@ def field_modes(
         drawn: Array = on_card.draw(wavenumbers, table, (k0, k1), int(realization), fixed)
         return drawn
     cube, offsets = wavenumbers.cube, wavenumbers.offsets
-    out = np.empty((cube[0], cube[1], 2 * (cube[2] // 2 + 1)), table.dtype)
-    parallel(_draw_modes, cube[0], out, cube, offsets, table, c3, k0, k1, fixed)
+    y_start, y_stop, z_start, z_stop = columns or (0, cube[1], 0, cube[2] // 2 + 1)
+    out = np.empty((cube[0], y_stop - y_start, 2 * (z_stop - z_start)), table.dtype)
+    parallel(
+        _draw_modes, cube[0], out, cube, (y_start, y_stop, z_start, z_stop), offsets, table, c3, k0, k1, fixed
+    )
     return out.view(np.complex64 if table.dtype == np.float32 else np.complex128)
 
 

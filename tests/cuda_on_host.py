@@ -3,7 +3,8 @@
 ``with install() as cupy:`` puts it where ``import cupy`` finds it. Its arrays refuse what CuPy's refuse: to
 be mixed with NumPy arrays, to become one unasked. Its kernels refuse arguments that do not fit their
 parameters, which a card would read as garbage. ``transfers`` and ``launches`` tell what was done. A kernel
-runs as one block of one thread, so it must be a loop that is right for any launch. What you miss in a list
+runs as one block of one thread, so it must be a loop that is right for any launch. What the array API
+standard has is computed by array_api_strict, which refuses what is NumPy's alone. What you miss in a list
 here, add to it.
 """
 
@@ -23,6 +24,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from uuid import uuid4
 
+import array_api_strict as standard
 import numpy as np
 import pytest
 import scipy.fft
@@ -138,14 +140,36 @@ def wrap(x):
     return Array(np.asarray(x)) if isinstance(x, np.ndarray | np.generic) else x
 
 
+def by_the_standard(name, function, args, kwargs):
+    """Call the standard's function of that name in place of NumPy's, or of an array's method."""
+    if isinstance(getattr(function, "__self__", None), np.ndarray):
+        args = function.__self__, *args
+    if name in REDUCTIONS and len(args) == 2:
+        args, kwargs["axis"] = args[:1], args[1]
+    out = kwargs.pop("out", None)
+    if "ddof" in kwargs:
+        kwargs["correction"] = kwargs.pop("ddof")
+    if kwargs.get("dtype") is not None:
+        kwargs["dtype"] = getattr(standard, np.dtype(kwargs["dtype"]).name)
+    args = [standard.asarray(x) if isinstance(x, np.ndarray | np.generic) else x for x in args]
+    if name in ("concat", "stack"):
+        args[0] = [standard.asarray(x) for x in args[0]]
+    result = np.asarray(getattr(standard, name)(*args, **kwargs))
+    if out is not None:
+        np.copyto(out, result, casting="same_kind")
+    return result
+
+
 def apply(function, args, kwargs):
     """Call a NumPy function on what stand-in arrays hold; give stand-in arrays back, 0-d ones for scalars."""
     if function.__name__ in REDUCTIONS and kwargs.keys() & {"where", "initial"}:
         raise TypeError(f"cupy.{function.__name__} knows neither where= nor initial=")
-    result = function(*unwrap(tuple(args)), **{name: unwrap(x) for name, x in kwargs.items()})
+    out, name = kwargs.get("out"), STANDARD.get(function.__name__)
+    args, kwargs = unwrap(tuple(args)), {name: unwrap(x) for name, x in kwargs.items()}
+    result = function(*args, **kwargs) if name is None else by_the_standard(name, function, args, kwargs)
     if function in (np.allclose, np.array_equal):
         result = np.bool_(result)  # CuPy leaves it on the device
-    return wrap(result) if kwargs.get("out") is None else kwargs["out"]
+    return wrap(result) if out is None else out
 
 
 def lifted(function):
@@ -195,6 +219,13 @@ FUNCTIONS = [
 """),
 ]
 FUNCTIONS += [name for name in dir(np) if isinstance(getattr(np, name), np.ufunc)]
+# NumPy's name of what the standard has, and the standard's; not what gives views, for it makes copies.
+STANDARD = {name: name for name in dir(standard) if isinstance(getattr(np, name, None), np.ufunc)}
+STANDARD |= {getattr(np, name).__name__: name for name in STANDARD}
+STANDARD |= {name: name for name in words("""
+    sum prod mean var std min max all any where stack argmin argmax count_nonzero searchsorted clip round
+""")}  # fmt: skip
+STANDARD |= {"amin": "min", "amax": "max", "concatenate": "concat"}
 LINALG = words("cholesky norm eigvalsh")
 BORROWED = words("""
     bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128

@@ -151,6 +151,23 @@ def test_functions_and_methods_are_dispatched(cupy):
         cupy.asarray(["a"])
 
 
+NOT_STANDARD = {
+    "whole numbers times a fraction": lambda x, n: n * 0.5,
+    "whole numbers and others": lambda x, n: n + x,
+    "truth and numbers": lambda x, n: np.where(x > 0, x > 0, 1.0),
+    "numbers as truth": lambda x, n: np.where(n, x, 0.0),
+    "more precise in place": lambda x, n: operator.iadd(n, x),
+    "mean of whole numbers": lambda x, n: n.mean(),
+    "roots of whole numbers": lambda x, n: np.sqrt(n),
+}
+
+
+@pytest.mark.parametrize("name", NOT_STANDARD)
+def test_what_is_numpys_alone_is_refused(cupy, name):
+    with pytest.raises(TypeError):
+        NOT_STANDARD[name](cupy.arange(3.0), cupy.arange(3))
+
+
 def test_scalars_stay_on_the_device(cupy):
     x = cupy.arange(3.0)
     same(x.max(), np.asarray(2.0))

@@ -16,7 +16,7 @@ from physscore.evidence.annealed import Particles, run_leg
 from physscore.evidence.excess import excess_of
 from physscore.evidence.job import prepare
 from physscore.evidence.reference import reference_for
-from physscore.kernels.loops import Moves
+from physscore.kernels.state import Moves
 
 QUICK = ["gaussian", "mixture", "shells-2", "shells-5", "eggbox", "double-well", "phi4-4x4", "phi4-4x16",
          "ising-8-0.3", "ising-8-0.6", "field-16x16", "field-masked-16x16"]  # fmt: skip

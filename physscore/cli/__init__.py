@@ -5,8 +5,10 @@ Commands are imported when they are called, so that ``physscore --help`` is inst
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
+from collections.abc import Callable
 from importlib import import_module
 
 import click
@@ -58,11 +60,20 @@ def main() -> None:
         click.echo("interrupted: what was finished is kept", err=True)
         sys.exit(130)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        _leave(error.show, error.exit_code)
     except (InputError, ImportError) as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
+        text = f"Error: {error}"
+        _leave(lambda: click.echo(text, err=True), 2)
     except MemoryError:
-        click.echo("Error: the memory is used up: use a smaller grid or dtype float32", err=True)
-        sys.exit(2)
+        text = "Error: the memory is used up: use a smaller grid or dtype float32"
+        _leave(lambda: click.echo(text, err=True), 2)
+
+
+def _leave(say: Callable[[], None], code: int) -> None:
+    """Tell of an error and end, as one of several processes if there are."""
+    if any(name.startswith(("PMI", "OMPI_")) for name in os.environ):  # mpiexec leaves such
+        from physscore.processes import leave
+
+        leave(say, code)
+    say()
+    sys.exit(code)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,6 +23,21 @@ from physscore.cli.options import (
     threads_option,
     title_of,
 )
+
+
+def _ranges(
+    ctx: click.Context, param: click.Parameter, value: str | None
+) -> tuple[tuple[int, int], ...] | None:
+    if value is None:
+        return None
+    try:
+        pairs = [part.split(":") for part in value.split(",")]
+        found = tuple((int(start), int(stop)) for start, stop in pairs)
+    except ValueError:
+        found = ()
+    if not found or any(start < 0 or stop <= start for start, stop in found):
+        raise click.BadParameter(f"{value!r} must be a range for each side, as in 0:64,0:64,128:192")
+    return found
 
 
 @click.command(name="field")
@@ -58,6 +75,15 @@ from physscore.cli.options import (
 @click.option("--paired", is_flag=True, help="Fields in pairs of opposite phase (needs an even -n).")
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
 @device_option
+@click.option("--out-of-core", is_flag=True,
+              help="Make fields in pieces, through the disk: for what memory does not hold.")  # fmt: skip
+@click.option("--memory", metavar="SIZE", default="1GB", show_default=True,
+              help="Memory to work in with --out-of-core and --cells, such as 512MB.")  # fmt: skip
+@click.option("--cells", callback=_ranges, metavar="RANGES",
+              help="Only these cells of a field, 0:64,0:64,128:192, without the rest.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Say what memory, disk and time the job will need, and end.")
+@click.option("--processes", type=click.IntRange(min=1), default=1,
+              help="For --dry-run: how many mpiexec will start.")  # fmt: skip
 @plot_option("the first field and its P(k)")
 @json_option
 @overwrite_option
@@ -81,6 +107,11 @@ def command(
     paired: bool,
     dtype: str,
     device: str,
+    out_of_core: bool,
+    memory: str,
+    cells: tuple[tuple[int, int], ...] | None,
+    dry_run: bool,
+    processes: int,
     plot: bool,
     as_json: bool,
     overwrite: bool,
@@ -89,22 +120,28 @@ def command(
     """Generate density fields, write them to HDF5 and check their power spectrum.
 
     Every field is compared with the spectrum it was drawn from; the exit code is 1 if that check fails.
+    Some cells of a field have no such spectrum, and are not compared.
     """
     import numpy as np
     from tqdm import tqdm
 
-    from physscore import plots, spectra
+    from physscore import distributed, plots, spectra
     from physscore.arrays import checked_device, to_host
     from physscore.core import InputError
+    from physscore.cost import cost_of_fields
     from physscore.diagnostics.comparison import check_field
     from physscore.diagnostics.power import power_bins, power_spectrum
+    from physscore.distributed import SlabDecomposition
     from physscore.energies.lognormal import LognormalField
     from physscore.energies.random_field import GaussianRandomField, require_memory_for
     from physscore.grid import Grid
     from physscore.interrupt import interruptible
     from physscore.noise import seed_key
+    from physscore.processes import ending_together, on_root, world
+    from physscore.slabs import Slabs
     from physscore.store import FieldFile, FieldWriter
     from physscore.store.hdf5 import check_output
+    from physscore.store.out_of_core import bytes_of, in_planes, tables_of, write_field
 
     if dim is not None and len(shape) not in (1, dim):
         raise InputError(f"--grid has {len(shape)} sides and --dim is {dim}: give one of the two")
@@ -115,8 +152,33 @@ def command(
         plots.require_matplotlib()
     grid = Grid(shape * (dim or 3) if len(shape) == 1 else shape, box_size)
     precision = np.dtype(dtype)
-    require_memory_for(grid, 1, precision, checked_device(device))
-    check_output(output, overwrite=overwrite, resume=resume)
+    working = bytes_of(memory)
+    comm = world()
+    asked = {"mpiexec": comm is not None, "--device gpu": device == "gpu", "--out-of-core": out_of_core,
+             "--cells": bool(cells)}  # fmt: skip
+    ways = [name for name in asked if asked[name]]
+    if len(ways) > 1 or (cells and plot):
+        raise InputError(
+            f"{' and '.join(ways if len(ways) > 1 else ['--cells', '--plot'])} exclude each other"
+        )
+    sides = [stop - start for start, stop in cells or ()]
+    if cells and (len(sides) != grid.dim or any(n > m for n, m in zip(sides, grid.shape, strict=True))):
+        raise InputError(f"--cells is {cells}: it must be {grid.dim} ranges inside {grid.shape} cells")
+    if dry_run:
+        if device == "gpu" or cells or comm is not None:
+            raise InputError(f"--dry-run is for fields on the CPU, by one process: it is given {ways[0]}")
+        cost = cost_of_fields(
+            grid, n=count or 1, dtype=precision, lognormal=lognormal, processes=processes,
+            memory=working if out_of_core else None, folder=output.parent,
+        )  # fmt: skip
+        print_json(cost.as_dict()) if as_json else click.echo(str(cost))
+        return
+    if not ways or device == "gpu":
+        require_memory_for(grid, 1, precision, checked_device(device))
+    if out_of_core:
+        Slabs(grid, precision, working - tables_of(grid, lognormal))
+    cut = None if comm is None else SlabDecomposition(grid, comm, dtype=precision)
+    on_root(comm, lambda: check_output(output, overwrite=overwrite, resume=resume))
     spectrum = spectra.parse(spectrum_text, redshift=redshift)
     settings = {
         "command": "field",
@@ -128,18 +190,25 @@ def command(
         "paired": paired,
         "n": count,
     }
-    finished = resume and output.exists()
+    kept = grid
+    if cells:
+        settings["cells"] = [list(part) for part in cells]
+        kept = Grid(sides, [n * cell for n, cell in zip(sides, grid.cell_size, strict=True)])
+    finished = on_root(comm, lambda: resume and output.exists())
     unmet = None
     if lognormal or not finished:
         prior = (LognormalField if lognormal else GaussianRandomField)(grid, spectrum)
         unmet = prior.unmet() if isinstance(prior, LognormalField) else None
-    if not finished:
+    writer: FieldWriter | None = None
+
+    def begin() -> list[int]:
+        nonlocal writer
         writer = FieldWriter(
             output,
-            grid,
+            kept,
             n=count,
             dtype=precision,
-            bins=power_bins(grid),
+            bins=None if cells else power_bins(grid),
             redshift=spectrum.redshift,
             seed=seed,
             settings=settings,
@@ -147,35 +216,51 @@ def command(
             overwrite=overwrite,
             resume=resume,
         )
-        with interruptible(say_stopping) as stop_if_asked, writer:
-            missing = sorted(set(range(count or 1)) - set(writer.completed))
-            for i in tqdm(missing, desc="fields", unit="field", disable=None):
+        return sorted(set(range(count or 1)) - set(writer.completed))
+
+    if not finished:
+        kind: dict[str, Any] = {"seed": seed, "fixed": fixed, "paired": paired}
+        missing = on_root(comm, begin)
+        with interruptible(say_stopping) as stop_if_asked, ending_together(comm), writer or nullcontext():
+            for i in tqdm(missing, desc="fields", unit="field", disable=None if writer else True):
                 stop_if_asked()
-                delta = prior.sample(
-                    1, seed=seed, dtype=precision, fixed=fixed, paired=paired, first=i, device=device
-                )[0]
-                measured = power_spectrum(delta, grid)
-                check = check_field(delta, prior) if lognormal else measured.compare(spectrum)
-                writer.write(i, to_host(delta), measured, check)
-            writer.finish()
+                if cut is not None:
+                    distributed.write_field(writer, cut, prior, i, **kind)
+                    continue
+                assert writer is not None
+                if out_of_core:
+                    write_field(writer, prior, i, memory=working, after_each=stop_if_asked, **kind)
+                elif cells:
+                    kind |= {"dtype": precision, "memory": working}
+                    writer.write(i, prior.sample_box([a for a, _ in cells], kept.shape, first=i, **kind))
+                else:
+                    delta = prior.sample(1, dtype=precision, first=i, device=device, **kind)[0]
+                    measured = power_spectrum(delta, grid)
+                    check = check_field(delta, prior) if lognormal else measured.compare(spectrum)
+                    writer.write(i, to_host(delta), measured, check)
+            if writer is not None:
+                writer.finish()
+    if comm is not None and comm.rank:
+        return  # the first process tells
     with FieldFile(output) as fields:
         fields.require(seed=seed, settings=settings)
         verdict = fields.verdict()
-        assert verdict is not None
-        result = {**fields.summary(), "check": verdict.as_dict()}
+        result = {**fields.summary(), "check": None if verdict is None else verdict.as_dict()}
         if lognormal:
             result["unmet"] = unmet
         if plot:
             result["picture"] = str(picture_of(output))
-            delta = fields.read(0)
-            measured = power_spectrum(delta, grid, bins="linear" if grid.dim == 3 else "log")
+            with in_planes(fields, working) if out_of_core else nullcontext(fields.read) as get:
+                delta = get(0)
+                measured = power_spectrum(delta, grid, bins="linear" if grid.dim == 3 else "log")
+                shown = check_field(delta, prior) if lognormal else None
             plots.plot_field(
                 picture_of(output),
-                delta,
+                fields.view(0),
                 grid,
                 spectrum=measured,
                 comparison=measured.compare(spectrum),
-                check=check_field(delta, prior) if lognormal else None,
+                check=shown,
                 title=title_of(fields),
                 model_name=spectrum_text,
             )
@@ -183,7 +268,8 @@ def command(
         print_json(result)
     else:
         print_summary(result)
-        print_verdict(spectrum_text, lognormal, verdict, met=unmet is None)
+        if verdict is not None:
+            print_verdict(spectrum_text, lognormal, verdict, met=unmet is None)
         if plot:
             click.echo(f"picture: {result['picture']}")
-    ctx.exit(0 if verdict.passed else 1)
+    ctx.exit(0 if verdict is None or verdict.passed else 1)

@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 @overwrite_option
 @click.option("--verify", is_flag=True,
               help="Also bracket log Z of data simulated from the model's prior and likelihood.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Send out the pilot, say what the estimate will need, and end.")
+@click.option("--processes", type=click.IntRange(min=1), default=1,
+              help="For --dry-run: how many will share the islands.")  # fmt: skip
 @plot_option("the work there and back, ESS, barrier and islands")
 @json_option
 @threads_option
@@ -68,6 +71,8 @@ def command(
     resume: bool,
     overwrite: bool,
     verify: bool,
+    dry_run: bool,
+    processes: int,
     plot: bool,
     as_json: bool,
 ) -> None:
@@ -80,8 +85,10 @@ def command(
     """
     from physscore import kernels, plots
     from physscore.core import InputError
+    from physscore.evidence.dry_run import cost_of_log_z
     from physscore.evidence.estimate import estimate_log_z
     from physscore.models import BUILT_IN, load_models
+    from physscore.processes import on_root, world
     from physscore.store.hdf5 import check_output
 
     if resume and output is None:
@@ -95,15 +102,34 @@ def command(
     outputs: list[Path | None] = [output] * len(names)
     if output is not None and len(names) > 1:
         outputs = [output.with_name(f"{output.stem}-{name}{output.suffix}") for name in names]
-    for path in outputs:
-        if path is not None:
-            check_output(path, overwrite=overwrite, resume=resume)
+    comm = world()
+    first = comm is None or comm.rank == 0
+
+    def check_outputs() -> None:
+        for path in outputs:
+            if path is not None:
+                check_output(path, overwrite=overwrite, resume=resume)
+
+    on_root(comm, check_outputs)
     targets: list[Any] = load_models(models, parameters)
     options: dict[str, Any] = {
         "reference": reference, "kernel": getattr(kernels, KERNELS[kernel_name])() if kernel_name else None,
         "particles": particles, "islands": islands, "schedule": temperatures, "method": method, "seed": seed,
         "workers": workers, "device": device, "progress": not as_json and sys.stderr.isatty(),
     }  # fmt: skip
+    if dry_run:
+        if method == "tempering" or device == "gpu":
+            raise InputError("--dry-run is for the methods smc and ais, on the CPU")
+        asked = {name: options[name] for name in ("reference", "kernel", "particles", "islands", "schedule",
+                                                  "method", "seed")}  # fmt: skip
+        costs = [cost_of_log_z(target, **asked, processes=processes) for target in targets]
+        if as_json:
+            print_json(
+                [{"model": model, **cost.as_dict()} for model, cost in zip(models, costs, strict=True)]
+            )
+        else:
+            click.echo("\n".join(f"{name}:\n{cost}" for name, cost in zip(names, costs, strict=True)))
+        return
     checks = []
     if verify:  # first: it may say that a model cannot be verified
         from physscore.evidence.verify import verify as verified
@@ -121,7 +147,7 @@ def command(
             result["exact"] = exact
         if path is not None:
             result["file"] = str(path)
-        if plot:
+        if plot and first:
             picture = picture_of(path or Path(f"{name}-log-z.h5"))
             plots.plot_log_z(picture, z, exact)
             result["picture"] = str(picture)
@@ -133,6 +159,8 @@ def command(
     for result, factor in zip(results[1:], factors, strict=True):
         numbers = {key: value for key, value in factor.summary().items() if key not in ("a", "b")}
         result["bayes_factor"] = {"against": models[0], **numbers}
+    if not first:
+        return  # the first process tells
     if as_json:
         print_json(results[0] if len(results) == 1 else results)
     else:

@@ -49,6 +49,7 @@ def _number_or_auto(ctx: click.Context, param: click.Parameter, value: str) -> f
 @click.option("--warmup", type=int, help="Steps of the warm-up. [default: half of --steps, 200 at least]")
 @click.option("--thin", type=int, default=1, show_default=True, help="Keep every so many-th step.")
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--workers", type=int, default=1, show_default=True, help="Processes that share the chains.")
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float64", show_default=True)
 @device_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="HDF5 file for the draws.")
@@ -73,6 +74,7 @@ def command(
     warmup: int | None,
     thin: int,
     seed: int,
+    workers: int,
     dtype: str,
     device: str,
     output: Path | None,
@@ -90,6 +92,7 @@ def command(
     from physscore import kernels, plots
     from physscore.core import InputError
     from physscore.models import load_model
+    from physscore.processes import world
     from physscore.sampling.run import sample
 
     given: dict[str, Any] = {"step_size": step_size}
@@ -109,7 +112,7 @@ def command(
     target = load_model(model, parameters)
     if n is not None:
         for name in ("kernel_name", "step_size", "metric", *only, "chains", "warmup", "thin", "dtype",
-                     "device"):  # fmt: skip
+                     "device", "workers"):  # fmt: skip
             if click.get_current_context().get_parameter_source(name) == ParameterSource.COMMANDLINE:
                 option = name.removesuffix("_name").replace("_", "-")
                 raise InputError(f"--{option} is for chains: -n makes new states through noise levels")
@@ -120,9 +123,12 @@ def command(
     kernel = getattr(kernels, KERNELS[kernel_name])(**given)
     run = sample(
         target, kernel, chains=chains, steps=steps, warmup=warmup, thin=thin, seed=seed, dtype=dtype,
-        device=device, progress=not as_json and sys.stderr.isatty(), output=output, resume=resume,
-        overwrite=overwrite, on_interrupt=say_stopping,
+        device=device, workers=workers, progress=not as_json and sys.stderr.isatty(), output=output,
+        resume=resume, overwrite=overwrite, on_interrupt=say_stopping,
     )  # fmt: skip
+    comm = world()
+    if comm is not None and comm.rank:
+        return  # the first process tells
     picture = picture_of(output or Path(f"{Path(model.replace(':', '-')).name}.h5"))
     if plot:
         plots.plot_run(picture, run)

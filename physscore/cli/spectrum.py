@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 @click.option("--shot-noise", type=float, default=0.0, help="Volume per particle, subtracted.")
 @click.option("--mass-assignment", type=click.Choice(["ngp", "cic", "tsc", "pcs"]),
               help="How particles were put on the grid: its window is divided out.")  # fmt: skip
+@click.option("--memory", metavar="SIZE",
+              help="Measure in pieces of no more than this, as in 512MB. [default: all of it]")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="HDF5 file for the spectrum.")
 @plot_option("P(k)")
 @json_option
@@ -64,6 +67,7 @@ def command(
     bins: str,
     shot_noise: float,
     mass_assignment: str | None,
+    memory: str | None,
     output: Path | None,
     plot: bool,
     as_json: bool,
@@ -78,9 +82,12 @@ def command(
     from physscore.core import InputError
     from physscore.diagnostics.comparison import check_field
     from physscore.diagnostics.power import FieldSequence, power_spectrum
+    from physscore.distributed import processes_share
     from physscore.energies.lognormal import LognormalField
+    from physscore.processes import world
     from physscore.store import FieldFile, save
     from physscore.store.hdf5 import check_output, inverse
+    from physscore.store.out_of_core import bytes_of, in_planes
 
     if plot:
         plots.require_matplotlib()
@@ -91,11 +98,19 @@ def command(
     with FieldFile(path, dataset=dataset, box_size=box_size) as fields:
         if not fields.completed:
             raise InputError(f"file {path} holds no finished field yet")
+        comm = world()
+        if sum([comm is not None, memory is not None, cross is not None]) > 1:
+            raise InputError("mpiexec, --memory and --cross exclude each other")
         grid, chosen = fields.grid, fields.independent()
         model, comparison, check, met = None, None, None, True
         if model_text is not None:
             model = spectra.parse(model_text, redshift=redshift, default_redshift=fields.redshift)
-        with FieldFile(cross) if cross else nullcontext() as partner:
+        with ExitStack() as opened:
+            partner = opened.enter_context(FieldFile(cross)) if cross else None
+            if comm is not None:
+                chosen = replace(chosen, get=processes_share(fields, comm))
+            elif memory is not None:
+                chosen = replace(chosen, get=opened.enter_context(in_planes(fields, bytes_of(memory))))
             if partner is not None and (partner.grid, partner.completed) != (grid, fields.completed):
                 raise InputError(f"--cross {cross} has other cells, another box or other fields than {path}")
             measured = power_spectrum(
@@ -105,13 +120,15 @@ def command(
                 bins=bins,
                 shot_noise=shot_noise,
                 mass_assignment=mass_assignment,
-                progress=True,
+                progress=comm is None or comm.rank == 0,
             )
-        if model is not None:
-            comparison = check = measured.compare(model)
-            if fields.settings.get("lognormal"):
-                prior = LognormalField(grid, model)
-                check, met = check_field(chosen, prior), prior.unmet() is None
+            if model is not None:
+                comparison = check = measured.compare(model)
+                if fields.settings.get("lognormal"):
+                    prior = LognormalField(grid, model)
+                    check, met = check_field(chosen, prior), prior.unmet() is None
+        if comm is not None and comm.rank:
+            return  # the first process tells
         result = {
             "file": str(path),
             "fields": len(chosen),

@@ -4,6 +4,7 @@ one for each particle comes back."""
 from __future__ import annotations
 
 from typing import Any
+from weakref import ref
 
 import numpy as np
 
@@ -28,16 +29,31 @@ def means(v: Any, score: Any, slope: Any, weights: Array) -> tuple[Any, Any]:
 
 def share(values: Any, groups: Array) -> None:
     """Put the means over groups of coordinates in the place of the values (k, rows, d)."""
-    xp, (_, rows, d) = cupy(), values.shape
-    n = int(groups.max()) + 1
-    groups = xp.asarray(groups, np.int64)
-    order = xp.argsort(groups)  # CuPy's is stable
-    starts = xp.searchsorted(groups[order], xp.arange(n + 1))
-    found = xp.empty((rows, n))
+    _, rows, d = values.shape
+    on_card, order, starts = _sorted(groups)
+    n = len(starts) - 1
+    found = cupy().empty((rows, n))
     for part in values:  # the memory of one at a time
         args = part, order, starts, rows, d, n, found
         launch_blocks("control", "group_means", np.float64, rows * n, -(-d // n), *args)
-        part[...] = found[:, groups]
+        part[...] = found[:, on_card]
+
+
+_latest: tuple[Any, int, tuple[Any, Any, Any]] | None = None
+
+
+def _sorted(groups: Array) -> tuple[Any, Any, Any]:
+    """Return groups on the card, their items group by group, and where each begins: the latest are kept, as
+    they serve at every temperature."""
+    global _latest
+    xp = cupy()
+    device = xp.cuda.Device().id
+    if _latest is None or _latest[0]() is not groups or _latest[1] != device:
+        on_card = xp.asarray(groups, np.int64)
+        order = xp.argsort(on_card)  # CuPy's is stable
+        starts = xp.searchsorted(on_card[order], xp.arange(int(groups.max()) + 2))
+        _latest = ref(groups), device, (on_card, order, starts)
+    return _latest[2]
 
 
 def _sums(name: str, k: int, *args: Any) -> Array:

@@ -13,6 +13,7 @@ from physscore.core import Array
 from physscore.diagnostics.power import FieldSequence, PowerSpectrum, Shells, power_spectrum
 from physscore.energies.lognormal import LognormalField
 from physscore.energies.random_field import GaussianRandomField
+from physscore.slabs import FieldInPieces
 
 _Floats = npt.NDArray[np.float64]
 
@@ -118,22 +119,21 @@ def check_field(delta: Any, prior: GaussianRandomField | LognormalField) -> Comp
     Parameters
     ----------
     delta
-        One field of shape ``prior.shape``, or a batch as in ``power_spectrum``.
+        One field of shape ``prior.shape``, or any of what ``power_spectrum`` takes.
     prior
         Where they should come from.
     """
     if isinstance(prior, LognormalField):
-        lognormal = prior
-        array = isinstance(delta, np.ndarray) or on_gpu(delta)
-        stacked = delta.ndim == len(prior.shape) + 1 if array else True
-        fields = delta if stacked else [delta]
+        lognormal, dim = prior, len(prior.shape)
+        fields = delta if getattr(delta, "ndim", dim + 1) > dim else [delta]
 
-        def logarithm(i: int) -> Array:
-            field = fields[i] if on_gpu(fields[i]) else np.asarray(fields[i])
-            gaussian: Array = lognormal.to_gaussian(field[np.newaxis])[0]
-            return gaussian
+        def logarithm(i: int) -> Any:
+            field = fields[i]
+            if isinstance(field, FieldInPieces):
+                return field.mapped(lognormal.logarithm)
+            return lognormal.to_gaussian((field if on_gpu(field) else np.asarray(field))[np.newaxis])[0]
 
-        delta = FieldSequence(logarithm, range(len(fields)), len(prior.shape) + 1)
+        delta = FieldSequence(logarithm, range(len(fields)), dim + 1)
         prior = prior.gaussian
     measured = power_spectrum(delta, prior.grid, wavenumbers=prior.wavenumbers)
     return measured.compare(prior.power)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -14,6 +15,7 @@ from physscore.arrays import as_states, forward_fft, on_gpu
 from physscore.core import Array, InputError
 from physscore.grid import Grid, WavenumberTable
 from physscore.modes import sum_power
+from physscore.slabs import FieldInPieces
 
 if TYPE_CHECKING:
     from physscore.diagnostics.comparison import Comparison
@@ -85,7 +87,7 @@ class PowerSpectrum:
     k_edges: _Floats
     dim: int
     correlation: _Floats | None = None
-    shells: Shells | None = field(default=None, repr=False)
+    shells: Shells | None = dataclasses.field(default=None, repr=False)
 
     def compare(self, model: Callable[[_Floats], _Floats] | _Floats) -> Comparison:
         """Compare with a model P(k), averaged over the very modes that were measured.
@@ -137,14 +139,14 @@ class FieldSequence:
         Number of dimensions, that of the batch included.
     """
 
-    get: Callable[[int], Array]
+    get: Callable[[int], Array | FieldInPieces]
     indices: Sequence[int]
     ndim: int
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, i: int) -> Array:
+    def __getitem__(self, i: int) -> Array | FieldInPieces:
         return self.get(self.indices[i])
 
 
@@ -180,7 +182,7 @@ def power_spectrum(
     ----------
     delta
         One field of shape ``grid.shape``, or a batch (n, *grid.shape); also an h5py dataset or a
-        :class:`FieldSequence`, of which one field at a time is held.
+        :class:`FieldSequence`, of which one field at a time is held, or a :class:`FieldInPieces`.
     grid
         The box and its cells.
     other
@@ -225,8 +227,14 @@ def power_spectrum(
     pooled = np.zeros(table.size)
     power, error, correlation = [], [], []
     for i in _counted(len(fields), progress):
-        a = _modes(fields[i], grid, "delta")
-        sums = to_power * sum_power(a, a, table, window)
+        field = fields[i]
+        if isinstance(field, FieldInPieces):
+            if others is not None:
+                raise InputError("delta is a field in pieces, which has no cross spectrum: read all of it")
+            sums = to_power * field.sum_power(table, window)
+        else:
+            a = _modes(field, grid, "delta")
+            sums = to_power * sum_power(a, a, table, window)
         if others is None:
             pooled += sums
             raw = binned.mean(sums)

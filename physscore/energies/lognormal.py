@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +17,7 @@ from physscore.energies.random_field import (
     power_of_modes,
     require_memory_for,
 )
-from physscore.grid import Grid, WavenumberTable
+from physscore.grid import Columns, Grid, WavenumberTable
 
 _Floats = npt.NDArray[np.float64]
 
@@ -48,6 +50,8 @@ class LognormalField(Prior):
         The law of g = ln(1 + delta) + sigma^2 / 2.
     wavenumbers : WavenumberTable
         The |k| of every mode, as a table over the octant of non-negative frequencies.
+    shift : float
+        sigma^2 / 2.
     power : array
         P that delta really has, for each entry of ``wavenumbers``.
     excess : array
@@ -70,7 +74,7 @@ class LognormalField(Prior):
         target = power_of_modes(self.wavenumbers, spectrum)
         power, self.power = gaussian_power(grid, target)
         self.gaussian = GaussianRandomField.from_modes(grid, self.wavenumbers, power)
-        self._half_variance = self.gaussian.variance / 2
+        self.shift = self.gaussian.variance / 2
         self.excess = np.zeros_like(target)
         with np.errstate(divide="ignore"):
             np.divide(self.power - target, target, out=self.excess, where=self.power > target)
@@ -117,7 +121,15 @@ class LognormalField(Prior):
         fields = self.gaussian.sample(
             n, seed=seed, dtype=dtype, fixed=fixed, paired=paired, first=first, device=device
         )
-        return self._exponential(fields)
+        return self.cells_of(fields)
+
+    def modes_of(self, number: int, **options: Any) -> Callable[[Columns | None], Array]:
+        """Return what draws the modes of g; see the Gaussian field."""
+        return self.gaussian.modes_of(number, **options)
+
+    def sample_box(self, corner: Sequence[int], shape: Sequence[int], **options: Any) -> Array:
+        """Return the cells of a box inside of a field; see the Gaussian field."""
+        return self.cells_of(self.gaussian.sample_box(corner, shape, **options))
 
     def energy(self, x: Array) -> npt.NDArray[np.float64]:
         """Return -log p of each field: that of g = ln(1 + delta) plus the Jacobian, sum of ln(1 + delta).
@@ -128,9 +140,9 @@ class LognormalField(Prior):
         allowed = (states > -1).reshape(len(states), -1).all(axis=1)
         energies: _Floats = namespace(device_of(x)).full(len(states), np.inf)
         if allowed.any():
-            g = self._logarithm(states[allowed])
+            g = self.logarithm(states[allowed])
             jacobian = g.reshape(len(g), -1).sum(axis=1, dtype=np.float64)
-            jacobian -= self._half_variance * self.grid.n_cells
+            jacobian -= self.shift * self.grid.n_cells
             energies[allowed] = self.gaussian.energy(g) + jacobian
         return energies
 
@@ -138,16 +150,16 @@ class LognormalField(Prior):
         """Return grad log p, of the shape of ``x``; not a number where delta <= -1."""
         states = as_states(x, self.shape)
         with np.errstate(invalid="ignore", divide="ignore"):
-            score: Array = (self.gaussian.score(self._logarithm(states)) - 1) / (1 + states)
+            score: Array = (self.gaussian.score(self.logarithm(states)) - 1) / (1 + states)
             return score
 
     def whiten(self, x: Array) -> Array:
         """Return the white field of g = ln(1 + delta) + sigma^2 / 2."""
-        return self.gaussian.whiten(self._logarithm(as_states(x, self.shape)))
+        return self.gaussian.whiten(self.logarithm(as_states(x, self.shape)))
 
     def unwhiten(self, z: Array) -> Array:
         """Return the density contrast of the white field ``z``."""
-        return self._exponential(self.gaussian.unwhiten(z))
+        return self.cells_of(self.gaussian.unwhiten(z))
 
     def pull_back(self, z: Array, gradient: Array) -> Array:
         """Return the gradient over z, through d delta / dg = 1 + delta."""
@@ -155,24 +167,25 @@ class LognormalField(Prior):
 
     def to_gaussian(self, x: Array) -> Array:
         """Return g = ln(1 + delta) + sigma^2 / 2, the Gaussian field behind ``x``."""
-        return self._logarithm(as_states(x, self.shape))
+        return self.logarithm(as_states(x, self.shape))
 
-    def _logarithm(self, x: Array) -> Array:
+    def logarithm(self, x: Array) -> Array:
+        """Return g of cells, of any shape."""
         with np.errstate(invalid="ignore", divide="ignore"):
             g: Array = np.log1p(x)
-        g += x.dtype.type(self._half_variance)
+        g += x.dtype.type(self.shift)
         return g
 
-    def _exponential(self, g: Array) -> Array:
-        """Turn g into delta, in place."""
+    def cells_of(self, g: Array) -> Array:
+        """Turn g into delta, in place, whatever the shape."""
         if on_gpu(g):
-            g -= g.dtype.type(self._half_variance)
+            g -= g.dtype.type(self.shift)
             np.exp(g, out=g)
             g -= g.dtype.type(1)
             return g
         flat = g.reshape(-1)
         piece = 1 << 15  # three passes over what stays in the cache
-        shift = g.dtype.type(self._half_variance)
+        shift = g.dtype.type(self.shift)
 
         def run(start: int, stop: int) -> None:
             for i in range(start, stop):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -23,11 +23,14 @@ from physscore.arrays import (
     require_memory,
 )
 from physscore.core import Array, InputError, Prior
-from physscore.grid import Grid, WavenumberTable, table_size
+from physscore.grid import Columns, Grid, WavenumberTable, table_size
 from physscore.modes import multiply, sum_power
 from physscore.noise import field_modes
+from physscore.slabs import Slabs, checked_box
 
 SpectrumLike = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
+
+_TABLES = 48  # bytes for an entry of the tables over |k|
 
 
 class GaussianRandomField(Prior):
@@ -64,7 +67,7 @@ class GaussianRandomField(Prior):
     one_by_one = True
 
     def __init__(self, grid: Grid, spectrum: SpectrumLike) -> None:
-        require_memory_for(grid, 1, np.dtype(np.float32))
+        require_memory(_TABLES * table_size(grid), f"the wavenumbers of {_cells(grid)}")
         self.spectrum = spectrum
         self._set_power(grid, grid.wavenumbers, power_of_modes(grid.wavenumbers, spectrum))
 
@@ -142,26 +145,84 @@ class GaussianRandomField(Prior):
         check_count(n)
         precision = floating_dtype(dtype)
         require_memory_for(self.grid, n, precision, checked_device(device))
-        amplitude = self._table("amplitude", precision, device)
         fields = None if n == 1 else namespace(device).empty((n, *self.shape), precision)
         for i in range(n):
-            number = first + i
-            modes = field_modes(
-                self.wavenumbers,
-                amplitude,
-                seed=seed,
-                realization=number // 2 if paired else number,
-                fixed=fixed,
+            draw = self.modes_of(
+                first + i, seed=seed, dtype=precision, fixed=fixed, paired=paired, device=device
             )
-            field = inverse_fft(modes.reshape(self.grid.half_shape), self.shape)
-            del modes
-            if paired and number % 2 == 1:
-                np.negative(field, out=field)
+            field = inverse_fft(draw(None).reshape(self.grid.half_shape), self.shape)
             if fields is None:
                 return field[np.newaxis]
             fields[i] = field
         assert fields is not None
         return cast(Array, fields)
+
+    def modes_of(
+        self,
+        number: int,
+        *,
+        seed: int,
+        dtype: npt.DTypeLike = np.float64,
+        fixed: bool = False,
+        paired: bool = False,
+        device: str = "cpu",
+    ) -> Callable[[Columns | None], Array]:
+        """Return what draws the half spectrum of field ``number``, or columns of it.
+
+        Arguments as for :meth:`sample`. What it returns has three sides, as ``grid.cube``, and gives the
+        field by an inverse FFT that is not normalised.
+        """
+        amplitude = self.table("amplitude", floating_dtype(dtype), device)
+        realization = number // 2 if paired else number
+
+        def draw(columns: Columns | None) -> Array:
+            modes = field_modes(
+                self.wavenumbers, amplitude, seed=seed, realization=realization, fixed=fixed, columns=columns
+            )
+            return np.negative(modes, out=modes) if paired and number % 2 == 1 else modes
+
+        return draw
+
+    def cells_of(self, planes: Array) -> Array:
+        """Return the cells of the planes that its modes give: those themselves."""
+        return planes
+
+    def sample_box(
+        self,
+        corner: Sequence[int],
+        shape: Sequence[int],
+        *,
+        seed: int,
+        dtype: npt.DTypeLike = np.float64,
+        fixed: bool = False,
+        paired: bool = False,
+        first: int = 0,
+        memory: int = 1 << 28,
+    ) -> Array:
+        """Return the cells of a box inside of a field, made without the rest of it.
+
+        Parameters
+        ----------
+        corner
+            The first cell along each axis.
+        shape
+            Number of cells along each axis; the box may reach around the periodic one.
+        seed, dtype, fixed, paired, first
+            As for :meth:`sample`: the box is ``sample(1, ...)[0]`` at these places, to rounding.
+        memory
+            Bytes to work in, beside those for all planes of the first axis that the box takes.
+
+        Raises
+        ------
+        InputError
+            If the box is not inside the grid, or an argument makes no sense.
+        """
+        corner, shape = checked_box(self.grid, corner, shape)
+        draw = self.modes_of(first, seed=seed, dtype=dtype, fixed=fixed, paired=paired)
+        if self.grid.dim == 1:
+            places = np.arange(corner[0], corner[0] + shape[0]) % self.shape[0]
+            return self.cells_of(inverse_fft(draw(None)[0, 0], self.shape).take(places))
+        return self.cells_of(Slabs(self.grid, dtype, memory).box(draw, corner, shape))
 
     def energy(self, x: Array) -> npt.NDArray[np.float64]:
         """Return -log p of each field, normalised over the free modes: shape (n,)."""
@@ -177,8 +238,17 @@ class GaussianRandomField(Prior):
         scores = namespace(device_of(states)).empty(states.shape, states.dtype)
         return self._energies(states, scores), scores
 
-    def _table(self, name: str, dtype: Any, device: str) -> Array:
-        """Return what every mode is multiplied by, over |k|: for a drawn mode, a score, or a whitening."""
+    def energy_of_power(self, sums: Array) -> float:
+        """Return the energy of a field from the sums of its |unnormalised mode|^2, for each entry of
+        ``wavenumbers``."""
+        return float(sums @ self.table("weights", np.float64)) + self._log_normalisation
+
+    def table(self, name: str, dtype: Any, device: str = "cpu") -> Array:
+        """Return what every mode is multiplied by, over |k|.
+
+        To make an "amplitude" of a drawn mode, a "score", or to "whiten" or "unwhiten" an unnormalised mode;
+        or the "weights" of |mode|^2 in an energy.
+        """
 
         def make() -> Array:
             if name == "amplitude":
@@ -211,7 +281,7 @@ class GaussianRandomField(Prior):
         return self.unwhiten(gradient)
 
     def _filter(self, x: Array, name: str) -> Array:
-        table = self._table(name, x.dtype, device_of(x))
+        table = self.table(name, x.dtype, device_of(x))
         if on_gpu(x):
             from physscore.cuda import modes as on_card
 
@@ -226,13 +296,12 @@ class GaussianRandomField(Prior):
         """Return the energies of ``x``, and fill ``scores`` if there is such an array."""
         if on_gpu(x):
             return self._energies_on_card(x, scores)
-        weights = self._table("weights", x.dtype, "cpu")
         energies = np.empty(len(x))
         for i, field in enumerate(x):
             modes = forward_fft(field)
-            energies[i] = sum_power(modes, modes, self.wavenumbers) @ weights + self._log_normalisation
+            energies[i] = self.energy_of_power(sum_power(modes, modes, self.wavenumbers))
             if scores is not None:
-                table = self._table("score", x.dtype, "cpu")
+                table = self.table("score", x.dtype, "cpu")
                 scores[i] = inverse_fft(multiply(modes, self.wavenumbers, table), self.shape)
         return energies
 
@@ -240,8 +309,8 @@ class GaussianRandomField(Prior):
         from physscore.cuda import fft, modes
 
         spectra = forward_ffts(x)
-        weights = self._table("weights", np.float64, "gpu")
-        table = None if scores is None else self._table("score", x.dtype, "gpu")
+        weights = self.table("weights", np.float64, "gpu")
+        table = None if scores is None else self.table("score", x.dtype, "gpu")
         energies = modes.weighted_power(spectra, self.wavenumbers, weights, table) + self._log_normalisation
         if scores is not None:
             fft.inverse_fft(spectra, self.shape, out=scores)
@@ -290,10 +359,16 @@ def require_memory_for(grid: Grid, n: int, dtype: np.dtype[Any], device: str = "
     require_memory(
         # A field takes the place of its spectrum, but not on a card; the tables over |k| matter in few
         # dimensions.
-        spectrum + ((n * field if n > 1 else 0) + (field if device == "gpu" else 0)) + 48 * table_size(grid),
-        f"sampling {count} of {' x '.join(map(str, grid.shape))} cells in {dtype}",
+        spectrum
+        + ((n * field if n > 1 else 0) + (field if device == "gpu" else 0))
+        + _TABLES * table_size(grid),
+        f"sampling {count} of {_cells(grid)} in {dtype}",
         device,
     )
+
+
+def _cells(grid: Grid) -> str:
+    return f"{' x '.join(map(str, grid.shape))} cells"
 
 
 def check_count(n: Any) -> None:

@@ -23,8 +23,9 @@ from physscore.evidence.excess import Excess, FieldExcess
 from physscore.evidence.plan import Plan
 from physscore.evidence.tempered import Tempered
 from physscore.kernels.kernel import Kernel
-from physscore.kernels.loops import Loop, Moves, State
+from physscore.kernels.loops import Loop
 from physscore.kernels.metric import Identity
+from physscore.kernels.state import Moves, State
 
 _RESAMPLING = 6  # the number of the deviates that resampling uses
 

@@ -6,7 +6,7 @@ the ladder is of use. beta runs from 0 at the first coupling to 1 at the last, a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
@@ -65,6 +65,9 @@ class Family:
         self.betas = (couplings - couplings[0]) / self.span
         self.n_sites = int(getattr(model(self.at(0.0)), "n_sites", 1))
         self.excess = lru_cache(maxsize=4)(self._excess)
+
+    def __reduce__(self) -> Any:
+        return Family, (self.model, self.couplings, self.reference)
 
     def at(self, beta: float) -> float:
         """Return the coupling at ``beta``."""
@@ -186,10 +189,17 @@ class Seen:
     slope: Array
     bend: Array
 
+    @classmethod
+    def joined(cls, parts: Sequence[Seen]) -> Seen:
+        """Return what all islands saw."""
+        names = ("below", "above", "slope", "bend")
+        arrays = {name: np.concatenate([getattr(part, name) for part in parts], axis=1) for name in names}
+        return cls(Leg.joined([part.leg for part in parts]), **arrays)
+
 
 def go_along(
     family: Family, plan: Plan, y: Array, start: Array, *, back: bool, seed: int, step: int, dense: bool,
-    look: Callable[[float, float], None],
+    first: int = 0, look: Callable[[float, float], None] = lambda beta, ess: None,
 ) -> tuple[Seen, Array]:  # fmt: skip
     """Lead islands from the first coupling to the last, or back; return what they saw and where they are.
 
@@ -205,12 +215,15 @@ def go_along(
         Whether they go back.
     seed, step, dense
         See ``Particles``.
+    first
+        Number of the first island.
     look
         Called after each rung with its beta and the effective sample size.
     """
     particles = Travellers(
-        family, plan.kernel, y.copy(), beta=1.0 if back else 0.0, seed=seed, step=step, dense=dense
-    )
+        family, plan.kernel, y.copy(), beta=1.0 if back else 0.0, seed=seed, step=step, dense=dense,
+        first=first * (len(y) // len(start)),
+    )  # fmt: skip
     last = len(plan.betas) - 1
     shape = (len(start), len(y) // len(start))
     below, above = np.zeros((last, *shape)), np.zeros((last, *shape))

@@ -16,14 +16,16 @@ from physscore.core import Array, Energy, InputError, Prior, Score, ScoreSum, co
 from physscore.energies.integrated import IntegratedScore
 from physscore.evidence.consensus import Seen
 from physscore.evidence.excess import excess_of
-from physscore.evidence.job import Job, Unit, lead, prepare
+from physscore.evidence.job import Job, Unit, prepare
 from physscore.evidence.plan import checked_schedule
 from physscore.evidence.reference import reference_for
 from physscore.evidence.result import LogZ
 from physscore.evidence.verdict import Finding, beyond_bounds, heavy, look_at, score_fits, verdict_of
+from physscore.evidence.workers import lead
 from physscore.interrupt import interruptible
 from physscore.kernels.kernel import Kernel
 from physscore.noise import seed_key
+from physscore.processes import ending_together, on_root, world
 from physscore.sampling.engine import whole
 from physscore.store.evidence import COMPARED, EvidenceWriter
 
@@ -85,7 +87,8 @@ def estimate_log_z(
     seed
         A whole number from 0 to 2^64 - 1.
     workers
-        Processes among which the islands are shared; the result does not depend on it.
+        Processes among which the islands are shared; those that ``mpiexec`` started share them without
+        being asked. The result does not depend on it.
     device
         "cpu", or "gpu" for fields and lattices, whose particles are moved on a card then.
     progress
@@ -111,7 +114,7 @@ def estimate_log_z(
     """
     if not isinstance(target, Score):
         raise InputError(f"target is a {type(target).__name__}: it must be an Energy or a Score")
-    energy, doubt = _with_energy(target)
+    energy, doubt = with_energy(target)
     if method not in METHODS:
         raise InputError(f"method is {method!r}: it must be one of {', '.join(METHODS)}")
     particles, seed, workers = whole(16, particles=particles), whole(0, seed=seed), whole(workers=workers)
@@ -129,23 +132,36 @@ def estimate_log_z(
         target_error = float(target_error)
     if resume and checkpoint is None:
         raise InputError("resume is True without a checkpoint: give the file to go on with")
-    n_islands = _islands(particles, islands)
+    n_islands = islands_of(particles, islands)
     settings = {
         "target": repr(target), "reference": repr(reference), "kernel": repr(kernel), "particles": particles,
         "islands": n_islands, "schedule": schedule.tolist() if isinstance(schedule, np.ndarray) else schedule,
         "method": method, "target_error": target_error,
     }  # fmt: skip
-    writer = None
-    if checkpoint is not None:
+    writer: EvidenceWriter | None = None
+    comm = world()
+    if comm is not None and (workers > 1 or method == "tempering"):
+        raise InputError(
+            f"mpiexec started {comm.size} processes: they take the place of workers, which is {workers}, and "
+            f'are for the methods "smc" and "ais", not {method!r}'
+        )
+
+    def begun() -> LogZ | None:
+        nonlocal writer
+        if checkpoint is None:
+            return None
         writer = EvidenceWriter(
             checkpoint, seed, settings, overwrite=overwrite, resume=resume, target=energy,
             reference=reference if isinstance(reference, Prior) else None,
         )  # fmt: skip
-        if writer.finished:
-            return writer.result()
+        return writer.result() if writer.finished else None
+
+    if (finished := on_root(comm, begun)) is not None:
+        return finished
     with (
+        ending_together(comm),
         interruptible(on_interrupt) as stop_if_asked,
-        tqdm(disable=not progress, unit="step") as bar,
+        tqdm(disable=not progress or (comm is not None and comm.rank > 0), unit="step") as bar,
         writer or nullcontext(),
     ):
 
@@ -161,15 +177,20 @@ def estimate_log_z(
                 energy, reference, kernel, particles=particles, islands=islands, schedule=schedule, seed=seed,
                 target_error=target_error, settings=settings, writer=writer, bar=bar, look=look, doubt=doubt,
             )  # fmt: skip
-        kept = writer.restore() if writer is not None else {}
+        kept = on_root(comm, lambda: writer.restore() if writer is not None else {})
         bar.set_description("pilot")
-        if kept:
-            job = Job.from_arrays(energy, reference, kept, device)
-        else:
+
+        def prepared() -> Job:
             begin = reference_for(energy, reference, seed, lambda stage: look(1), device)
             excess = excess_of(begin, energy, device)
             n = particles // n_islands
-            job = prepare(excess, kernel, n_islands, n, schedule, method, seed, look, device)
+            return prepare(excess, kernel, n_islands, n, schedule, method, seed, look, device)
+
+        if kept or comm is not None:
+            plan = kept or on_root(comm, lambda: prepared().arrays())
+            job = Job.from_arrays(energy, reference, plan, device)
+        else:
+            job = prepared()
         if writer is not None:
             writer.recognise(job.excess.to_state(job.excess.draw(COMPARED, 0, seed)))
 
@@ -182,7 +203,7 @@ def estimate_log_z(
         while True:
             bar.set_description("annealing")
             bar.total = None
-            lead(job, units, job.islands if job.narrow else _checking(job.islands), workers, look, save)
+            lead(job, units, job.islands if job.narrow else checking(job.islands), workers, look, save)
             seen = Seen.of(job, units)
             if schedule is None and job.lengthened < _MOST_LENGTHENINGS and seen.lags(target_error):
                 job.lengthen()
@@ -205,7 +226,7 @@ def estimate_log_z(
     return result
 
 
-def _with_energy(target: Score) -> tuple[Energy, Doubt | None]:
+def with_energy(target: Score) -> tuple[Energy, Doubt | None]:
     """Return a target's energy; where it is found by line integrals, with what says how far they can be
     trusted: an error to add, and reasons to doubt."""
     if isinstance(target, Energy):
@@ -229,7 +250,7 @@ def _with_energy(target: Score) -> tuple[Energy, Doubt | None]:
     return energy, doubt
 
 
-def _islands(particles: int, islands: Any) -> int:
+def islands_of(particles: int, islands: Any) -> int:
     if islands is None:
         return min(int(np.clip(particles // 8, 8, 64)), particles // 2)
     n = whole(4, islands=islands)
@@ -242,7 +263,7 @@ def _rounded(wanted: float, by: int) -> int:
     return int(math.ceil(wanted / by) * by)
 
 
-def _checking(islands: int) -> int:
+def checking(islands: int) -> int:
     """Return how many islands also go back where that is a check only."""
     return min(islands, max(8, islands // 4))
 

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import pickle
-import signal
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from physscore.arrays import n_threads, namespace, to_host
+from physscore.arrays import namespace, to_host
 from physscore.core import Array, Energy, InputError, Prior
 from physscore.energies.coordinates import prior_and_likelihood
 from physscore.energies.fourier_gaussian import FourierGaussian
@@ -30,7 +24,6 @@ from physscore.kernels.hamiltonian import HMC
 from physscore.kernels.kernel import Kernel
 from physscore.kernels.langevin import MALA, AutoMALA
 from physscore.kernels.loops import FUSED_UP_TO
-from physscore.models import load_file, own_files
 from physscore.sampling.engine import grid_of
 
 Look = Callable[..., None]
@@ -314,78 +307,3 @@ def _check_kernel(kernel: Any, field: bool) -> None:
             f"metric is {kernel.metric!r}: here it is measured at each temperature, so it must be one of "
             f"{', '.join(metrics)}"
         )
-
-
-def lead(
-    job: Job, units: dict[int, Unit], returning: int, workers: int, look: Look,
-    save: Callable[[dict[int, Unit]], None],
-) -> None:  # fmt: skip
-    """Lead all islands to the target, and the first ``returning`` of them back; ``units`` grows."""
-    todo = [(first, n) for first, n in job.ranges() if first not in units]
-    for first, unit in _run(job, [("there", first, n, None) for first, n in todo], workers, look):
-        units[first] = unit
-        save(units)
-    tasks = []
-    for first, n in job.ranges():
-        n_back = min(n, returning - first)
-        seen = units[first].back
-        if n_back > 0 and (seen is None or len(seen.log_z) < n_back):
-            tasks.append(("back", first, n_back, units[first]))
-    for first, leg in _run(job, tasks, workers, look):
-        units[first].back = leg
-        save(units)
-
-
-def _run(job: Job, tasks: list[Any], workers: int, look: Look) -> Iterator[tuple[int, Any]]:
-    """Yield what each task gives as it is done, here or in other processes."""
-    if workers == 1 or len(tasks) < 2:
-        for task in tasks:
-            yield task[1], _do(job, task, look)
-        return
-    try:
-        sent = pickle.dumps(job)
-    except Exception as error:
-        raise InputError(
-            f"workers is {workers}, but {job.excess.target!r} cannot be sent to other processes ({error}): "
-            "define it in a module, or use workers=1"
-        ) from error
-    shared = max(1, n_threads() // workers)
-    with ProcessPoolExecutor(workers, get_context("spawn"), _receive, (sent, shared, own_files())) as pool:
-        waiting: dict[Future[Any], int] = {pool.submit(_work, task): task[1] for task in tasks}
-        try:
-            while waiting:
-                for future in wait(waiting, 0.2, FIRST_COMPLETED).done:
-                    look(len(job.plan.betas))
-                    yield waiting.pop(future), future.result()
-                look(0)
-        except KeyboardInterrupt:  # what is running ends, and is kept
-            pool.shutdown(cancel_futures=True)
-            for future, first in waiting.items():
-                if not future.cancelled() and future.exception() is None:
-                    yield first, future.result()
-            raise
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _do(job: Job, task: Any, look: Look = lambda *a, **b: None) -> Any:
-    way, first, islands, unit = task
-    return job.there(first, islands, look) if way == "there" else job.back(first, islands, unit, look)
-
-
-_job: Job
-
-
-def _receive(sent: bytes, shared: int, own: list[Path]) -> None:
-    """Begin a worker: Ctrl-C is its parent's business."""
-    global _job
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["PHYSSCORE_THREADS"] = str(shared)
-    for path in own:
-        load_file(path)
-    _job = pickle.loads(sent)
-
-
-def _work(task: Any) -> Any:
-    return _do(_job, task)

@@ -16,7 +16,7 @@ from physscore.evidence.excess import Excess
 from physscore.evidence.plan import SHORT_OF_QUARTER, Knots, settings_of
 from physscore.kernels.kernel import Kernel
 from physscore.kernels.langevin import AutoMALA
-from physscore.kernels.loops import Moves
+from physscore.kernels.state import Moves
 
 _SPREAD = 0.8  # a stop is so many standard deviations of u from the last
 _LARGE = 10_000  # dimensions

@@ -15,7 +15,7 @@ from physscore.arrays import cupy
 from physscore.core import Array, InputError
 from physscore.kernels.hamiltonian import HMC
 from physscore.kernels.kernel import Kernel
-from physscore.kernels.loops import Moves
+from physscore.kernels.state import Moves
 
 SHORT_OF_QUARTER = 1.4  # of a trajectory, where the density is near a standard normal: pi / 2 forgets all
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,9 +25,11 @@ from physscore.evidence.plan import Plan
 from physscore.evidence.reference import reference_for
 from physscore.evidence.result import LogZ
 from physscore.evidence.verdict import Finding, look_at, score_fits, verdict_of
+from physscore.evidence.workers import shared_out
 from physscore.interrupt import interruptible
 from physscore.kernels.hamiltonian import HMC
 from physscore.kernels.kernel import Kernel
+from physscore.processes import ending_together, world
 from physscore.sampling.engine import whole
 
 _DENSE_UP_TO = 32
@@ -45,6 +49,7 @@ def thermodynamics(
     islands: int | None = None,
     log_z_first: float | None = None,
     seed: int = 0,
+    workers: int = 1,
     progress: bool = False,
 ) -> Thermodynamics:
     """Estimate log Z and its first two derivatives along a coupling, with their joint covariance.
@@ -77,6 +82,9 @@ def thermodynamics(
         Log Z at the first coupling, where it is known. [default: it is estimated]
     seed
         A whole number from 0 to 2^64 - 1.
+    workers
+        Processes among which the islands are shared; those that ``mpiexec`` started share them without
+        being asked. The result does not depend on it.
     progress
         Show progress bars.
 
@@ -107,30 +115,40 @@ def thermodynamics(
         islands = int(np.clip(whole(16, particles=particles) // 32, 4, 32))
     begin = reference_for(energies[0], reference, seed, lambda stage: None)
     first = estimate_log_z(
-        energies[0], begin, kernel=kernel, particles=particles, islands=islands, seed=seed, progress=progress
-    )
+        energies[0], begin, kernel=kernel, particles=particles, islands=islands, seed=seed, workers=workers,
+        progress=progress,
+    )  # fmt: skip
     family = Family(model, points, begin)
     kernel = HMC(harmonic=True) if kernel is None else kernel
-    with interruptible() as stop_if_asked, tqdm(disable=not progress, unit="step") as bar:
+    comm = world()
+    hidden = not progress or (comm is not None and comm.rank > 0)
+    with (
+        ending_together(comm),
+        interruptible() as stop_if_asked,
+        tqdm(disable=hidden, unit="step") as bar,
+    ):
 
-        def look(beta: float, **shown: Any) -> None:
-            bar.set_postfix({"coupling": f"{family.at(beta):.4g}", **shown}, refresh=False)
-            bar.update()
+        def look(steps: int = 1, **shown: Any) -> None:
+            bar.set_postfix(shown, refresh=False)
+            bar.update(steps)
             stop_if_asked()
 
-        return _run(family, kernel, first, log_z_first, seed, bar, look)
+        return _run(family, kernel, first, log_z_first, seed, workers, bar, look)
 
 
 def _run(
-    family: Family, kernel: Kernel, first: LogZ, log_z_first: float | None, seed: int, bar: Any,
-    look: Callable[..., None],
+    family: Family, kernel: Kernel, first: LogZ, log_z_first: float | None, seed: int, workers: int,
+    bar: Any, look: Callable[..., None],
 ) -> Thermodynamics:  # fmt: skip
     excess = family.excess(0.0)
     y = excess.from_state(first.samples)
     dense = _is_dense(kernel, excess)
     islands = len(first.islands)
     bar.set_description("pilot")
-    knots = explore_couplings(family, kernel, y, seed=seed ^ _PILOT, dense=dense, progress=look)
+    knots = explore_couplings(
+        family, kernel, y, seed=seed ^ _PILOT, dense=dense,
+        progress=lambda beta: look(coupling=f"{family.at(beta):.4g}"),
+    )  # fmt: skip
     bar.set_description("along the coupling")
     evaluations, n = first.evaluations + knots.evaluations, len(y) // islands
     start, returning = first.log_weights[:, 0], _returning(islands)
@@ -138,13 +156,11 @@ def _run(
         betas, stops = ladder(family, knots, lengthened)
         plan = Plan(kernel, knots, betas)
         bar.total = bar.n + 2 * len(betas)
-        settings: dict[str, Any] = {"dense": dense, "look": lambda beta, ess: look(beta, ESS=f"{ess:.0%}")}
         step = lengthened << 26
-        there, at = go_along(family, plan, y, start, back=False, seed=seed ^ _PATH, step=step, **settings)
-        back, _ = go_along(
-            family, plan, at[: returning * n], (start + there.leg.log_z)[:returning], back=True,
-            seed=seed ^ _PATH, step=step + (1 << 31), **settings,
-        )  # fmt: skip
+        going = _Going(family, plan, dense, seed ^ _PATH)
+        there, at = _led(going, y, start, False, step, workers, look)
+        begun = (start + there.leg.log_z)[:returning]
+        back, _ = _led(going, at[: returning * n], begun, True, step + (1 << 31), workers, look)
         evaluations += (islands + returning) * n * plan.evaluations
         (rises, influence), (others, doubts) = _rises(there), _rises(back)
         total = Estimate(float(rises.sum()), influence.sum(axis=0))
@@ -175,6 +191,43 @@ def _run(
         family.couplings, log_z, slope, squares * bend, family.n_sites, verdict, reasons,
         np.array([family.at(beta) for beta in betas]), first, influences, evaluations,
     )  # fmt: skip
+
+
+@dataclass
+class _Going:
+    """What is done to some islands."""
+
+    family: Family
+    plan: Plan
+    dense: bool
+    seed: int
+
+    def __call__(self, task: Any, look: Callable[..., None]) -> tuple[Seen, Array]:
+        first, y, start, back, step = task
+
+        def seen(beta: float, ess: float) -> None:
+            look(coupling=f"{self.family.at(beta):.4g}", ESS=f"{ess:.0%}")
+
+        return go_along(
+            self.family, self.plan, y, start, back=back, seed=self.seed, step=step, dense=self.dense,
+            first=first, look=seen,
+        )  # fmt: skip
+
+    def __repr__(self) -> str:
+        return repr(self.family.model)
+
+
+def _led(
+    going: _Going, y: Array, start: Array, back: bool, step: int, workers: int, look: Callable[..., None]
+) -> tuple[Seen, Array]:
+    """Lead islands along the couplings, each process some of them; they never meet."""
+    comm, islands, n = world(), len(start), len(y) // len(start)
+    parts = min(islands, workers if comm is None else comm.size)
+    cuts = [islands * i // parts for i in range(parts + 1)]
+    tasks = [(a, y[a * n : b * n], start[a:b], back, step) for a, b in pairwise(cuts)]
+    found = dict(shared_out(going, tasks, workers, look, len(going.plan.betas)))
+    ordered = [found[i] for i in range(parts)]
+    return Seen.joined([seen for seen, _ in ordered]), np.concatenate([at for _, at in ordered])
 
 
 def _returning(islands: int) -> int:
@@ -292,16 +345,20 @@ def _rising(couplings: Any) -> npt.NDArray[np.float64]:
 def _function(model: Any) -> Callable[[float], Energy]:
     """Return a function of the coupling; of a lattice, one that makes it anew with another."""
     if isinstance(model, Lattice) and getattr(model, "coupling", None) is not None:
-        make, shape = type(model), model.shape
         others = {name: getattr(model, name) for name in model._settings if name != "coupling"}
-        given: dict[str, Any] = {name: value for name, value in others.items() if value is not None}
-        return lambda k: make(shape, coupling=k, **given)  # type: ignore[call-arg]
+        given = {name: value for name, value in others.items() if value is not None}
+        return partial(_lattice, type(model), model.shape, given)
     if isinstance(model, Energy) or not callable(model):
         raise InputError(
             f"model is {model!r}: it must be a function of one coupling that returns an Energy, "
             "or a lattice with a coupling such as Ising"
         )
     return model  # type: ignore[no-any-return]
+
+
+def _lattice(make: Any, shape: Any, given: dict[str, Any], coupling: float) -> Energy:
+    lattice: Energy = make(shape, coupling=coupling, **given)
+    return lattice
 
 
 def _checked(model: Callable[[float], Energy], coupling: float) -> Energy:

@@ -346,7 +346,7 @@ def _search(
 def _leapfrog(
     batch: Batch, step: float, exponent: Array, x: Array, e: Array, s: Array, p: Array
 ) -> tuple[Array, Array, Array, Array, Array]:
-    h = step * 2.0**exponent
+    h = step * 2.0 ** exponent.astype(np.float64)
     q = p.copy()
     start = batch.finish(x, s, q, 0.0)
     y, _ = batch.push(x, s, q, h / 2, h)

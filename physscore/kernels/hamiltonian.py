@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from physscore.core import InputError
 from physscore.kernels.kernel import Kernel
-from physscore.kernels.loops import Moves
+from physscore.kernels.state import Moves
 
 
 @dataclass(frozen=True)

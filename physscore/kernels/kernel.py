@@ -11,8 +11,9 @@ import numpy as np
 
 from physscore.core import Energy, InputError, Score
 from physscore.energies.coordinates import has_field, prior_and_likelihood
-from physscore.kernels.loops import Info, Loop, Moves, State
+from physscore.kernels.loops import Loop
 from physscore.kernels.metric import Fourier, Identity, Metric
+from physscore.kernels.state import Info, Moves, State
 
 METRICS = ("identity", "diagonal", "dense", "fourier")
 

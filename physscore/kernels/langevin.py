@@ -10,8 +10,8 @@ import numpy as np
 
 from physscore.core import Array, InputError
 from physscore.kernels.kernel import Kernel
-from physscore.kernels.loops import Moves
 from physscore.kernels.metric import Dense, Metric
+from physscore.kernels.state import Moves
 
 
 @dataclass(frozen=True)

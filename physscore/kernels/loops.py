@@ -1,10 +1,11 @@
-"""One state of a run, and the two loops that move it, behind one face."""
+"""The two loops that move chains, behind one face."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -21,93 +22,14 @@ from physscore.arrays import (
 from physscore.core import Array, Energy, InputError, Score
 from physscore.kernels import batched
 from physscore.kernels.metric import Metric
+from physscore.kernels.state import Draws, Info, Moves, State
+from physscore.kernels.team import Team, team
 from physscore.noise import normal, seed_key
 from physscore.points import address_of, evaluate, on_card
 
 FUSED_UP_TO = 1024  # dimensions: beyond, a block of chains does not fit into the cache
 _BYTES_AT_ONCE = 1 << 20  # of the states that are moved together by one thread
 _ONE_BY_ONE_UP_TO = 1 << 20  # beyond, one state keeps all threads busy
-
-
-class Moves(NamedTuple):
-    """What a kernel's settings come to for the loops."""
-
-    step: float
-    """Time of a leapfrog step, or the angle of a rotation."""
-    length: float = 1.0
-    """Leapfrog steps of a trajectory, on average."""
-    keep: float = 0.0
-    """How much of the momentum is kept from step to step."""
-    harmonic: bool = False
-    """Whether a standard normal's flow is followed exactly."""
-    relief: float = 0.0
-    """Share of the steps that are a quarter as long."""
-    adjusted: bool = True
-    """Whether proposals may be rejected; if not, the log ratios of acceptance are added up for weights."""
-    sweep: bool = False
-    """Whether autoMALA moves one coordinate after the other, and all of them in turn with these."""
-
-
-@dataclass
-class State:
-    """Where the chains are.
-
-    Attributes
-    ----------
-    x : array (n, *shape)
-        Positions.
-    energy : array (n,)
-        Their energies; NaN where there is only a score.
-    score : array (n, *shape)
-    momentum : array (n, d)
-        What underdamped dynamics carries from step to step.
-    seed, step, first : int
-        The place of the next random numbers: chains are counted from ``first``.
-    """
-
-    x: Array
-    energy: Array
-    score: Array
-    momentum: Array
-    seed: int
-    step: int = 0
-    first: int = 0
-
-    def copy(self) -> State:
-        """Return a state of its own."""
-        return State(
-            self.x.copy(), self.energy.copy(), self.score.copy(), self.momentum.copy(), self.seed, self.step,
-            self.first,
-        )  # fmt: skip
-
-    def on(self, device: str) -> State:
-        """Return the state on a device; this one, if it is there."""
-        if device == device_of(self.x):
-            return self
-        move = to_host if device == "cpu" else namespace(device).asarray
-        x, energy, score, momentum = (move(a) for a in (self.x, self.energy, self.score, self.momentum))
-        return State(x, energy, score, momentum, self.seed, self.step, self.first)
-
-
-class Info(NamedTuple):
-    """What happened in one or more steps."""
-
-    acceptance: Array
-    """Mean acceptance probability of each chain, shape (n,); 1 for kernels that do not reject."""
-    divergent: Array
-    """Steps of each chain that diverged, shape (n,)."""
-    exponent: Array
-    """Mean power of 2 by which autoMALA changed the step, shape (n,)."""
-    loop: str
-    """"fused" (compiled, over many small states), "card" (the same, with a thread of a card for each) or
-    "batched" (arrays of few large states)."""
-
-
-class Draws(NamedTuple):
-    """Positions (kept, n, *shape) and energies (kept, n)."""
-
-    x: Array
-    energy: Array
 
 
 class Loop:
@@ -135,6 +57,9 @@ class Loop:
             if self.point is None:
                 raise InputError(f"target {target!r} has no compiled form for the fused loop")
             self._address = address_of(self.point)
+
+    def __reduce__(self) -> Any:  # the address of a compiled function is that of one process
+        return Loop, (self.target, self._step, self.name)
 
     def _suitable(self, step: str, device: str) -> str:
         if self.point is None or self.target.dim > FUSED_UP_TO:
@@ -239,6 +164,30 @@ class Loop:
         thin = thin if out else 0
         before = None if tally is None else tally.copy()
         tally = np.zeros((3, n)) if tally is None else tally
+        self._advance(state, kernel, metric, n_steps, thin, draws, tally)
+        steps, change = max(n_steps, 1), tally if before is None else tally - before
+        return Info(change[0] / steps, change[1].astype(np.int64), change[2] / steps, self.name)
+
+    def moved(
+        self, state: State, kernel: Moves, metric: Metric, n_steps: int, thin: int, kept: int, tally: Array,
+        edges: list[int],
+    ) -> tuple[State, Draws, Array]:  # fmt: skip
+        """Return some chains after their steps, ``kept`` draws of them, and the tally: a process's part."""
+        n = len(state.x)
+        draws = Draws(np.empty((kept, *state.x.shape), state.x.dtype), np.empty((kept, n)))
+        self._advance(state, kernel, metric, n_steps, thin, draws, tally, edges)
+        return state, draws, tally
+
+    def _advance(
+        self, state: State, kernel: Moves, metric: Metric, n_steps: int, thin: int, draws: Draws,
+        tally: Array, edges: list[int] | None = None,
+    ) -> None:  # fmt: skip
+        """Move all chains; ``edges`` of the groups that are moved at once, where they are given."""
+        n = len(state.x)
+        who = team() if edges is None and n > 1 and not on_gpu(state.x) else None
+        if who is not None:
+            self._shared(who, state, kernel, metric, n_steps, thin, draws, tally)
+            return
         if self.name == "fused" and on_gpu(state.x):  # there is no loop for the card
             here = state.on("cpu")
             made = Draws(np.empty(draws.x.shape), draws.energy)
@@ -253,15 +202,53 @@ class Loop:
         elif self.name == "card":
             self._threads_of_card(state, kernel, metric, n_steps, thin, draws, tally)
         else:
-            self._batched(state, kernel, metric, n_steps, thin, draws, tally)
+            self._batched(state, kernel, metric, n_steps, thin, draws, tally, edges)
         state.step += n_steps
         if self._step in ("langevin", "splitting"):
             tally[0] += n_steps
             # A chain that is lost stays so, and counts once.
             lost = ~np.isfinite(state.score.reshape(n, -1)).all(axis=1) | (state.energy == np.inf)
             tally[1] = to_host(lost)
-        steps, change = max(n_steps, 1), tally if before is None else tally - before
-        return Info(change[0] / steps, change[1].astype(np.int64), change[2] / steps, self.name)
+
+    def _shared(
+        self, who: Team, state: State, kernel: Moves, metric: Metric, n_steps: int, thin: int, draws: Draws,
+        tally: Array,
+    ) -> None:  # fmt: skip
+        """Have each process move some of the groups of chains."""
+        edges = self._edges(state)
+        cuts = [(len(edges) - 1) * i // who.size for i in range(who.size + 1)]
+        places, calls = [], []
+        for first, last in pairwise(cuts):
+            if first == last:
+                continue
+            start, stop = edges[first], edges[last]
+            x, energy, score, momentum = (
+                part[start:stop] for part in (state.x, state.energy, state.score, state.momentum)
+            )
+            some = State(x, energy, score, momentum, state.seed, state.step, state.first + start)
+            inside = [edge - start for edge in edges[first : last + 1]]
+            calls.append((some, kernel, metric, n_steps, thin, len(draws.x), tally[:, start:stop], inside))
+            places.append(slice(start, stop))
+        for place, (some, drawn, counted) in zip(places, who.run(self, calls), strict=True):
+            state.x[place], state.energy[place] = some.x, some.energy
+            state.score[place], state.momentum[place] = some.score, some.momentum
+            draws.x[:, place], draws.energy[:, place] = drawn.x, drawn.energy
+            tally[:, place] = counted
+        state.step += n_steps
+
+    def _edges(self, state: State) -> list[int]:
+        """Return where the groups of chains begin that are moved at once: chains do not depend on it, but
+        FFTs of several fields round as their number does."""
+        n = len(state.x)
+        if self.name != "batched" or not self._one_by_one:
+            groups = n
+        else:  # all of a group stays in the cache; groups are even in number, to keep threads busy
+            groups = min(n, 2 * math.ceil(state.x.nbytes / (2 * _BYTES_AT_ONCE)))
+        return [n * group // groups for group in range(groups + 1)]
+
+    @property
+    def _one_by_one(self) -> bool:
+        return bool(self.target.one_by_one and self.target.dim <= _ONE_BY_ONE_UP_TO)
 
     def _fused(
         self, state: State, kernel: Moves, metric: Metric, n_steps: int, thin: int, draws: Draws, tally: Array
@@ -301,8 +288,9 @@ class Loop:
             tally[...] = to_host(sums)
 
     def _batched(
-        self, state: State, kernel: Moves, metric: Metric, n_steps: int, thin: int, draws: Draws, tally: Array
-    ) -> None:
+        self, state: State, kernel: Moves, metric: Metric, n_steps: int, thin: int, draws: Draws,
+        tally: Array, edges: list[int] | None,
+    ) -> None:  # fmt: skip
         def move(start: int, stop: int) -> None:
             self._move(state, kernel, metric, n_steps, thin, draws, tally, slice(start, stop))
 
@@ -313,19 +301,17 @@ class Loop:
             tally += to_host(on_card)
             return
         keep_freed_memory()
-        # All of a group stays in the cache. Groups are alike and even in number, to keep threads busy, and
-        # do not depend on how many threads there are: FFTs of several fields round as their number does.
-        groups = min(n, 2 * math.ceil(state.x.nbytes / (2 * _BYTES_AT_ONCE)))
+        if not self._one_by_one:
+            move(0, n)
+            return
+        edges = edges or self._edges(state)
 
         def one_by_one(start: int, stop: int) -> None:
             with threads(1):
                 for group in range(start, stop):
-                    move(n * group // groups, n * (group + 1) // groups)
+                    move(edges[group], edges[group + 1])
 
-        if self.target.one_by_one and self.target.dim <= _ONE_BY_ONE_UP_TO:
-            parallel(one_by_one, groups)
-        else:
-            move(0, n)
+        parallel(one_by_one, len(edges) - 1)
 
     def _move(
         self, state: State, kernel: Moves, metric: Metric, n_steps: int, thin: int, draws: Draws,

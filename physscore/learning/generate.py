@@ -16,7 +16,8 @@ from physscore.grid import Grid
 from physscore.interrupt import interruptible
 from physscore.learning.fitted import Fitted
 from physscore.sampling.engine import whole
-from physscore.store.fields import FieldFile, FieldWriter
+from physscore.store.field_file import FieldFile
+from physscore.store.fields import FieldWriter
 from physscore.store.hdf5 import check_output, describe, part_of, writing
 
 _SCALES = ("x", "y", "z", "realization")  # of the axes of a file, which no dataset can be called as well

@@ -15,11 +15,12 @@ from physscore.store.hdf5 import inverse
 if TYPE_CHECKING:
     from physscore.diagnostics.comparison import Comparison
     from physscore.diagnostics.power import PowerSpectrum
+    from physscore.store.field_file import FieldView
 
 
 def plot_field(
     path: str | os.PathLike[str],
-    delta: Array,
+    delta: Array | FieldView,
     grid: Grid,
     *,
     spectrum: PowerSpectrum,
@@ -36,7 +37,8 @@ def plot_field(
     path
         Picture to write; its ending says the format.
     delta
-        The field, of shape ``grid.shape``. In 3 dimensions a slab of about 1/64 of the box is averaged.
+        The field, of shape ``grid.shape``, or a ``FieldView`` of it. In 3 dimensions a slab of about 1/64 of
+        the box is averaged.
     grid
         The box and its cells.
     spectrum
@@ -76,7 +78,9 @@ def plot_spectrum(
     write(figure, path)
 
 
-def _draw_slice(figure: Any, axes: Any, delta: Array, grid: Grid, length_unit: str) -> None:
+def _draw_slice(figure: Any, axes: Any, delta: Any, grid: Grid, length_unit: str) -> None:
+    if grid.dim < 3:
+        delta = np.asarray(delta[...])
     if grid.dim == 1:
         axes.plot(grid.coordinates(0), delta, lw=0.8, color=MEASURED)
         axes.set(xlabel=f"x [{length_unit}]", ylabel=r"$\delta$", xlim=(0, grid.box_size[0]))
@@ -84,7 +88,7 @@ def _draw_slice(figure: Any, axes: Any, delta: Array, grid: Grid, length_unit: s
     what = r"$\delta$"
     if grid.dim == 3:
         thickness = max(1, grid.shape[2] // 64)
-        delta = delta[:, :, :thickness].mean(axis=2)
+        delta = np.asarray(delta[:, :, :thickness]).mean(axis=2)
         what = rf"$\delta$, mean over {thickness * grid.cell_size[2]:.3g} {length_unit}"
     low, high = np.percentile(delta, [0.5, 99.5])
     # A symmetric scale for a symmetric field; a lognormal one is shown by its logarithm.

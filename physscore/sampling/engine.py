@@ -13,8 +13,9 @@ from physscore.energies.lognormal import LognormalField
 from physscore.energies.random_field import GaussianRandomField
 from physscore.grid import Grid
 from physscore.kernels.kernel import Kernel
-from physscore.kernels.loops import Draws, Info, Loop, State
+from physscore.kernels.loops import Loop
 from physscore.kernels.metric import Fourier, Identity, Metric
+from physscore.kernels.state import Draws, Info, State
 from physscore.noise import normal
 
 

@@ -7,6 +7,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -26,10 +27,12 @@ from physscore.energies.coordinates import prior_and_likelihood
 from physscore.interrupt import interruptible
 from physscore.kernels.kernel import Kernel
 from physscore.kernels.langevin import MALA
-from physscore.kernels.loops import Draws, Info, State
 from physscore.kernels.metric import Dense, Diagonal
+from physscore.kernels.state import Draws, Info, State
+from physscore.processes import ending_together, on_root, world
 from physscore.sampling.engine import Engine, first_states, grid_of, whole
 from physscore.sampling.result import Run
+from physscore.sampling.sharing import shared
 from physscore.sampling.warmup import warm_up
 from physscore.store.runs import RunFile, RunWriter, check_storable
 
@@ -49,6 +52,7 @@ def sample(
     init: Any = None,
     dtype: npt.DTypeLike = np.float64,
     device: str | None = None,
+    workers: int = 1,
     progress: bool = False,
     output: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -84,6 +88,9 @@ def sample(
         float64, or float32 for large states; the compiled loop over small ones is float64 always.
     device
         "cpu", or "gpu" for draws that are CuPy arrays. [default: where ``init`` is]
+    workers
+        Processes that share the chains; those that ``mpiexec`` started share them without being asked. The
+        draws do not depend on it.
     progress
         Show a progress bar.
     output
@@ -110,7 +117,7 @@ def sample(
     warmup = max(200, steps // 2) if warmup is None else whole(0, warmup=warmup)
     if thin > steps:
         raise InputError(f"thin is {thin} and steps {steps}: nothing would be kept")
-    seed, precision = whole(0, seed=seed), floating_dtype(dtype)
+    seed, precision, workers = whole(0, seed=seed), floating_dtype(dtype), whole(workers=workers)
     kept = steps // thin
     device = checked_device(device_of(init) if device is None else device)
     engine = Engine(target, kernel, device=device)
@@ -124,29 +131,41 @@ def sample(
         "target": repr(target), "seed": seed, "warmup": warmup, "thin": thin, "loop": engine.loop.name,
         "names": _names(target), "grid": _grid(target),
     }  # fmt: skip
-    writer = None
-    if output is not None:
+    writer: RunWriter | None = None
+    comm = world()
+
+    def finished() -> bool:
+        nonlocal writer
         check_storable(kernel)
-        writer = RunWriter(output, seed, settings, overwrite=overwrite, resume=resume)
+        writer = RunWriter(output, seed, settings, overwrite=overwrite, resume=resume)  # type: ignore[arg-type]
         if writer.finished:
-            finished = RunFile(writer.path).run()
-            writer.require_same_target(target, finished, device)
-            return finished
+            writer.require_same_target(target, RunFile(writer.path).run(), device)
+        return writer.finished
+
+    if output is not None:
+        if on_root(comm, finished):
+            return RunFile(output).run()
     else:
         require_memory(
             kept * chains * target.dim * precision.itemsize, f"keeping {kept} draws of {chains} chains",
             device,
         )  # fmt: skip
     xp = namespace(device)
-    bar = tqdm(total=warmup + steps, desc="warm-up", unit="step", disable=not progress)
-    with interruptible(on_interrupt) as stop_if_asked, bar:
+    hidden = not progress or (comm is not None and comm.rank > 0)
+    bar = tqdm(total=warmup + steps, desc="warm-up", unit="step", disable=hidden)
+    with ending_together(comm), shared(workers), interruptible(on_interrupt) as stop_if_asked, bar:
 
         def move(n: int) -> None:
             bar.update(n)
             stop_if_asked()
 
-        if writer is not None and writer.started:
-            state, tally, done = writer.restore(engine)
+        def restored() -> Any:
+            if writer is None or not writer.started:
+                return None
+            return *writer.restore(engine), engine.kernel, engine.metric
+
+        if (found := on_root(comm, restored)) is not None:
+            state, tally, done, engine.kernel, engine.metric = found
             state = state.on(device)
             bar.update(warmup + done * thin)
         else:
@@ -156,7 +175,7 @@ def sample(
             if writer is not None:
                 writer.begin(engine, kept, state.on("cpu"), (chains, *target.shape), about)
         bar.set_description("sampling")
-        if writer is None:
+        if output is None:
             draws = Draws(xp.empty((kept, chains, *target.shape), state.x.dtype), np.empty((kept, chains)))
             complete = True
             try:
@@ -174,15 +193,18 @@ def sample(
             )  # fmt: skip
         else:
             size = chains * target.dim * precision.itemsize
-            with writer:
+            with writer or nullcontext():
                 for first, last in _pieces(done, kept, thin, max(1, _BLOCK_BYTES // size)):
                     n = last - first
                     part = Draws(xp.empty((n, chains, *target.shape), state.x.dtype), np.empty((n, chains)))
                     engine.advance(state, (last - first) * thin, thin, part, tally)
-                    writer.write(first, Draws(to_host(part.x), part.energy), state.on("cpu"), tally)
+                    if writer is not None:
+                        writer.write(first, Draws(to_host(part.x), part.energy), state.on("cpu"), tally)
                     move((last - first) * thin)
-                writer.finish(drift_to_noise(engine, state))
-            run = RunFile(writer.path).run()
+                if writer is not None:
+                    writer.finish(drift_to_noise(engine, state))
+            on_root(comm, lambda: None)  # the file is there now
+            run = RunFile(output).run()
     if run.n_divergent:
         warnings.warn(
             f"{run.n_divergent} of {chains} chains diverged: their step is too long for where they were, "

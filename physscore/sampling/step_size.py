@@ -12,8 +12,8 @@ from physscore.core import InputError
 from physscore.energies.coordinates import FieldModes
 from physscore.energies.gaussian import Gaussian
 from physscore.kernels.langevin import ULA, AutoMALA
-from physscore.kernels.loops import Info, State
 from physscore.kernels.metric import Dense, Diagonal, Metric
+from physscore.kernels.state import Info, State
 from physscore.sampling.engine import Engine
 
 

@@ -22,11 +22,13 @@ from physscore.energies.coordinates import prior_and_likelihood
 from physscore.interrupt import interruptible
 from physscore.kernels.kernel import Kernel
 from physscore.kernels.langevin import MALA
-from physscore.kernels.loops import State
+from physscore.kernels.state import State
 from physscore.noise import normal
 from physscore.paths import Path, equal_barrier
+from physscore.processes import ending_together, world
 from physscore.sampling.engine import Engine, draws_of, whole
 from physscore.sampling.result import Run
+from physscore.sampling.sharing import shared
 from physscore.sampling.warmup import warm_up
 
 
@@ -65,6 +67,7 @@ def temper(
     thin: int = 1,
     seed: int = 0,
     device: str = "cpu",
+    workers: int = 1,
     progress: bool = False,
 ) -> TemperedRun:
     """Draw from exp(-E) by non-reversible replica exchange with a ladder that sets itself.
@@ -92,6 +95,8 @@ def temper(
         A whole number from 0 to 2^64 - 1.
     device
         "cpu", or "gpu" for draws that are CuPy arrays.
+    workers
+        Processes that share the ladders, as in :func:`physscore.sample`.
     progress
         Show a progress bar.
 
@@ -127,11 +132,14 @@ def temper(
         raise InputError(f"reference is {reference!r}: it must be a prior, which is sampled exactly")
     if reference.shape != target.shape:
         raise InputError(f"reference has states of shape {reference.shape}, the target {target.shape}")
-    device = checked_device(device)
+    device, workers, comm = checked_device(device), whole(workers=workers), world()
+    hidden = not progress or (comm is not None and comm.rank > 0)
     ladder = _Ladder(Path(reference, target), reference, kernel, chains, seed, swap_every, device)
     with (
+        ending_together(comm),
+        shared(workers),
         interruptible() as stop_if_asked,
-        tqdm(total=warmup + steps, desc="warm-up", unit="round", disable=not progress) as bar,
+        tqdm(total=warmup + steps, desc="warm-up", unit="round", disable=hidden) as bar,
     ):
         # Rounds twice as long each time; after each the ladder is set by what it measured.
         done, length = 0, max(5, warmup // 16)

@@ -12,8 +12,8 @@ from physscore.core import Array, InputError
 from physscore.diagnostics.chains import effective_sample_size
 from physscore.energies.coordinates import FieldModes
 from physscore.kernels.hamiltonian import HMC
-from physscore.kernels.loops import Info, State
 from physscore.kernels.metric import Dense, Diagonal, Fourier, Metric
+from physscore.kernels.state import Info, State
 from physscore.sampling.engine import Engine, fourier_metric
 from physscore.sampling.step_size import tuned_by
 

@@ -17,7 +17,8 @@ from physscore.diagnostics.power import PowerSpectrum
 from physscore.evidence.result import LogZ
 from physscore.sampling.result import Run
 from physscore.store.evidence import read_log_z, write_log_z
-from physscore.store.fields import FieldFile, Fields, FieldWriter
+from physscore.store.field_file import FieldFile
+from physscore.store.fields import Fields, FieldWriter
 from physscore.store.hdf5 import check_output, describe, open_hdf5, part_of, writing
 from physscore.store.runs import RunFile, write_run
 from physscore.store.spectra import read_spectrum, write_spectrum

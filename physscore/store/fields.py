@@ -1,4 +1,4 @@
-"""Files of density fields, written and read field by field.
+"""Files of density fields, written field by field or in planes.
 
 While a job runs, the layout of its ``.part`` file never changes: the data are written into places
 laid out at the start, and /completed then says that a field is there. Killed at any moment it can be
@@ -7,35 +7,30 @@ read and gone on with.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
 from physscore.core import Array, InputError
-from physscore.diagnostics.comparison import Comparison, Verdict, pool
-from physscore.diagnostics.power import FieldSequence, PowerBins, PowerSpectrum
+from physscore.diagnostics.comparison import Comparison
+from physscore.diagnostics.power import PowerBins, PowerSpectrum
 from physscore.grid import Grid
 from physscore.store.hdf5 import (
-    FORMAT,
     check_output,
     describe,
-    open_hdf5,
     part_of,
     require_same,
     require_space,
     reserve,
     writing,
 )
-from physscore.store.spectra import create_spectra, read_spectrum
+from physscore.store.spectra import create_spectra
 
 _AXES = ("x", "y", "z")
-_CHECKS = ("chi2", "dof", "amplitude", "amplitude_error")
+CHECKS = ("chi2", "dof", "amplitude", "amplitude_error")
 
 
 @dataclass
@@ -118,6 +113,7 @@ class FieldWriter:
     ) -> None:
         self.path = check_output(path, overwrite=overwrite, resume=resume)
         self.part = part_of(self.path)
+        self.grid, self.dtype, self._batched = grid, dtype, n is not None
         settings = settings or {}
         if not (resume and self.part.exists()):
             require_space(self.path, grid.n_cells * dtype.itemsize * (n or 1))
@@ -129,7 +125,7 @@ class FieldWriter:
                     _lay_out(file, grid, n, dtype, length_unit, redshift, cosmology or {}, name, long_name)
                     if bins is not None:
                         create_spectra(file, bins, n, length_unit, grid.dim)
-                        for name in _CHECKS:
+                        for name in CHECKS:
                             check = file.create_dataset(f"checks/{name}", data=np.full(n or 1, np.nan))
                             check.dims[0].attach_scale(file["completed"])
                 with open(fresh, "rb+") as room:
@@ -148,20 +144,49 @@ class FieldWriter:
         """Numbers of the fields that are already there."""
         return [int(i) for i in np.flatnonzero(self._file["completed"][:])]
 
+    @property
+    def identity(self) -> str:
+        """What tells this job from others."""
+        return " ".join(str(self._file.attrs.get(name)) for name in ("created", "seed", "settings"))
+
     def write(
         self, i: int, delta: Array, spectrum: PowerSpectrum | None = None, check: Comparison | None = None
     ) -> None:
         """Write field ``i``, with its spectrum and its check, then mark it as complete."""
+        self.write_planes(i, 0, len(delta), delta)
+        self.complete(i, spectrum, check)
+
+    def write_planes(self, i: int, start: int, stop: int, planes: Array) -> None:
+        """Write planes start to stop of field ``i`` along its first axis."""
+        with writing(self.path):
+            fields = self._file[self._file.attrs["dataset"]]
+            if self._batched:
+                fields[i, start:stop] = planes
+            else:
+                fields[start:stop] = planes
+
+    def read_planes(self, i: int, start: int, stop: int) -> Array:
+        """Return planes that were written."""
+        fields = self._file[self._file.attrs["dataset"]]
+        return np.asarray(fields[i, start:stop] if self._batched else fields[start:stop])
+
+    def flush(self) -> None:
+        """Hand what was written to the system."""
+        with writing(self.path):
+            self._file.flush()
+
+    def complete(
+        self, i: int, spectrum: PowerSpectrum | None = None, check: Comparison | None = None
+    ) -> None:
+        """Write the spectrum and the check of field ``i``, then mark it as complete."""
         file = self._file
         with writing(self.path):
-            fields = file[file.attrs["dataset"]]
-            place: Any = i if fields.ndim > delta.ndim else ...
-            fields[place] = delta
+            place: Any = i if self._batched else ...
             if spectrum is not None:
                 file["spectra/power"][place] = spectrum.power
                 file["spectra/error"][place] = spectrum.error
             if check is not None:
-                for name in _CHECKS:
+                for name in CHECKS:
                     file[f"checks/{name}"][i] = getattr(check, name)
             file.flush()
             file["completed"][i] = 1
@@ -224,139 +249,3 @@ def _lay_out(
         delta.dims[i].label = axis_name
         delta.dims[i].attach_scale(scale)
     file.create_dataset("completed", data=np.zeros(n or 1, np.uint8)).make_scale("completed")
-
-
-class FieldFile:
-    """A file of fields, open for reading field by field, so that it may be larger than memory.
-
-    Parameters
-    ----------
-    path
-        The file: ours, or any HDF5 file if the two others are given.
-    dataset
-        Path of the dataset of fields inside a file that is not ours.
-    box_size
-        Its side length, or one for each dimension.
-
-    Attributes
-    ----------
-    delta
-        The h5py dataset, such as (x, y, z) or (realization, x, y, z).
-    grid, length_unit, redshift, seed, settings
-        As in :class:`Fields`.
-    completed
-        Numbers of the fields that are there: all of them, except in a ``.part`` file.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, truncated, foreign, newer than this version, or holds no fields.
-    """
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        dataset: str | None = None,
-        box_size: Sequence[float] | None = None,
-    ) -> None:
-        self.path = Path(path)
-        self.file = open_hdf5(self.path)
-        try:
-            if dataset is None:
-                self._read_ours()
-            else:
-                self._read_foreign(dataset, box_size)
-        except BaseException:
-            self.file.close()
-            raise
-
-    def _read_ours(self) -> None:
-        file = self.file
-        if file.attrs.get("format") != FORMAT or file.attrs.get("kind") != "fields":
-            raise InputError(
-                f"file {self.path} is not a file of physscore fields: for another one name the dataset "
-                "(--dataset) and the side of its box (--box)"
-            )
-        header = file["Header"].attrs
-        self.delta = file[str(file.attrs.get("dataset", "fields/delta"))]
-        self.grid = Grid([int(n) for n in header["Shape"]], [float(side) for side in header["BoxSize"]])
-        self.length_unit = str(file["Units"].attrs["length"])
-        self.redshift = float(header["Redshift"]) if "Redshift" in header else None
-        self.seed = int(file.attrs["seed"]) if "seed" in file.attrs else None
-        self.settings: dict[str, Any] = json.loads(file.attrs["settings"])
-        self.completed = [int(i) for i in np.flatnonzero(file["completed"][:])]
-
-    def _read_foreign(self, dataset: str, box_size: Sequence[float] | None) -> None:
-        found = self.file.get(dataset)
-        if not isinstance(found, h5py.Dataset):
-            raise InputError(f"file {self.path} has no dataset {dataset!r}: name one of its datasets")
-        if box_size is None:
-            raise InputError(
-                f"box_size is missing: the box of {dataset!r} in {self.path} is not known (--box)"
-            )
-        dim = len(box_size) if len(box_size) > 1 else min(found.ndim, 3)
-        if found.ndim not in (dim, dim + 1):
-            raise InputError(
-                f"dataset {dataset!r} has shape {found.shape}: it must be one field of {dim} dimensions, "
-                "or a batch of these"
-            )
-        self.delta = found
-        self.grid = Grid(found.shape[found.ndim - dim :], box_size)
-        self.length_unit, self.redshift, self.seed, self.settings = "length", None, None, {}
-        self.completed = list(range(found.shape[0] if found.ndim > dim else 1))
-
-    @property
-    def batched(self) -> bool:
-        """Whether the first dimension counts realizations."""
-        return bool(self.delta.ndim > self.grid.dim)
-
-    def read(self, i: int = 0) -> Array:
-        """Return field ``i``, of shape ``grid.shape``."""
-        return np.asarray(self.delta[i] if self.batched else self.delta[...])
-
-    def independent(self) -> FieldSequence:
-        """Return the completed fields to be read one at a time, without the second ones of pairs,
-        which have the power of the first."""
-        paired = self.settings.get("paired", False)
-        chosen = [i for i in self.completed if not (paired and i % 2)]
-        return FieldSequence(self.read, chosen, self.grid.dim + 1)
-
-    def require(self, *, seed: int, settings: dict[str, Any]) -> None:
-        """Refuse a file that was made with another seed or other settings."""
-        require_same(self.file, self.path, seed, settings)
-
-    def verdict(self) -> Verdict | None:
-        """Return how the completed fields agreed with their spectrum, if that was kept."""
-        if "checks" not in self.file or not self.completed:
-            return None
-        kept = self.independent().indices
-        return pool(*(self.file[f"checks/{name}"][:][kept] for name in _CHECKS))
-
-    def summary(self) -> dict[str, Any]:
-        """Return what the file holds, ready for JSON."""
-        return {
-            "file": str(self.path),
-            "kind": "fields",
-            "fields": self.delta.shape[0] if self.batched else 1,
-            "completed": len(self.completed),
-            "shape": list(self.grid.shape),
-            "dtype": str(self.delta.dtype),
-            "box_size": list(self.grid.box_size),
-            "length_unit": self.length_unit,
-            "redshift": self.redshift,
-            "seed": self.seed,
-            "settings": self.settings,
-            "created": self.file.attrs.get("created"),
-            "version": self.file.attrs.get("version"),
-        }
-
-    def power(self) -> PowerSpectrum | None:
-        """Return the spectra that were measured when the fields were written, if they were kept."""
-        return read_spectrum(self.file) if "spectra" in self.file else None
-
-    def __enter__(self) -> FieldFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()

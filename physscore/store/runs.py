@@ -21,8 +21,8 @@ from physscore.grid import Grid
 from physscore.kernels.hamiltonian import HMC
 from physscore.kernels.kernel import Kernel
 from physscore.kernels.langevin import MALA, ULA, AutoMALA, CrankNicolson, Underdamped
-from physscore.kernels.loops import Draws, State
 from physscore.kernels.metric import Dense, Diagonal, Fourier, Identity, Metric
+from physscore.kernels.state import Draws, State
 from physscore.store.hdf5 import (
     check_output,
     describe,

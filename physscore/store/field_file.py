@@ -1,0 +1,172 @@
+"""Reading files of density fields, field by field or in parts, so that they may be larger than memory."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from physscore.core import Array, InputError
+from physscore.diagnostics.comparison import Verdict, pool
+from physscore.diagnostics.power import FieldSequence, PowerSpectrum
+from physscore.grid import Grid
+from physscore.store.fields import CHECKS
+from physscore.store.hdf5 import FORMAT, open_hdf5, require_same
+from physscore.store.spectra import read_spectrum
+
+
+@dataclass(frozen=True)
+class FieldView:
+    """A field in an open file, of which parts are read by index."""
+
+    dataset: Any
+    place: tuple[int, ...]
+
+    def __getitem__(self, key: Any) -> Array:
+        return np.asarray(self.dataset[(*self.place, *(key if isinstance(key, tuple) else (key,)))])
+
+
+class FieldFile:
+    """A file of fields, open for reading field by field, so that it may be larger than memory.
+
+    Parameters
+    ----------
+    path
+        The file: ours, or any HDF5 file if the two others are given.
+    dataset
+        Path of the dataset of fields inside a file that is not ours.
+    box_size
+        Its side length, or one for each dimension.
+
+    Attributes
+    ----------
+    delta
+        The h5py dataset, such as (x, y, z) or (realization, x, y, z).
+    grid, length_unit, redshift, seed, settings
+        As in :class:`Fields`.
+    completed
+        Numbers of the fields that are there: all of them, except in a ``.part`` file.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, truncated, foreign, newer than this version, or holds no fields.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        dataset: str | None = None,
+        box_size: Sequence[float] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.file = open_hdf5(self.path)
+        try:
+            if dataset is None:
+                self._read_ours()
+            else:
+                self._read_foreign(dataset, box_size)
+        except BaseException:
+            self.file.close()
+            raise
+
+    def _read_ours(self) -> None:
+        file = self.file
+        if file.attrs.get("format") != FORMAT or file.attrs.get("kind") != "fields":
+            raise InputError(
+                f"file {self.path} is not a file of physscore fields: for another one name the dataset "
+                "(--dataset) and the side of its box (--box)"
+            )
+        header = file["Header"].attrs
+        self.delta = file[str(file.attrs.get("dataset", "fields/delta"))]
+        self.grid = Grid([int(n) for n in header["Shape"]], [float(side) for side in header["BoxSize"]])
+        self.length_unit = str(file["Units"].attrs["length"])
+        self.redshift = float(header["Redshift"]) if "Redshift" in header else None
+        self.seed = int(file.attrs["seed"]) if "seed" in file.attrs else None
+        self.settings: dict[str, Any] = json.loads(file.attrs["settings"])
+        self.completed = [int(i) for i in np.flatnonzero(file["completed"][:])]
+
+    def _read_foreign(self, dataset: str, box_size: Sequence[float] | None) -> None:
+        found = self.file.get(dataset)
+        if not isinstance(found, h5py.Dataset):
+            raise InputError(f"file {self.path} has no dataset {dataset!r}: name one of its datasets")
+        if box_size is None:
+            raise InputError(
+                f"box_size is missing: the box of {dataset!r} in {self.path} is not known (--box)"
+            )
+        dim = len(box_size) if len(box_size) > 1 else min(found.ndim, 3)
+        if found.ndim not in (dim, dim + 1):
+            raise InputError(
+                f"dataset {dataset!r} has shape {found.shape}: it must be one field of {dim} dimensions, "
+                "or a batch of these"
+            )
+        self.delta = found
+        self.grid = Grid(found.shape[found.ndim - dim :], box_size)
+        self.length_unit, self.redshift, self.seed, self.settings = "length", None, None, {}
+        self.completed = list(range(found.shape[0] if found.ndim > dim else 1))
+
+    @property
+    def batched(self) -> bool:
+        """Whether the first dimension counts realizations."""
+        return bool(self.delta.ndim > self.grid.dim)
+
+    def read(self, i: int = 0) -> Array:
+        """Return field ``i``, of shape ``grid.shape``."""
+        return np.asarray(self.delta[i] if self.batched else self.delta[...])
+
+    def view(self, i: int = 0) -> FieldView:
+        """Return field ``i``, of which parts are read when they are asked for."""
+        return FieldView(self.delta, (i,) if self.batched else ())
+
+    def independent(self) -> FieldSequence:
+        """Return the completed fields to be read one at a time, without the second ones of pairs,
+        which have the power of the first."""
+        paired = self.settings.get("paired", False)
+        chosen = [i for i in self.completed if not (paired and i % 2)]
+        return FieldSequence(self.read, chosen, self.grid.dim + 1)
+
+    def require(self, *, seed: int, settings: dict[str, Any]) -> None:
+        """Refuse a file that was made with another seed or other settings."""
+        require_same(self.file, self.path, seed, settings)
+
+    def verdict(self) -> Verdict | None:
+        """Return how the completed fields agreed with their spectrum, if that was kept."""
+        if "checks" not in self.file or not self.completed:
+            return None
+        kept = self.independent().indices
+        return pool(*(self.file[f"checks/{name}"][:][kept] for name in CHECKS))
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the file holds, ready for JSON."""
+        return {
+            "file": str(self.path),
+            "kind": "fields",
+            "fields": self.delta.shape[0] if self.batched else 1,
+            "completed": len(self.completed),
+            "shape": list(self.grid.shape),
+            "dtype": str(self.delta.dtype),
+            "box_size": list(self.grid.box_size),
+            "length_unit": self.length_unit,
+            "redshift": self.redshift,
+            "seed": self.seed,
+            "settings": self.settings,
+            "created": self.file.attrs.get("created"),
+            "version": self.file.attrs.get("version"),
+        }
+
+    def power(self) -> PowerSpectrum | None:
+        """Return the spectra that were measured when the fields were written, if they were kept."""
+        return read_spectrum(self.file) if "spectra" in self.file else None
+
+    def __enter__(self) -> FieldFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()

@@ -1,0 +1,187 @@
+"""Fields that processes share, under mpiexec: those of one process."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("mpiexec") is None or find_spec("mpi4py_fft") is None, reason="needs mpiexec and mpi4py-fft"
+)
+RANKS = [1, 2, 4]
+SPECTRUM = "powerlaw:index=-1,amplitude=1"
+FIELD = ["--grid", "12,16,10", "--box", "100", "--spectrum", SPECTRUM, "--seed", "3"]
+
+
+def mpiexec(ranks, *command, **environment):
+    return subprocess.run(
+        ["mpiexec", "-n", str(ranks), sys.executable, *map(str, command)], capture_output=True, text=True,
+        timeout=300, env={**os.environ, "PHYSSCORE_THREADS": "1", **environment},
+    )  # fmt: skip
+
+
+def without_times(path):
+    with h5py.File(path) as file:
+        return {
+            name: item[...] for name in ("fields/delta", "spectra/power", "checks/chi2", "completed")
+            for item in [file[name]]
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+def test_processes_make_what_one_makes(ranks):
+    done = mpiexec(ranks, Path(__file__).with_name("mpi_check.py"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout == f"the same with {ranks}\n"
+
+
+@pytest.mark.parametrize("options", [["-n", "2", "--paired"], ["--lognormal", "--dtype", "float64"]])
+def test_the_command(tmp_path, options):
+    found = []
+    for ranks in RANKS:
+        path = tmp_path / f"{ranks}.h5"
+        done = mpiexec(ranks, "-m", "physscore", "field", *FIELD, *options, "-o", path)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("P(k)") == 1
+        found.append(without_times(path))
+    for other in found[1:]:
+        for name, expected in found[0].items():
+            np.testing.assert_allclose(other[name], expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    tables = []
+    for ranks in RANKS:
+        done = mpiexec(ranks, "-m", "physscore", "spectrum", path, "--json", "--compare", SPECTRUM)
+        assert done.returncode == 0, done.stderr[-3000:]
+        tables.append(json.loads(done.stdout))
+    for other in tables[1:]:
+        np.testing.assert_allclose(other["power"], tables[0]["power"], rtol=1e-5)
+        assert other["check"]["chi2"] == pytest.approx(tables[0]["check"]["chi2"], rel=1e-4)
+
+
+def test_what_is_wrong_is_said_once(tmp_path):
+    path = tmp_path / "a.h5"
+    path.write_bytes(b"")
+    for options, words in (
+        (["-o", path], "exists: use --overwrite"),
+        (["-o", tmp_path / "none" / "b.h5"], "there is no folder"),
+        (["-o", tmp_path / "b.h5", "--out-of-core"], "mpiexec and --out-of-core exclude each other"),
+        (["-o", tmp_path / "b.h5", "--grid", "64", "--dim", "1"], "no processes can share"),
+    ):
+        done = mpiexec(2, "-m", "physscore", "field", *FIELD, *options)
+        assert done.returncode == 2
+        assert done.stderr.count(words) == 1, done.stderr
+        assert "Traceback" not in done.stderr
+
+
+LOG_Z = """
+import sys
+import physscore as ps
+
+if __name__ == "__main__":
+    mixture = ps.GaussianMixture([0.3, 0.7], [[2.0, 2.0], [-2.0, -1.0]], 0.3)
+    found = ps.estimate_log_z(
+        mixture, ps.Gaussian(0.0, 9.0, dim=2), particles=512, islands=16, target_error=0.01, seed=2,
+        workers=int(sys.argv[1]), checkpoint=(sys.argv[2:] or [None])[0], resume=len(sys.argv) > 2,
+    )
+    curve = ps.thermodynamics(
+        ps.Ising((3, 3), coupling=0.1), [0.1, 0.25, 0.3], particles=128, seed=3, workers=int(sys.argv[1])
+    )
+    from physscore.processes import world
+
+    if world() is None or world().rank == 0:
+        print([x.hex() for x in (*curve.log_z, *curve.heat_capacity, *curve.log_z_error)])
+        print(found.log_z.hex(), found.error.hex(), float(found.islands.sum()).hex(), len(found.islands))
+"""
+
+
+def test_islands_are_the_same_anywhere(tmp_path):
+    script = tmp_path / "log_z.py"
+    script.write_text(LOG_Z)
+    alone, helped = (
+        subprocess.run([sys.executable, script, n], capture_output=True, text=True, check=True).stdout
+        for n in "12"
+    )
+    assert int(alone.split()[-1]) > 16
+    assert helped == alone
+    for ranks in RANKS:
+        path = tmp_path / f"{ranks}.h5"
+        done = mpiexec(ranks, script, 1, path)
+        assert (done.returncode, done.stdout) == (0, alone), done.stderr[-3000:]
+        assert mpiexec(ranks, script, 1, path).stdout == alone  # what is finished is read
+
+
+def test_log_z_of_the_command_is_told_once(tmp_path):
+    path = tmp_path / "z.h5"
+    options = [
+        "logz",
+        "ising",
+        "-p",
+        "size=4",
+        "-p",
+        "coupling=0.4",
+        "--particles",
+        "256",
+        "-o",
+        path,
+        "--plot",
+    ]
+    done = mpiexec(2, "-m", "physscore", *options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("exact") == 1
+    assert path.with_suffix(".png").exists()
+    done = mpiexec(2, "-m", "physscore", *options[:-3], "--workers", "2")
+    assert done.returncode == 2
+    assert done.stderr.count("take the place of workers") == 1, done.stderr
+
+
+CHAINS = """
+import hashlib, sys
+import numpy as np
+import physscore as ps
+from physscore.processes import world
+
+def funnel(x):
+    return 0.5 * (x[:, 0] ** 2 / 9 + x[:, 1] ** 2 * np.exp(-x[:, 0]) + x[:, 0])
+
+def slope(x):
+    squares = x[:, 1] ** 2 * np.exp(-x[:, 0])
+    return -np.stack([x[:, 0] / 9 - 0.5 * squares + 0.5, x[:, 1] * np.exp(-x[:, 0])], axis=1)
+
+if __name__ == "__main__":
+    workers, folder = int(sys.argv[1]), sys.argv[2]
+    field = ps.GaussianRandomField(ps.Grid((8, 8), 8.0), ps.spectra.PowerLaw(index=-1.0, amplitude=1.0))
+    posterior = field + ps.GaussianNoise(field.sample(1, seed=3)[0], 0.5)
+    options = {"chains": 7, "steps": 40, "warmup": 200, "seed": 4, "workers": workers}
+    runs = [
+        ps.sample(ps.GaussianMixture([0.3, 0.7], [[2.0, 2.0], [-2.0, -1.0]], 0.3), ps.MALA(), **options),
+        ps.sample(ps.from_functions(energy=funnel, score=slope, shape=(2,)), ps.Underdamped(), **options),
+        ps.sample(posterior, ps.HMC(metric="fourier"), output=f"{folder}/run.h5", **options),
+        ps.temper(ps.GaussianMixture([0.3, 0.7], [[4.0], [-4.0]], 0.3), **{**options, "warmup": 20}),
+    ]
+    if world() is None or world().rank == 0:
+        for run in runs:
+            print(hashlib.sha256(np.ascontiguousarray(run.draws[...])).hexdigest(), run.acceptance.tolist())
+"""
+
+
+def test_chains_are_the_same_anywhere(tmp_path):
+    script = tmp_path / "chains.py"
+    script.write_text(CHAINS)
+    folders = [tmp_path / str(i) for i in range(2 + len(RANKS))]
+    for folder in folders:
+        folder.mkdir()
+    alone, helped = (
+        subprocess.run([sys.executable, script, n, folder], capture_output=True, text=True, check=True).stdout
+        for n, folder in zip("13", folders, strict=False)
+    )
+    assert len(alone.splitlines()) == 4
+    assert helped == alone
+    for ranks, folder in zip(RANKS, folders[2:], strict=True):
+        done = mpiexec(ranks, script, 1, folder)
+        assert (done.returncode, done.stdout) == (0, alone), done.stderr[-3000:]
