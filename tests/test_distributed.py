@@ -23,7 +23,7 @@ FIELD = ["--grid", "12,16,10", "--box", "100", "--spectrum", SPECTRUM, "--seed",
 def mpiexec(ranks, *command, **environment):
     return subprocess.run(
         ["mpiexec", "-n", str(ranks), sys.executable, *map(str, command)], capture_output=True, text=True,
-        timeout=300, env={**os.environ, "PHYSSCORE_THREADS": "1", **environment},
+        timeout=900, env={**os.environ, "PHYSSCORE_THREADS": "1", **environment},
     )  # fmt: skip
 
 
