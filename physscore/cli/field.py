@@ -250,7 +250,8 @@ def command(
             result["unmet"] = unmet
         if plot:
             result["picture"] = str(picture_of(output))
-            with in_planes(fields, working) if out_of_core else nullcontext(fields.read) as get:
+            pieces = out_of_core or comm is not None
+            with in_planes(fields, working) if pieces else nullcontext(fields.read) as get:
                 delta = get(0)
                 measured = power_spectrum(delta, grid, bins="linear" if grid.dim == 3 else "log")
                 shown = check_field(delta, prior) if lognormal else None

@@ -67,7 +67,7 @@ class GaussianRandomField(Prior):
     one_by_one = True
 
     def __init__(self, grid: Grid, spectrum: SpectrumLike) -> None:
-        require_memory(_TABLES * table_size(grid), f"the wavenumbers of {_cells(grid)}")
+        require_memory(_TABLES * table_size(grid), f"the table of the wavenumbers of {_cells(grid)}")
         self.spectrum = spectrum
         self._set_power(grid, grid.wavenumbers, power_of_modes(grid.wavenumbers, spectrum))
 

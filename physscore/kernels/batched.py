@@ -310,8 +310,8 @@ def adaptive_step(batch: Batch, kernel: Any, state: Any, number: int, tally: Arr
     with np.errstate(invalid="ignore", over="ignore"):
         probability = np.exp(np.minimum(log_ratio, 0.0))
     tally[0] += np.where(same & np.isfinite(probability), probability, 0.0)
-    tally[1] += ~((log_ratio > -moves.DIVERGED) | (log_ratio == -np.inf))
-    tally[2] += chosen
+    tally[1] += (~((log_ratio > -moves.DIVERGED) | (log_ratio == -np.inf))).astype(np.float64)
+    tally[2] += chosen.astype(np.float64)
     _take(state, same & (log_u < log_ratio), y, e, s)
 
 
@@ -323,7 +323,7 @@ def _search(
     exponent = np.zeros_like(e, dtype=np.int64)
     y, ey, sy, q, log_ratio = _leapfrog(batch, step, exponent, x, e, s, p)
     error = np.abs(log_ratio)
-    direction = np.where(error < near, 1, np.where(error <= far, 0, -1))
+    direction = (error < near).astype(np.int64) - (~(error <= far)).astype(np.int64)
     best = exponent.copy()
     while True:
         active = np.flatnonzero(direction)
@@ -334,7 +334,7 @@ def _search(
         error = np.abs(found[4])
         up = direction[active] > 0
         # Upwards the last step that is still good is kept, downwards the first that is good.
-        better = np.where(up, error < near[active], True)
+        better = ~up | (error < near[active])
         kept = active[better]
         for array, new in zip((y, ey, sy, q, log_ratio), found, strict=True):
             array[kept] = new[better]
