@@ -20,7 +20,7 @@ from physscore.grid import Grid, table_size
 from physscore.spectra import PowerLaw
 from physscore.store.out_of_core import tables_of
 
-INTERPRETER = 150 << 20  # bytes of Python with what the package loads and compiles
+INTERPRETER = 210 << 20  # bytes of Python with what the package loads and compiles
 _TRIED_CELLS = 96**3
 _TRIED_BYTES = 1 << 25
 _POWER_PASSES = 2  # a field is made, and its power is measured

@@ -110,19 +110,22 @@ def test_kills_at_random_moments(tmp_path):
         start = time.monotonic()
         subprocess.run(command(undisturbed), check=True, capture_output=True)
         took = time.monotonic() - start
-    random, kills = np.random.default_rng(5), 0
-    while not path.exists():
+    random, kills, longest = np.random.default_rng(5), 0, took
+    while not (path.exists() and kills):
+        if path.exists():  # it was quicker than when it was timed, and was not met: once more, and sooner
+            path.unlink()
+            longest /= 2
         job = subprocess.Popen(command(path), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         try:
-            job.wait(random.uniform(0.3, 1.0) * took)
+            job.wait(random.uniform(0.3, 1.0) * longest)
         except subprocess.TimeoutExpired:
             os.kill(job.pid, signal.SIGKILL)
             job.wait()
             kills += 1
+            longest *= 1.1  # it gets on, however slow the machine has become
         if part.exists():
             with FieldFile(part) as fields:
                 assert set(fields.completed) <= {0, 1}
-    assert kills >= 1
     assert np.array_equal(delta_of(path), delta_of(undisturbed))
     assert not (tmp_path / "a.h5.part.modes").exists()
 

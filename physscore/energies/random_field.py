@@ -23,14 +23,12 @@ from physscore.arrays import (
     require_memory,
 )
 from physscore.core import Array, InputError, Prior
-from physscore.grid import Columns, Grid, WavenumberTable, table_size
+from physscore.grid import BYTES_AN_ENTRY, Columns, Grid, WavenumberTable, table_size
 from physscore.modes import multiply, sum_power
 from physscore.noise import field_modes
 from physscore.slabs import Slabs, checked_box
 
 SpectrumLike = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
-
-_TABLES = 48  # bytes for an entry of the tables over |k|
 
 
 class GaussianRandomField(Prior):
@@ -67,7 +65,7 @@ class GaussianRandomField(Prior):
     one_by_one = True
 
     def __init__(self, grid: Grid, spectrum: SpectrumLike) -> None:
-        require_memory(_TABLES * table_size(grid), f"the table of the wavenumbers of {_cells(grid)}")
+        require_memory(BYTES_AN_ENTRY * table_size(grid), f"the table of the wavenumbers of {_cells(grid)}")
         self.spectrum = spectrum
         self._set_power(grid, grid.wavenumbers, power_of_modes(grid.wavenumbers, spectrum))
 
@@ -361,7 +359,7 @@ def require_memory_for(grid: Grid, n: int, dtype: np.dtype[Any], device: str = "
         # dimensions.
         spectrum
         + ((n * field if n > 1 else 0) + (field if device == "gpu" else 0))
-        + _TABLES * table_size(grid),
+        + BYTES_AN_ENTRY * table_size(grid),
         f"sampling {count} of {_cells(grid)} in {dtype}",
         device,
     )

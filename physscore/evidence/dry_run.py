@@ -19,7 +19,8 @@ from physscore.evidence.reference import reference_for
 from physscore.sampling.engine import whole
 
 _COPIES = 8  # arrays of the size of the particles, while these move
-_TRIED = 1 << 22  # components of the particles that are tried
+_TRIED = 1 << 22  # components of the particles that are tried,
+_TEMPERATURES = 6  # and temperatures
 
 
 def cost_of_log_z(
@@ -60,12 +61,13 @@ def cost_of_log_z(
 
 
 def _seconds_of_gradient(job: Job) -> float:
-    """Return the time of a gradient for one particle, with all that goes with it at some temperatures."""
+    """Return the time of a gradient for one particle, with all that goes with it on a shorter way."""
     islands = int(np.clip(_TRIED // (job.n * job.excess.dim), 1, job.islands_at_once))
     y = job.excess.draw(job.n * islands, 0, job.seed)
+    some = np.linspace(0, len(job.plan.betas) - 1, min(_TEMPERATURES, len(job.plan.betas))).astype(int)
+    plan = Plan(job.kernel, job.plan.knots, job.plan.betas[some])
     took = 0.0
-    for temperatures in (2, 6):  # the first time everything is compiled
-        plan = Plan(job.kernel, job.plan.knots, job.plan.betas[:temperatures])
+    for _ in range(2):  # the first time everything is compiled
         particles = Particles(job.excess, job.kernel, y.copy(), seed=job.seed, dense=job.dense)
         start = time.perf_counter()
         run_leg(particles, plan, islands, back=False, threshold=job.threshold)

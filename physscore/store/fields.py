@@ -25,6 +25,7 @@ from physscore.store.hdf5 import (
     require_same,
     require_space,
     reserve,
+    unwritten,
     writing,
 )
 from physscore.store.spectra import create_spectra
@@ -232,10 +233,7 @@ def _lay_out(
             group.attrs[parameter] = value
     fields = file.create_group("fields")
     shape = grid.shape if n is None else (n, *grid.shape)
-    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)  # the room is made without writing it twice
-    delta = fields.create_dataset(name, shape, dtype, dcpl=layout)
+    delta = fields.create_dataset(name, shape, dtype, dcpl=unwritten())
     delta.attrs["units"] = "dimensionless"
     delta.attrs["long_name"] = long_name
     names = list(_AXES[: grid.dim])

@@ -18,15 +18,14 @@ from physscore.diagnostics.comparison import check_field
 from physscore.diagnostics.power import power_spectrum
 from physscore.energies.lognormal import LognormalField
 from physscore.energies.random_field import GaussianRandomField
-from physscore.grid import Grid, table_size
+from physscore.grid import BYTES_AN_ENTRY, Grid, table_size
 from physscore.slabs import FieldInPlanes, Slabs
 from physscore.store.field_file import FieldFile
 from physscore.store.fields import FieldWriter
-from physscore.store.hdf5 import require_space, reserve, writing
+from physscore.store.hdf5 import require_space, reserve, unwritten, writing
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_OF_TABLES = 48  # bytes for an entry of the tables over |k|
-_OF_OCTANT = 64  # and over the octant, where a lognormal field has several
+_OF_OCTANT = 64  # bytes for an entry of the tables over the octant, of which a lognormal field has several
 
 
 def bytes_of(text: str) -> int:
@@ -56,7 +55,7 @@ def slabs_of(prior: GaussianRandomField | LognormalField, dtype: npt.DTypeLike, 
 def tables_of(grid: Grid, lognormal: bool) -> int:
     """Return the bytes that tables over the wavenumbers take."""
     octant = int(np.prod([n // 2 + 1 for n in grid.cube])) if lognormal else 0
-    return _OF_TABLES * table_size(grid) + _OF_OCTANT * octant
+    return BYTES_AN_ENTRY * table_size(grid) + _OF_OCTANT * octant
 
 
 class Scratch:
@@ -100,11 +99,8 @@ class Scratch:
     def _begun(self, grid: Grid, kind: Any, owner: str) -> h5py.File:
         self.path.unlink(missing_ok=True)
         require_space(self.path, int(np.prod(grid.half_shape)) * kind.itemsize)
-        layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-        layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
         with h5py.File(self.path, "w") as file:
-            file.create_dataset("modes", grid.half_shape, kind, dcpl=layout)
+            file.create_dataset("modes", grid.half_shape, kind, dcpl=unwritten())
             file["done"] = np.zeros(2, np.int64)
             file.attrs["owner"] = owner
         with open(self.path, "rb+") as room:

@@ -31,6 +31,7 @@ from physscore.store.hdf5 import (
     require_same,
     require_space,
     reserve,
+    unwritten,
     writing,
 )
 
@@ -269,13 +270,10 @@ def _write_about(file: h5py.File, kernel: Kernel, about: dict[str, Any]) -> None
 
 def _make_room(file: h5py.File, kept: int, shape: tuple[int, ...], dtype: Any) -> None:
     """Make all datasets but those of the state: from here on only numbers are written into them."""
-    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)  # the room is made without writing it twice
     samples = file.create_group("samples")
-    x = samples.create_dataset("x", (kept, *shape), dtype, dcpl=layout)
+    x = samples.create_dataset("x", (kept, *shape), dtype, dcpl=unwritten())
     x.dims[0].label, x.dims[1].label = "draw", "chain"
-    samples.create_dataset("energy", (kept, shape[0]), np.float64, dcpl=layout)
+    samples.create_dataset("energy", (kept, shape[0]), np.float64, dcpl=unwritten())
     for slot in ("state_0", "state_1"):
         group = file.create_group(slot)
         group.create_dataset("step", data=np.zeros(1, np.int64))
