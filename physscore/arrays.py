@@ -123,7 +123,7 @@ DEVICES = ("cpu", "gpu")
 
 @cache
 def cupy() -> Any:
-    """Return CuPy, once a card is seen.
+    """Return CuPy, once a card is seen; of several, processes that ``mpiexec`` started take one each.
 
     Raises
     ------
@@ -142,6 +142,9 @@ def cupy() -> Any:
         raise InputError(f'device is "gpu", but CuPy finds no driver or no card: {error}') from None
     if not count:
         raise InputError('device is "gpu", but there is no card: use device "cpu"')
+    from physscore.processes import place_here
+
+    cupy.cuda.Device(place_here() % count).use()
     return cupy
 
 

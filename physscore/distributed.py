@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,8 @@ from physscore.arrays import (
     inverse_planes,
 )
 from physscore.core import Array, InputError
-from physscore.diagnostics.comparison import check_field
-from physscore.diagnostics.power import power_spectrum
+from physscore.diagnostics.comparison import Comparison, check_field
+from physscore.diagnostics.power import PowerSpectrum, power_spectrum
 from physscore.energies.lognormal import LognormalField
 from physscore.energies.random_field import GaussianRandomField
 from physscore.grid import Grid, WavenumberTable
@@ -33,6 +34,7 @@ from physscore.store.field_file import FieldFile
 from physscore.store.fields import FieldWriter
 
 _MESSAGE = 1 << 26  # bytes of planes that are sent at once
+_ABOUT, _PLANES = 1, 2  # what a message is
 
 
 class SlabDecomposition:
@@ -137,21 +139,12 @@ class SlabDecomposition:
 
     def collect(self, x: Array, write: Callable[[int, int, Array], None]) -> None:
         """Have the first process ``write(start, stop, planes)`` all of a field, a piece at a time."""
-        size = max(1, _MESSAGE // x[0].nbytes)
         if self.comm.rank:
-            self.comm.send(self.planes, 0, tag=1)
-            for first in range(0, len(x), size):
-                self.comm.Send(np.ascontiguousarray(x[first : first + size]), 0)
+            _send_planes(self.comm, x, *self.planes)
             return
-        ranges = [self.planes, *(self.comm.recv(source=i, tag=1) for i in range(1, self.comm.size))]
-        for source, (start, stop) in enumerate(ranges):
-            for first in range(start, stop, size):
-                last = min(first + size, stop)
-                part = x[first - start : last - start]
-                if source:
-                    part = np.empty((last - first, *self.grid.shape[1:]), x.dtype)
-                    self.comm.Recv(part, source)
-                write(first, last, part)
+        write(*self.planes, x)
+        for source in range(1, self.comm.size):
+            _receive_planes(self.comm, source, self.grid.shape[1:], x.dtype, write)
 
     def _filtered(self, prior: GaussianRandomField, x: Array, name: str) -> Array:
         modes = self._to_columns(self.field(x).planes)
@@ -221,6 +214,26 @@ class DistributedField(FieldInPieces):
         return np.asarray(cut._total(sums))
 
 
+def _send_planes(comm: Any, x: Array, start: int, stop: int) -> None:
+    """Send planes to the first process, a piece at a time."""
+    comm.send((start, stop), 0, tag=_ABOUT)
+    size = max(1, _MESSAGE // x[0].nbytes)
+    for first in range(0, len(x), size):
+        comm.Send(np.ascontiguousarray(x[first : first + size]), 0, tag=_PLANES)
+
+
+def _receive_planes(
+    comm: Any, source: int, shape: tuple[int, ...], dtype: Any, write: Callable[[int, int, Array], None]
+) -> None:
+    """Write what ``_send_planes`` sends, planes of this shape."""
+    start, stop = comm.recv(source=source, tag=_ABOUT)
+    size = max(1, _MESSAGE // (math.prod(shape) * np.dtype(dtype).itemsize))
+    for first in range(start, stop, size):
+        part = np.empty((min(size, stop - first), *shape), dtype)
+        comm.Recv(part, source, tag=_PLANES)
+        write(first, first + len(part), part)
+
+
 def processes_share(fields: FieldFile, comm: Any) -> Callable[[int], DistributedField]:
     """Return what reads a field of a file, of which each process reads its planes."""
     cut = SlabDecomposition(fields.grid, comm, dtype=fields.delta.dtype)
@@ -250,10 +263,48 @@ def write_field(
     measured = power_spectrum(field, cut.grid)
     check = check_field(field, prior) if isinstance(prior, LognormalField) else measured.compare(prior.power)
 
-    def write(start: int, stop: int, part: Array) -> None:
-        assert writer is not None
-        writer.write_planes(number, start, stop, part)
-
-    cut.collect(planes, write)
+    cut.collect(planes, partial(_write, writer, number))
     if writer is not None:
         writer.complete(number, measured, check)
+
+
+def write_own_fields(
+    writer: FieldWriter | None,
+    comm: Any,
+    grid: Grid,
+    dtype: npt.DTypeLike,
+    numbers: list[int],
+    make: Callable[[int], tuple[Array, PowerSpectrum, Comparison]],
+) -> None:
+    """Have each process make one field of its own, and the first process write them.
+
+    Parameters
+    ----------
+    writer
+        Of the first process; None in the others.
+    comm
+        Communicator of mpi4py.
+    grid, dtype
+        What the fields are.
+    numbers
+        Of the fields: one for each of the first processes.
+    make
+        Returns a field of this number, its spectrum, and its check.
+    """
+    found = make(numbers[comm.rank]) if comm.rank < len(numbers) else None
+    about = comm.gather(found and found[1:])
+    if comm.rank and found is not None:
+        _send_planes(comm, found[0], 0, grid.shape[0])
+    if writer is None or found is None:
+        return
+    for source, number in enumerate(numbers):
+        if source:
+            _receive_planes(comm, source, grid.shape[1:], dtype, partial(_write, writer, number))
+        else:
+            writer.write_planes(number, 0, grid.shape[0], found[0])
+        writer.complete(number, *about[source])
+
+
+def _write(writer: FieldWriter | None, number: int, start: int, stop: int, part: Array) -> None:
+    assert writer is not None
+    writer.write_planes(number, start, stop, part)

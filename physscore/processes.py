@@ -19,6 +19,7 @@ _T = TypeVar("_T")
 _LAUNCHED = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_RANK")
 _PATIENCE = 5.0  # seconds in which others may fail alike
 _failures: Any = None
+_place = 0
 
 
 @cache
@@ -42,12 +43,19 @@ def world() -> Any:
     comm = MPI.COMM_WORLD
     if comm.size == 1:
         return None
-    global _failures
+    global _failures, _place
     _failures = comm.Dup()
     here = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    _place = here.rank
     os.environ.setdefault("PHYSSCORE_THREADS", str(max(1, n_threads() // here.size)))
     here.Free()
     return comm
+
+
+def place_here() -> int:
+    """Return which this process is, of those that ``mpiexec`` started on this machine."""
+    world()
+    return _place
 
 
 def on_root(comm: Any, work: Callable[[], _T]) -> _T:

@@ -399,8 +399,9 @@ class Device:
     id, compute_capability = 0, "90"
 
     def __init__(self, device=0):
-        if device not in (0, None):
+        if device not in (None, *range(cupy.cuda.runtime.getDeviceCount())):
             raise RuntimeError(f"cudaErrorInvalidDevice: there is no device {device}")
+        self.own = device or 0
 
     def __enter__(self):
         return self
@@ -408,7 +409,11 @@ class Device:
     def __exit__(self, *exception):
         pass
 
-    use = synchronize = __exit__
+    def use(self):
+        Device.id = self.own
+
+    def synchronize(self):
+        pass
 
 
 def module(name, **content):

@@ -11,6 +11,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from cuda_on_host import available
+
+import physscore as ps
 
 pytestmark = pytest.mark.skipif(
     shutil.which("mpiexec") is None or find_spec("mpi4py_fft") is None, reason="needs mpiexec and mpi4py-fft"
@@ -64,6 +67,51 @@ def test_the_command(tmp_path, options):
         assert other["check"]["chi2"] == pytest.approx(tables[0]["check"]["chi2"], rel=1e-4)
 
 
+CARDS = """
+import sys
+sys.path.insert(0, {tests!r})
+import cuda_on_host
+
+with cuda_on_host.install() as cupy:
+    cupy.cuda.runtime.getDeviceCount = lambda: 2
+    import physscore as ps
+    from physscore.cli import main
+    from physscore.processes import world
+
+    comm, path = world(), sys.argv[1]
+    field = ["field", *{field!r}, "-n", "3", "--device", "gpu", "-o", path]
+    for arguments in (field, ["logz", "ising", "-p", "size=4", "-p", "coupling=0.4", "--particles", "256",
+                              "--device", "gpu", "-o", path + ".z"]):
+        sys.argv[1:] = arguments
+        try:
+            main()
+        except SystemExit as end:
+            assert not end.code, end.code
+    assert cupy.cuda.Device.id == comm.rank % 2
+    x = ps.sample(ps.Gaussian(0.0, 1.0, dim=300), ps.MALA(step_size=0.1), chains=4, steps=5, warmup=0, seed=1,
+                  device="gpu").draws
+    assert type(x).__module__ == "cupy"
+    if comm.rank == 0:
+        print(float(x.get().sum()).hex())
+"""
+
+
+def test_processes_take_a_card_each(tmp_path):
+    if not available():
+        pytest.skip("there is no C++ compiler")
+    script = tmp_path / "cards.py"
+    script.write_text(CARDS.format(tests=str(Path(__file__).parent), field=FIELD))
+    done = mpiexec(3, script, tmp_path / "a.h5")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("P(k)") == done.stdout.count("exact") == 1, done.stdout
+    grid = ps.Grid((12, 16, 10), 100.0)
+    expected = ps.GaussianRandomField(grid, ps.spectra.parse(SPECTRUM)).sample(3, seed=3, dtype="float32")
+    found = without_times(tmp_path / "a.h5")["fields/delta"]
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    x = ps.sample(ps.Gaussian(0.0, 1.0, dim=300), ps.MALA(step_size=0.1), chains=4, steps=5, warmup=0, seed=1)
+    assert float.fromhex(done.stdout.split()[-1]) == pytest.approx(x.draws.sum(), rel=1e-9)
+
+
 def test_what_is_wrong_is_said_once(tmp_path):
     path = tmp_path / "a.h5"
     path.write_bytes(b"")
@@ -89,12 +137,17 @@ if __name__ == "__main__":
         mixture, ps.Gaussian(0.0, 9.0, dim=2), particles=512, islands=16, target_error=0.01, seed=2,
         workers=int(sys.argv[1]), checkpoint=(sys.argv[2:] or [None])[0], resume=len(sys.argv) > 2,
     )
+    exchanged = ps.estimate_log_z(
+        ps.Ising((3, 3), coupling=0.2), particles=128, method="tempering", target_error=0.1, seed=1,
+        workers=int(sys.argv[1]),
+    )
     curve = ps.thermodynamics(
         ps.Ising((3, 3), coupling=0.1), [0.1, 0.25, 0.3], particles=128, seed=3, workers=int(sys.argv[1])
     )
     from physscore.processes import world
 
     if world() is None or world().rank == 0:
+        print(exchanged.log_z.hex(), exchanged.error.hex(), float(exchanged.samples.sum()).hex())
         print([x.hex() for x in (*curve.log_z, *curve.heat_capacity, *curve.log_z_error)])
         print(found.log_z.hex(), found.error.hex(), float(found.islands.sum()).hex(), len(found.islands))
 """

@@ -129,8 +129,8 @@ def command(
     from physscore.arrays import checked_device, to_host
     from physscore.core import InputError
     from physscore.cost import cost_of_fields
-    from physscore.diagnostics.comparison import check_field
-    from physscore.diagnostics.power import power_bins, power_spectrum
+    from physscore.diagnostics.comparison import Comparison, check_field
+    from physscore.diagnostics.power import PowerSpectrum, power_bins, power_spectrum
     from physscore.distributed import SlabDecomposition
     from physscore.energies.lognormal import LognormalField
     from physscore.energies.random_field import GaussianRandomField, require_memory_for
@@ -154,8 +154,8 @@ def command(
     precision = np.dtype(dtype)
     working = bytes_of(memory)
     comm = world()
-    asked = {"mpiexec": comm is not None, "--device gpu": device == "gpu", "--out-of-core": out_of_core,
-             "--cells": bool(cells)}  # fmt: skip
+    asked = {"mpiexec" if device == "cpu" else "--device gpu": comm is not None or device == "gpu",
+             "--out-of-core": out_of_core, "--cells": bool(cells)}  # fmt: skip
     ways = [name for name in asked if asked[name]]
     if len(ways) > 1 or (cells and plot):
         raise InputError(
@@ -177,7 +177,8 @@ def command(
         require_memory_for(grid, 1, precision, checked_device(device))
     if out_of_core:
         Slabs(grid, precision, working - tables_of(grid, lognormal))
-    cut = None if comm is None else SlabDecomposition(grid, comm, dtype=precision)
+    # Processes share each field; those with cards have each fields of its own.
+    cut = None if comm is None or device == "gpu" else SlabDecomposition(grid, comm, dtype=precision)
     on_root(comm, lambda: check_output(output, overwrite=overwrite, resume=resume))
     spectrum = spectra.parse(spectrum_text, redshift=redshift)
     settings = {
@@ -221,23 +222,40 @@ def command(
     if not finished:
         kind: dict[str, Any] = {"seed": seed, "fixed": fixed, "paired": paired}
         missing = on_root(comm, begin)
-        with interruptible(say_stopping) as stop_if_asked, ending_together(comm), writer or nullcontext():
-            for i in tqdm(missing, desc="fields", unit="field", disable=None if writer else True):
+        at_once = 1 if comm is None or cut is not None else comm.size
+
+        def make(i: int) -> tuple[Any, PowerSpectrum, Comparison]:
+            delta = prior.sample(1, dtype=precision, first=i, device=device, **kind)[0]
+            measured = power_spectrum(delta, grid)
+            check = check_field(delta, prior) if lognormal else measured.compare(spectrum)
+            return to_host(delta), measured, check
+
+        def write_one(writer: FieldWriter, i: int) -> None:
+            if out_of_core:
+                write_field(writer, prior, i, memory=working, after_each=stop_if_asked, **kind)
+            elif cells:
+                corner, part = [a for a, _ in cells], {"dtype": precision, "memory": working, **kind}
+                writer.write(i, prior.sample_box(corner, kept.shape, first=i, **part))
+            else:
+                writer.write(i, *make(i))
+
+        with (
+            interruptible(say_stopping) as stop_if_asked,
+            ending_together(comm),
+            writer or nullcontext(),
+            tqdm(total=len(missing), desc="fields", unit="field", disable=None if writer else True) as bar,
+        ):
+            for first in range(0, len(missing), at_once):
                 stop_if_asked()
+                i, numbers = missing[first], missing[first : first + at_once]
                 if cut is not None:
                     distributed.write_field(writer, cut, prior, i, **kind)
-                    continue
-                assert writer is not None
-                if out_of_core:
-                    write_field(writer, prior, i, memory=working, after_each=stop_if_asked, **kind)
-                elif cells:
-                    kind |= {"dtype": precision, "memory": working}
-                    writer.write(i, prior.sample_box([a for a, _ in cells], kept.shape, first=i, **kind))
+                elif comm is not None:
+                    distributed.write_own_fields(writer, comm, grid, precision, numbers, make)
                 else:
-                    delta = prior.sample(1, dtype=precision, first=i, device=device, **kind)[0]
-                    measured = power_spectrum(delta, grid)
-                    check = check_field(delta, prior) if lognormal else measured.compare(spectrum)
-                    writer.write(i, to_host(delta), measured, check)
+                    assert writer is not None
+                    write_one(writer, i)
+                bar.update(len(numbers))
             if writer is not None:
                 writer.finish()
     if comm is not None and comm.rank:

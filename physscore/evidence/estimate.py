@@ -27,6 +27,7 @@ from physscore.kernels.kernel import Kernel
 from physscore.noise import seed_key
 from physscore.processes import ending_together, on_root, world
 from physscore.sampling.engine import whole
+from physscore.sampling.sharing import team_of
 from physscore.store.evidence import COMPARED, EvidenceWriter
 
 Doubt = Callable[[Array], tuple[float, list[Finding]]]
@@ -140,10 +141,9 @@ def estimate_log_z(
     }  # fmt: skip
     writer: EvidenceWriter | None = None
     comm = world()
-    if comm is not None and (workers > 1 or method == "tempering"):
+    if comm is not None and workers > 1:
         raise InputError(
-            f"mpiexec started {comm.size} processes: they take the place of workers, which is {workers}, and "
-            f'are for the methods "smc" and "ais", not {method!r}'
+            f"mpiexec started {comm.size} processes: they take the place of workers, which is {workers}"
         )
 
     def begun() -> LogZ | None:
@@ -173,10 +173,12 @@ def estimate_log_z(
         if method == "tempering":
             from physscore.evidence.tempering import estimate_by_tempering
 
-            return estimate_by_tempering(
-                energy, reference, kernel, particles=particles, islands=islands, schedule=schedule, seed=seed,
-                target_error=target_error, settings=settings, writer=writer, bar=bar, look=look, doubt=doubt,
-            )  # fmt: skip
+            with team_of(workers) as team:
+                return estimate_by_tempering(
+                    energy, reference, kernel, particles=particles, islands=islands, schedule=schedule,
+                    seed=seed, target_error=target_error, settings=settings, writer=writer, bar=bar,
+                    look=look, doubt=doubt, team=team,
+                )  # fmt: skip
         kept = on_root(comm, lambda: writer.restore() if writer is not None else {})
         bar.set_description("pilot")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,16 @@ from physscore.core import Array, Energy, InputError
 from physscore.evidence.annealed import Leg, Particles, effective_share, run_leg
 from physscore.evidence.bridge import Estimate, Populations, acceptance_ratio, log_mean, mean_of, one_sided
 from physscore.evidence.excess import excess_of
-from physscore.evidence.job import Job, prepare
+from physscore.evidence.job import Job, Look, prepare
 from physscore.evidence.pilot import check_start
 from physscore.evidence.plan import Plan, equal_steps
 from physscore.evidence.reference import reference_for
 from physscore.evidence.result import LogZ
 from physscore.evidence.verdict import Finding, beyond_bounds, look_at, score_fits, verdict_of
 from physscore.kernels.kernel import Kernel
+from physscore.kernels.team import Team
 from physscore.noise import normal
+from physscore.processes import on_root, world
 from physscore.store.evidence import COMPARED, EvidenceWriter
 
 _LEAST_RUNGS, _RUNGS_PER_BARRIER = 4, 2.0  # half of the swaps are accepted
@@ -50,6 +53,8 @@ class Ladders:
         What they move in, its seed, and the frozen ladder with the kernel and the coordinates at each rung.
     starts : array (rungs, ladders, d)
         Where they begin.
+    team
+        Who shares the rungs; None where one process has all.
 
     Attributes
     ----------
@@ -57,8 +62,8 @@ class Ladders:
         How often a state came from the reference to the target.
     """
 
-    def __init__(self, job: Job, starts: Array) -> None:
-        self.job, self.plan = job, job.plan
+    def __init__(self, job: Job, starts: Array, team: Team | None = None) -> None:
+        self.job, self.plan, self.target, self._team = job, job.plan, job.excess.target, team
         plan = self.plan
         self.n_rungs, self.n = starts.shape[:2]
         self.steps = np.diff(plan.betas)[:, np.newaxis]
@@ -87,10 +92,10 @@ class Ladders:
         }
 
     @classmethod
-    def from_arrays(cls, job: Job, kept: dict[str, Any]) -> Ladders:
+    def from_arrays(cls, job: Job, kept: dict[str, Any], team: Team | None = None) -> Ladders:
         """Return what :meth:`arrays` gave."""
         found = {name.split("/")[1]: array for name, array in kept.items() if name.startswith("ladders/")}
-        ladders = cls(job, found["rung_y"])
+        ladders = cls(job, found["rung_y"], team)
         for k, rung in enumerate(ladders.rungs):
             for name in _OF_RUNGS:
                 setattr(rung, name, found[f"rung_{name}"][k])
@@ -119,10 +124,7 @@ class Ladders:
         """Move all states, see what they are like, and swap neighbours; keep those at the target if asked."""
         self.rungs[0].y, self.rungs[0].u, self.rungs[0].slope = self._exact_draws()
         self.accepted[0] += 1.0
-        for k, rung in enumerate(self.rungs):
-            if k > 0:
-                self.accepted[k] += rung.move(self.settings[k], int(self.plan.moves[k]))
-                self.virial[k] -= np.einsum("ni,ni->n", rung.y, rung.score()) + rung.y.shape[1]
+        self._move()
         self.u.append(np.array([rung.u for rung in self.rungs]))
         if keep:
             self.at_target.append(self.rungs[-1].y.copy())
@@ -131,6 +133,39 @@ class Ladders:
         self.origin[0] = 1
         self.round_trips += int((self.origin[-1] == 1).sum())
         self.origin[-1] = -1
+
+    def _move(self) -> None:
+        """Move the states of all rungs but the reference's, each where it belongs."""
+        size = 1 if self._team is None else self._team.size
+        parts = [part for i in range(size) if (part := range(1 + i, self.n_rungs, size))]
+        calls = [(part, [self._state(k) for k in part]) for part in parts]
+        found = [self.moved(*call) for call in calls] if self._team is None else self._team.run(self, calls)
+        for part, moved in zip(parts, found, strict=True):
+            for k, (state, accepted, virial) in zip(part, moved, strict=True):
+                self._put(k, state)
+                self.accepted[k] += accepted
+                self.virial[k] += virial
+
+    def moved(self, numbers: range, states: list[list[Any]]) -> list[tuple[list[Any], Array, Array]]:
+        """Return the states of some rungs after they moved, with the acceptance and the virial of each."""
+        found = []
+        for k, state in zip(numbers, states, strict=True):
+            self._put(k, state)
+            rung = self.rungs[k]
+            accepted = rung.move(self.settings[k], int(self.plan.moves[k]))
+            virial = -np.einsum("ni,ni->n", rung.y, rung.score()) - rung.y.shape[1]
+            found.append((self._state(k), accepted, virial))
+        return found
+
+    def _state(self, k: int) -> list[Any]:
+        return [getattr(self.rungs[k], name) for name in _OF_RUNGS]
+
+    def _put(self, k: int, state: list[Any]) -> None:
+        for name, value in zip(_OF_RUNGS, state, strict=True):
+            setattr(self.rungs[k], name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_team": None, "u": [], "at_target": [], "fresh": []}
 
     def _exact_draws(self) -> tuple[Array, Array, Array]:
         """Return draws from the reference, with u and its gradient there."""
@@ -186,21 +221,43 @@ class Ladders:
         )  # fmt: skip
 
 
-def annealed_starts(job: Job, look: Callable[..., None]) -> Array:
-    """Return where ladders begin, (rungs, ladders, d): for each an island of particles is led to the target,
-    resampled at every rung, and one of them stays."""
-    y = job.excess.draw(job.islands * job.n, 0, job.seed)
-    plan = job.plan
-    particles = Particles(job.excess, plan.kernel, y, seed=job.seed, dense=job.dense)
-    check_start(particles.u)
-    starts = []
+class _Start:
+    """Where ladders begin: for each an island of particles is led to the target, resampled at every rung,
+    and one of them stays."""
 
-    def leave_one(k: int, ess: float) -> None:
-        starts.append(particles.y[k % job.n :: job.n].copy())
-        look(1, beta=f"{plan.betas[k]:.3g}")
+    def __init__(self, job: Job, look: Look) -> None:
+        self.job, self.target, self._look = job, job.excess.target, look
 
-    run_leg(particles, plan, job.islands, back=False, threshold=2.0, progress=leave_one)
-    return np.array(starts)
+    def moved(self, first: int, ladders: int) -> Array:
+        """Return (rungs, ladders, d) of some ladders."""
+        job, plan = self.job, self.job.plan
+        y = job.excess.draw(ladders * job.n, first * job.n, job.seed)
+        particles = Particles(job.excess, plan.kernel, y, seed=job.seed, first=first * job.n, dense=job.dense)
+        check_start(particles.u)
+        starts = []
+
+        def leave_one(k: int, ess: float) -> None:
+            starts.append(particles.y[k % job.n :: job.n].copy())
+            self._look(1, beta=f"{plan.betas[k]:.3g}")
+
+        run_leg(particles, plan, ladders, back=False, threshold=2.0, progress=leave_one)
+        return np.array(starts)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"job": self.job, "target": self.target, "_look": _unseen}
+
+
+def _unseen(*args: Any, **kwargs: Any) -> None:
+    pass
+
+
+def annealed_starts(job: Job, look: Look, team: Team | None) -> Array:
+    """Return where ladders begin, (rungs, ladders, d)."""
+    if team is None:
+        return _Start(job, look).moved(0, job.islands)
+    edges = [job.islands * i // team.size for i in range(team.size + 1)]
+    calls = [(a, b - a) for a, b in pairwise(edges) if b > a]
+    return np.concatenate(team.run(_Start(job, look), calls), axis=1)
 
 
 def stepping_stone(betas: Array, u: Array, sign: int) -> Estimate:
@@ -222,23 +279,24 @@ def stepping_stone(betas: Array, u: Array, sign: int) -> Estimate:
 def estimate_by_tempering(
     target: Energy, reference: Any, kernel: Kernel | None, *, particles: int, islands: int | None,
     schedule: Any, seed: int, target_error: float | None, settings: dict[str, Any],
-    writer: EvidenceWriter | None, bar: Any, look: Callable[..., None],
+    writer: EvidenceWriter | None, bar: Any, look: Look, team: Team | None,
     doubt: Callable[[Array], tuple[float, list[Finding]]] | None,
 ) -> LogZ:  # fmt: skip
     """Estimate log Z by replica exchange; ``estimate_log_z(..., method="tempering")`` calls it.
 
-    Every rung is seen about as often as by annealing with as many ``particles`` there and back.
+    Processes that share it all call it, the first one with the ``writer``, if there is one. Every rung is
+    seen about as often as by annealing with as many ``particles`` there and back.
     """
     if kernel is not None and kernel.step_function == "langevin":
         raise InputError(
             f"kernel is {kernel!r}, which never rejects: replica exchange has no weights to mend that, so "
             "use MALA() or HMC()"
         )
-    kept = writer.restore() if writer is not None else {}
+    comm = world()
+    kept = on_root(comm, lambda: writer.restore() if writer is not None else {})
     bar.set_description("pilot")
-    if kept:
-        job = Job.from_arrays(target, reference, kept, "cpu")
-    else:
+
+    def prepared() -> Job:
         excess = excess_of(reference_for(target, reference, seed, lambda stage: look(1)), target)
         least = islands or _LADDERS[0]
         job = prepare(excess, kernel, least, max(2, particles // least), schedule, "tempering", seed, look)
@@ -246,6 +304,13 @@ def estimate_by_tempering(
             knots = job.plan.knots
             rungs = max(_LEAST_RUNGS, math.ceil(_RUNGS_PER_BARRIER * knots.barrier))
             job.plan = Plan(job.kernel, knots, equal_steps(knots, rungs))
+        return job
+
+    if kept or comm is not None:
+        plan = kept or on_root(comm, lambda: prepared().arrays())
+        job = Job.from_arrays(target, reference, plan, "cpu")
+    else:
+        job = prepared()
     if writer is not None:
         writer.recognise(job.excess.to_state(job.excess.draw(COMPARED, 0, seed)))
     betas = job.plan.betas
@@ -255,7 +320,10 @@ def estimate_by_tempering(
     job.n = max(2, particles // job.islands)
     rounds = max(crossing, math.ceil(2 * particles / job.islands))
     wanted = int(kept.get("wanted", rounds))
-    ladders = Ladders.from_arrays(job, kept) if kept else Ladders(job, annealed_starts(job, look))
+    if kept:
+        ladders = Ladders.from_arrays(job, kept, team)
+    else:
+        ladders = Ladders(job, annealed_starts(job, look, team), team)
 
     def go_on(keep: bool) -> None:
         ladders.round(keep)

@@ -28,7 +28,7 @@ class Team(ABC):
     @abstractmethod
     def run(self, loop: Any, calls: list[Call]) -> list[Any]:
         """Return, everywhere, what ``loop.moved(*call)`` returns for each call, of which there are at most
-        ``size``."""
+        ``size``; ``repr(loop.target)`` names what cannot be sent to others."""
 
 
 _team: ContextVar[Team | None] = ContextVar("team", default=None)
@@ -40,7 +40,7 @@ def team() -> Team | None:
 
 
 @contextmanager
-def sharing(who: Team) -> Iterator[None]:
+def sharing(who: Team | None) -> Iterator[None]:
     """Have these processes share the chains that are moved inside this block."""
     token = _team.set(who)
     try:

@@ -61,25 +61,30 @@ class Workers(Team):
 
 
 @contextmanager
-def shared(workers: int = 1) -> Iterator[None]:
-    """Have processes share the chains inside this block: those of ``mpiexec``, or as many workers."""
+def team_of(workers: int = 1) -> Iterator[Team | None]:
+    """Give who works together inside this block: the processes of ``mpiexec``, or as many workers, if any."""
     comm = world()
     if comm is not None and workers > 1:
         raise InputError(
             f"workers is {workers}, but mpiexec started {comm.size} processes, which take their place"
         )
     if comm is not None:
-        with sharing(Ranks(comm)):
-            yield
+        yield Ranks(comm)
     elif workers > 1:
         threads = max(1, n_threads() // workers)
         with (
             TemporaryDirectory() as folder,
             ProcessPoolExecutor(workers, get_context("spawn"), begin_worker, (threads, own_files())) as pool,
-            sharing(Workers(pool, workers, Path(folder))),
         ):
-            yield
+            yield Workers(pool, workers, Path(folder))
     else:
+        yield None
+
+
+@contextmanager
+def shared(workers: int = 1) -> Iterator[None]:
+    """Have them share the chains that are moved inside this block."""
+    with team_of(workers) as who, sharing(who):
         yield
 
 
