@@ -11,9 +11,9 @@ from physscore.arrays import n_threads
 from physscore.core import Score
 from physscore.cost import INTERPRETER, Cost
 from physscore.evidence.annealed import Particles, run_leg
-from physscore.evidence.estimate import checking, islands_of, with_energy
+from physscore.evidence.estimate import islands_of, with_energy
 from physscore.evidence.excess import excess_of
-from physscore.evidence.job import Job, prepare
+from physscore.evidence.job import Job, checking, prepare
 from physscore.evidence.plan import Plan, checked_schedule
 from physscore.evidence.reference import reference_for
 from physscore.sampling.engine import whole

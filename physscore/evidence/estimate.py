@@ -16,7 +16,7 @@ from physscore.core import Array, Energy, InputError, Prior, Score, ScoreSum, co
 from physscore.energies.integrated import IntegratedScore
 from physscore.evidence.consensus import Seen
 from physscore.evidence.excess import excess_of
-from physscore.evidence.job import Job, Unit, prepare
+from physscore.evidence.job import Job, Unit, checking, prepare
 from physscore.evidence.plan import checked_schedule
 from physscore.evidence.reference import reference_for
 from physscore.evidence.result import LogZ
@@ -263,11 +263,6 @@ def islands_of(particles: int, islands: Any) -> int:
 
 def _rounded(wanted: float, by: int) -> int:
     return int(math.ceil(wanted / by) * by)
-
-
-def checking(islands: int) -> int:
-    """Return how many islands also go back where that is a check only."""
-    return min(islands, max(8, islands // 4))
 
 
 def _result(

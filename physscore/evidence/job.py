@@ -215,6 +215,11 @@ class Job:
         return cls(excess_of(reference, target, device), kernel, plan, **about, device=device)
 
 
+def checking(islands: int) -> int:
+    """Return how many islands also go back where that is a check only."""
+    return min(islands, max(8, islands // 4))
+
+
 def looked_for_unevenness(excess: Excess) -> bool:
     """Return whether it is worth its cost to see if the scale of the target depends on the place."""
     return excess.point is not None and excess.groups is None and excess.dim <= 4 * _DENSE_UP_TO

@@ -26,18 +26,21 @@ def lead(
 ) -> None:  # fmt: skip
     """Lead all islands to the target, and the first ``returning`` of them back; ``units`` grows."""
     work, steps = _Leading(job), len(job.plan.betas)
-    todo = [("there", first, n, None) for first, n in job.ranges() if first not in units]
-    for number, unit in shared_out(work, todo, workers, look, steps):
-        units[todo[number][1]] = unit
-        save(units)
-    tasks = []
-    for first, n in job.ranges():
-        n_back = min(n, returning - first)
-        seen = units[first].back
-        if n_back > 0 and (seen is None or len(seen.log_z) < n_back):
-            tasks.append(("back", first, n_back, units[first]))
-    for number, leg in shared_out(work, tasks, workers, look, steps):
-        units[tasks[number][1]].back = leg
+    there = [("there", first, n, None) for first, n in job.ranges() if first not in units]
+
+    def going_back(first: int, n: int) -> list[Any]:
+        seen, n_back = units[first].back, min(n, returning - first)
+        missing = n_back > 0 and (seen is None or len(seen.log_z) < n_back)
+        return [("back", first, n_back, units[first])] if missing else []
+
+    tasks = there + [task for first, n in job.ranges() if first in units for task in going_back(first, n)]
+    for number, found in shared_out(work, tasks, workers, look, steps):
+        way, first, n, _ = tasks[number]
+        if way == "there":
+            units[first] = found
+            tasks += going_back(first, n)
+        else:
+            units[first].back = found
         save(units)
 
 
@@ -62,17 +65,19 @@ def shared_out(
 ) -> Iterator[tuple[int, Any]]:
     """Yield the number of each task and what ``work`` makes of it, as it is done.
 
-    A task is of so many ``steps``; ``repr(work)`` names what cannot be sent to other processes. Under
-    ``mpiexec`` all processes call this, and all get everything, a round of one task each at a time.
+    Who gets one may add more to ``tasks``. A task is of so many ``steps``; ``repr(work)`` names what cannot
+    be sent to other processes. Under ``mpiexec`` all processes call this, and all get everything, a round of
+    one task each at a time.
     """
-    comm = world()
+    comm, done = world(), 0
     if comm is not None:
-        for start in range(0, len(tasks), comm.size):
-            mine = start + comm.rank
-            found = (mine, work(tasks[mine], look)) if mine < len(tasks) else None
-            yield from [pair for pair in comm.allgather(found) if pair is not None]
+        while done < len(tasks):
+            n = min(comm.size, len(tasks) - done)
+            found = work(tasks[done + comm.rank], look) if comm.rank < n else None
+            yield from enumerate(comm.allgather(found)[:n], done)
+            done += n
     elif workers == 1 or len(tasks) < 2:
-        for number, task in enumerate(tasks):
+        for number, task in enumerate(tasks):  # which may grow
             yield number, work(task, look)
     else:
         yield from _by_workers(work, tasks, workers, look, steps)
@@ -90,11 +95,13 @@ def _by_workers(
         ) from error
     threads = max(1, n_threads() // workers)
     with ProcessPoolExecutor(workers, get_context("spawn"), _receive, (sent, threads, own_files())) as pool:
-        waiting: dict[Future[Any], int] = {
-            pool.submit(_one, task): number for number, task in enumerate(tasks)
-        }
+        waiting: dict[Future[Any], int] = {}
+        submitted = 0
         try:
-            while waiting:
+            while waiting or submitted < len(tasks):
+                for number in range(submitted, len(tasks)):
+                    waiting[pool.submit(_one, tasks[number])] = number
+                submitted = len(tasks)
                 for future in wait(waiting, 0.2, FIRST_COMPLETED).done:
                     look(steps)
                     yield waiting.pop(future), future.result()
