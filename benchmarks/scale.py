@@ -13,11 +13,13 @@ import json
 import os
 import platform
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -233,11 +235,103 @@ def islands() -> None:
                  f"{'bit-identical' if same else 'NOT the same'}")  # fmt: skip
 
 
+KILLS = 8  # of each job
+KILLED = {
+    "field, mpiexec -n 2": (2, "field --grid 96 --box 100 --spectrum powerlaw:index=-1,amplitude=1 -n 12"),
+    "field --out-of-core": (1, "field --grid 192 --box 100 --spectrum powerlaw:index=-1,amplitude=1 "
+                               "--out-of-core --memory 64MB"),
+    "logz, mpiexec -n 2": (2, "logz phi4 -p size=8 -p mass2=-0.5 -p coupling=0.5 --particles 512 "
+                              "--target-error 0.002"),
+    "logz --workers 2": (1, "logz phi4 -p size=8 -p mass2=-0.5 -p coupling=0.5 --particles 512 "
+                            "--target-error 0.002 --workers 2"),
+    "sample, mpiexec -n 2": (2, "sample phi4 -p size=16 --chains 16 --steps 20000 --thin 10"),
+}  # fmt: skip
+
+
+def processes_of(job: int) -> list[int]:
+    """Return the processes of a job that are started by this Python, and the job's own last."""
+    parents = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            pid, parent = int(place.name), int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            parents[pid] = parent, sys.executable.encode() in (place / "cmdline").read_bytes()
+        except OSError:  # it has ended
+            continue
+    found, begun = [], {job}
+    while begun:
+        begun = {pid for pid, (parent, _) in parents.items() if parent in begun}
+        found += [pid for pid in begun if parents[pid][1]]
+    return [*found, job]
+
+
+def numbers_of(path: Path) -> list[Any]:
+    """Return what an unfinished or finished file holds that must not depend on how it was made."""
+    import h5py
+
+    found = []
+
+    def see(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and not name.startswith(("state_", "slot")):
+            found.append((name, item[()].tobytes() if item.shape else item[()]))
+
+    with h5py.File(path) as file:
+        file.visititems(see)
+    return found
+
+
+def kills() -> None:
+    """Kill one process, or all, at random moments, and go on, until the job is done."""
+    random = np.random.default_rng(1)
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        for name, (ranks, text) in KILLED.items():
+            whole, path = Path(folder) / "whole.h5", Path(folder) / "killed.h5"
+            start = ["mpiexec", "-n", str(ranks)] * (ranks > 1) + [sys.executable, "-m", "physscore"]
+            command = [*start, *text.split(), "--resume", "-o"]
+            environment = {**os.environ, "PHYSSCORE_THREADS": "1"}
+            for _ in range(2):  # the first time everything is compiled
+                whole.unlink(missing_ok=True)
+                begin = time.perf_counter()
+                subprocess.run([*command, str(whole)], env=environment, capture_output=True)
+                took = time.perf_counter() - begin
+            done, one, all_of_it = 0, 0, 0
+            while done < KILLS or not path.exists():
+                path.unlink(missing_ok=True)
+                job = subprocess.Popen(
+                    [*command, str(path)], env=environment, stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL, start_new_session=True,
+                )  # fmt: skip
+                try:
+                    job.wait(random.uniform(0.2, 1.0) * took if done < KILLS else None)
+                except subprocess.TimeoutExpired:
+                    done += 1
+                    running = processes_of(job.pid)
+                    if random.random() < 0.5 or len(running) < 2:
+                        all_of_it += 1
+                        os.killpg(job.pid, signal.SIGKILL)
+                        for pid in running:
+                            with suppress(ProcessLookupError):
+                                os.kill(pid, signal.SIGKILL)
+                    else:
+                        one += 1
+                        with suppress(ProcessLookupError):
+                            os.kill(int(random.choice(running[:-1])), signal.SIGKILL)
+                    job.wait()
+                    part = path.with_name(path.name + ".part")
+                    if part.exists():
+                        numbers_of(part)  # it can be read
+            same = numbers_of(path) == numbers_of(whole)
+            show(f"kills: {name}", f"{KILLS}, the same", f"{one} of one process, {all_of_it} of all; "
+                 f"{'the same' if same else 'NOT the same'}")  # fmt: skip
+            path.unlink()
+            whole.unlink()
+
+
 PARTS: dict[str, Callable[[], None]] = {
     "processes": processes,
     "cells": cells,
     "disk": disk,
     "islands": islands,
+    "kills": kills,
 }
 
 
