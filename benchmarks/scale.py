@@ -199,9 +199,10 @@ import sys, time
 import physscore as ps
 
 if __name__ == "__main__":
-    target = ps.Phi4((32, 32), mass2=-0.5, coupling=0.5)
+    target = ps.Phi4((16, 16), mass2=-0.5, coupling=0.5)
+    ps.estimate_log_z(target, particles=512)  # compiles
     start = time.perf_counter()
-    found = ps.estimate_log_z(target, particles=512, seed=1, workers=int(sys.argv[1]))
+    found = ps.estimate_log_z(target, particles=40960, seed=1, workers=int(sys.argv[1]))
     from physscore.processes import world
     if world() is None or world().rank == 0:
         print(time.perf_counter() - start, found.log_z.hex(), found.error.hex())
@@ -230,7 +231,7 @@ def islands() -> None:
         }
         same = len({tuple(found[1:]) for every in results.values() for found in every}) == 1
         for name in list(lines)[1:]:
-            show(f"log Z of phi^4 32^2, {name}, against 1 process", "1.8",
+            show(f"log Z of phi^4 16^2, {name}, against 1 process", "1.8",
                  f"{took['1 process'] / took[name]:.2f}  ({took[name]:.1f} s); "
                  f"{'bit-identical' if same else 'NOT the same'}")  # fmt: skip
 
@@ -262,6 +263,14 @@ def processes_of(job: int) -> list[int]:
         begun = {pid for pid, (parent, _) in parents.items() if parent in begun}
         found += [pid for pid in begun if parents[pid][1]]
     return [*found, job]
+
+
+def runs(pid: int) -> bool:
+    """Return whether a process has not ended."""
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
 
 
 def numbers_of(path: Path) -> list[Any]:
@@ -316,6 +325,8 @@ def kills() -> None:
                         with suppress(ProcessLookupError):
                             os.kill(int(random.choice(running[:-1])), signal.SIGKILL)
                     job.wait()
+                    while any(map(runs, running)):
+                        time.sleep(0.05)
                     part = path.with_name(path.name + ".part")
                     if part.exists():
                         numbers_of(part)  # it can be read

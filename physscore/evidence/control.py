@@ -166,7 +166,12 @@ def _along_radius(v: Array, score: Array) -> Array:
 
 def enough_for_cells(islands: int, n: int) -> bool:
     """Return whether half of the islands with n particles each can fit the fields of cells as well."""
-    return islands // 2 * n >= _EACH * (_ORDERS + 1 + _POWERS)
+    return islands // 2 * n >= particles_that_fit(field=True)
+
+
+def particles_that_fit(field: bool) -> int:
+    """Return how many particles, those of half of the islands, fit all kinds of fields."""
+    return _EACH * (_ORDERS + 1 + _POWERS * field)
 
 
 def of_cells(x: Array, score: Array, variances: Array) -> npt.NDArray[np.float64]:

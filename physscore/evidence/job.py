@@ -16,6 +16,7 @@ from physscore.energies.coordinates import prior_and_likelihood
 from physscore.energies.fourier_gaussian import FourierGaussian
 from physscore.energies.gaussian import Gaussian
 from physscore.evidence.annealed import Leg, Particles, run_leg
+from physscore.evidence.control import particles_that_fit
 from physscore.evidence.excess import Excess, excess_of
 from physscore.evidence.pilot import check_start, explore, uneven
 from physscore.evidence.plan import Knots, Plan, checked_schedule, equal_steps
@@ -31,7 +32,8 @@ _STEPS_PER_SPREAD = 2.5  # temperatures for a standard deviation of the energy o
 _MORE_IF_UNEVEN = 6.0  # times as many where single coordinates move in turn
 _LEAST_STEPS = 7
 _UNEVEN_WEIGHTS = 0.8  # effective share of the particles below which an island is resampled
-_LARGE_JOB = 2e9  # components of gradients: jobs are cut into units of about so many
+_WORTH_SHARING = 2e8  # components of gradients: units of jobs are of so many at least,
+_AT_ONCE = 1 << 26  # and their particles have so many components at most
 _IN_PYTHON = 1e5  # of these a gradient in Python counts as, at least
 _DENSE_UP_TO = 32
 _CORRELATED = 2.0  # ratio of the eigenvalues
@@ -96,9 +98,12 @@ class Job:
 
     @property
     def islands_at_once(self) -> int:
-        """The islands of a unit, at most."""
-        cost = self.plan.evaluations * 2.0 * self.n * self.batch * self._cost
-        units = int(np.clip(cost / _LARGE_JOB, 1, max(1, self.batch // 4)))
+        """The islands of a unit, at most: in few of them control variates would be worth little."""
+        particles = self.n * self.batch
+        by_cost = self.plan.evaluations * 2.0 * particles * self._cost / _WORTH_SHARING
+        by_fit = particles / (2 * particles_that_fit(self.excess.groups is not None))
+        by_memory = particles * self.excess.dim / _AT_ONCE
+        units = int(np.clip(max(min(by_cost, by_fit), by_memory), 1, max(1, self.batch // 4)))
         return -(-self.batch // units)
 
     @property
