@@ -249,20 +249,21 @@ KILLED = {
 }  # fmt: skip
 
 
-def processes_of(job: int) -> list[int]:
-    """Return the processes of a job that are started by this Python, and the job's own last."""
+def processes_of(job: int) -> tuple[list[int], list[int]]:
+    """Return all processes of a job, and those that run Python."""
     parents = {}
     for place in Path("/proc").glob("[0-9]*"):
         try:
             pid, parent = int(place.name), int((place / "stat").read_text().rpartition(")")[2].split()[1])
-            parents[pid] = parent, sys.executable.encode() in (place / "cmdline").read_bytes()
+            python = (place / "cmdline").read_bytes().startswith(sys.executable.encode())
+            parents[pid] = parent, python
         except OSError:  # it has ended
             continue
-    found, begun = [], {job}
+    found, begun = [job], {job}
     while begun:
         begun = {pid for pid, (parent, _) in parents.items() if parent in begun}
-        found += [pid for pid in begun if parents[pid][1]]
-    return [*found, job]
+        found += begun
+    return found, [pid for pid in found if parents.get(pid, (0, False))[1]]
 
 
 def runs(pid: int) -> bool:
@@ -313,17 +314,12 @@ def kills() -> None:
                     job.wait(random.uniform(0.2, 1.0) * took if done < KILLS else None)
                 except subprocess.TimeoutExpired:
                     done += 1
-                    running = processes_of(job.pid)
-                    if random.random() < 0.5 or len(running) < 2:
-                        all_of_it += 1
-                        os.killpg(job.pid, signal.SIGKILL)
-                        for pid in running:
-                            with suppress(ProcessLookupError):
-                                os.kill(pid, signal.SIGKILL)
-                    else:
-                        one += 1
+                    running, python = processes_of(job.pid)
+                    alone = random.random() < 0.5 and len(python) > 1
+                    one, all_of_it = one + alone, all_of_it + (not alone)
+                    for pid in [int(random.choice(python))] if alone else running:
                         with suppress(ProcessLookupError):
-                            os.kill(int(random.choice(running[:-1])), signal.SIGKILL)
+                            os.kill(pid, signal.SIGKILL)
                     job.wait()
                     while any(map(runs, running)):
                         time.sleep(0.05)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import h5py
 import numpy as np
 import numpy.typing as npt
 
@@ -31,7 +33,7 @@ from physscore.modes import multiply, sum_power
 from physscore.processes import world
 from physscore.slabs import FieldInPieces
 from physscore.store.field_file import FieldFile
-from physscore.store.fields import FieldWriter
+from physscore.store.fields import FieldWriter, put_planes
 
 _MESSAGE = 1 << 26  # bytes of planes that are sent at once
 _ABOUT, _PLANES = 1, 2  # what a message is
@@ -247,7 +249,8 @@ def write_field(
     number: int,
     **kind: Any,
 ) -> None:
-    """Make a field in all processes, compare it with its spectrum, and have the first process write it.
+    """Make a field in all processes, compare it with its spectrum, and write it: the first process does, if
+    h5py has no parallel HDF5.
 
     Parameters
     ----------
@@ -263,9 +266,24 @@ def write_field(
     measured = power_spectrum(field, cut.grid)
     check = check_field(field, prior) if isinstance(prior, LognormalField) else measured.compare(prior.power)
 
-    cut.collect(planes, partial(_write, writer, number))
+    if h5py.get_config().mpi:
+        _write_at_once(writer, cut, number, planes)
+    else:
+        cut.collect(planes, partial(_write, writer, number))
     if writer is not None:
         writer.complete(number, measured, check)
+
+
+def _write_at_once(writer: FieldWriter | None, cut: SlabDecomposition, number: int, x: Array) -> None:
+    """Have each process write its planes, by parallel HDF5."""
+    with (
+        writer.aside() if writer is not None else nullcontext() as part,
+        h5py.File(cut.comm.bcast(part), "r+", driver="mpio", comm=cut.comm) as file,
+    ):
+        size = max(1, _MESSAGE // x[0].nbytes)
+        for first in range(0, len(x), size):
+            planes, start = x[first : first + size], cut.planes[0] + first
+            put_planes(file, number, start, start + len(planes), planes)
 
 
 def write_own_fields(

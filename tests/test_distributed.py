@@ -112,6 +112,20 @@ def test_processes_take_a_card_each(tmp_path):
     assert float.fromhex(done.stdout.split()[-1]) == pytest.approx(x.draws.sum(), rel=1e-9)
 
 
+@pytest.mark.parametrize("command", ["train a.h5", "audit a.h5 b.h5", "info a.h5", "sample a.pt -n 2"])
+def test_what_is_for_one_process(command, tmp_path):
+    done = mpiexec(2, "-m", "physscore", *command.split())
+    assert done.returncode == 2
+    assert done.stderr.count("for one process") == 1, done.stderr
+
+
+def test_a_warning_is_given_once(tmp_path):
+    spectrum = "powerlaw:index=-1,amplitude=30"
+    options = ["--grid", "8", "--box", "8", "--spectrum", spectrum, "--lognormal", "-o", tmp_path / "a.h5"]
+    done = mpiexec(2, "-m", "physscore", "field", *options)
+    assert done.stderr.count("Warning") == 1, done.stderr
+
+
 def test_what_is_wrong_is_said_once(tmp_path):
     path = tmp_path / "a.h5"
     path.write_bytes(b"")

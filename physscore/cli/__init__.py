@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -24,6 +25,7 @@ _COMMANDS = {
     "spectrum": "Measure the power spectrum of fields and compare it with a model.",
     "train": "Learn a score from a file of maps or vectors.",
 }
+_ALONE = ("audit", "info", "train")
 
 
 class _Commands(click.Group):
@@ -33,6 +35,8 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
+        if cmd_name in _ALONE and _others() is not None:
+            raise click.UsageError(f"{cmd_name} is for one process: start it without mpiexec")
         command = import_module(f"physscore.cli.{cmd_name}").command
         assert isinstance(command, click.Command)
         return command
@@ -52,7 +56,7 @@ def main() -> None:
     """Run the command line; bad input ends it with one sentence and exit code 2."""
     from physscore.core import InputError
 
-    warnings.showwarning = lambda message, *_: click.echo(f"Warning: {message}", err=True)
+    warnings.showwarning = lambda message, *_: _warn(message)
     try:
         code = physscore.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
@@ -69,11 +73,27 @@ def main() -> None:
         _leave(lambda: click.echo(text, err=True), 2)
 
 
+def _warn(message: Warning | str) -> None:
+    """Tell of a warning, of several processes the first: all have the same."""
+    others = _others()
+    if others is None or others.rank == 0:
+        click.echo(f"Warning: {message}", err=True)
+
+
 def _leave(say: Callable[[], None], code: int) -> None:
     """Tell of an error and end, as one of several processes if there are."""
-    if any(name.startswith(("PMI", "OMPI_")) for name in os.environ):  # mpiexec leaves such
+    if _others() is not None:
         from physscore.processes import leave
 
         leave(say, code)
     say()
     sys.exit(code)
+
+
+def _others() -> Any:
+    """Return the communicator of all processes; None where there are no others."""
+    if not any(name.startswith(("PMI", "OMPI_")) for name in os.environ):  # mpiexec leaves such
+        return None
+    from physscore.processes import world
+
+    return world()

@@ -109,6 +109,8 @@ def command(
         raise InputError("--resume needs the file to go on with: -o name.h5")
     if plot:
         plots.require_matplotlib()
+    if n is not None and world() is not None:
+        raise InputError("-n is for one process: start it without mpiexec")
     target = load_model(model, parameters)
     if n is not None:
         for name in ("kernel_name", "step_size", "metric", *only, "chains", "warmup", "thin", "dtype",

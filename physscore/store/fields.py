@@ -8,7 +8,10 @@ read and gone on with.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -160,11 +163,15 @@ class FieldWriter:
     def write_planes(self, i: int, start: int, stop: int, planes: Array) -> None:
         """Write planes start to stop of field ``i`` along its first axis."""
         with writing(self.path):
-            fields = self._file[self._file.attrs["dataset"]]
-            if self._batched:
-                fields[i, start:stop] = planes
-            else:
-                fields[start:stop] = planes
+            put_planes(self._file, i, start, stop, planes)
+
+    @contextmanager
+    def aside(self) -> Iterator[Path]:
+        """Close the file for a while, in which others put planes into it; it gives where it is."""
+        self._file.close()
+        yield self.part
+        with writing(self.path):
+            self._file = h5py.File(self.part, "r+")
 
     def read_planes(self, i: int, start: int, stop: int) -> Array:
         """Return planes that were written."""
@@ -208,6 +215,15 @@ class FieldWriter:
         if self._file:
             with writing(self.path):
                 self._file.close()
+
+
+def put_planes(file: h5py.File, i: int, start: int, stop: int, planes: Array) -> None:
+    """Put planes start to stop of field ``i`` into their place in a file."""
+    fields = file[file.attrs["dataset"]]
+    if fields.ndim > planes.ndim:
+        fields[i, start:stop] = planes
+    else:
+        fields[start:stop] = planes
 
 
 def _lay_out(
