@@ -23,7 +23,6 @@ from physscore.store.out_of_core import tables_of
 INTERPRETER = 210 << 20  # bytes of Python with what the package loads and compiles
 _TRIED_CELLS = 96**3
 _TRIED_BYTES = 1 << 25
-_POWER_PASSES = 2  # a field is made, and its power is measured
 
 
 @dataclass(frozen=True)
@@ -97,14 +96,15 @@ def cost_of_fields(
     field = grid.n_cells * precision.itemsize
     spectrum = 2 * math.prod(grid.half_shape) * precision.itemsize
     tables = tables_of(grid, lognormal)
-    exchanges = 1 + _POWER_PASSES * (2 if lognormal else 1) - 1
+    exchanges = 1 + (2 if lognormal else 1)  # to make it, and to measure it and its logarithm
     communication = exchanges * spectrum * (processes - 1) // processes
     if memory is not None:
         need, scratch = memory, spectrum
     else:
         # The field takes the place of its spectrum; while it is measured, both are there, and where
         # processes exchange columns for planes, a second spectrum.
-        need = tables + field // processes + (2 if processes > 1 else 1) * spectrum // processes
+        fields = 2 if lognormal else 1  # one of them its logarithm
+        need = tables + fields * field // processes + (2 if processes > 1 else 1) * spectrum // processes
         scratch = 0
     through_disk = n * field + (n * 4 * spectrum + n * field if memory is not None else 0)
     seconds = n * _seconds_of_field(grid, precision) * (1.5 if lognormal else 1.0) / processes

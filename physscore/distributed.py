@@ -238,8 +238,8 @@ def _receive_planes(
 
 def processes_share(fields: FieldFile, comm: Any) -> Callable[[int], DistributedField]:
     """Return what reads a field of a file, of which each process reads its planes."""
-    cut = SlabDecomposition(fields.grid, comm, dtype=fields.delta.dtype)
-    return lambda number: cut.field(fields.view(number)[slice(*cut.planes)])
+    cut = SlabDecomposition(fields.grid, comm, dtype=np.result_type(fields.delta.dtype, np.float32))
+    return lambda number: cut.field(fields.view(number)[slice(*cut.planes)].astype(cut.dtype, copy=False))
 
 
 def write_field(

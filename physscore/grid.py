@@ -19,7 +19,7 @@ import numpy.typing as npt
 from physscore.core import InputError
 
 _MAX_CELLS_PER_SIDE = 2**31 - 1
-BYTES_AN_ENTRY = 48  # of all tables over |k| that a field has
+BYTES_AN_ENTRY = 216  # of all tables over |k| that a field has, and of the sums of its power
 
 
 class Columns(NamedTuple):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import Any, TypeVar
 
@@ -17,22 +19,41 @@ from physscore.core import InputError
 _T = TypeVar("_T")
 # How the launchers of MPICH, Open MPI and PMIx, and with them those of Slurm, tell a process of others.
 _LAUNCHED = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_RANK")
+_alone: ContextVar[bool] = ContextVar("alone", default=False)
 _PATIENCE = 5.0  # seconds in which others may fail alike
 _failures: Any = None
 _place = 0
 
 
-@cache
+@contextmanager
+def alone() -> Iterator[None]:
+    """Have each process that ``mpiexec`` started do what is inside this block by itself.
+
+    Elsewhere all of them share every estimate and every run of chains, and must ask for the same.
+    """
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
+
+
 def world() -> Any:
-    """Return the communicator of all processes that ``mpiexec`` started; None where there are no others.
+    """Return the communicator of all processes that ``mpiexec`` started; None where there are no others, or
+    this one is :func:`alone`.
 
     Raises
     ------
     InputError
-        If there are others, but no mpi4py to speak with them.
+        If there are others, but no mpi4py to speak with them, or one of another MPI.
     """
+    return None if _alone.get() else _world()
+
+
+@cache
+def _world() -> Any:
     found = [os.environ[name] for name in _LAUNCHED if name in os.environ]
-    if not found or found == ["1"]:
+    if not found or found == ["1"] or (found == ["0"] and os.environ.get("SLURM_STEP_NUM_TASKS") == "1"):
         return None
     try:
         from mpi4py import MPI
@@ -41,13 +62,22 @@ def world() -> Any:
             'a job of several processes needs MPI: pip install "physscore[mpi]", or start it without mpiexec'
         ) from None
     comm = MPI.COMM_WORLD
+    claimed = max(int(os.environ.get(name, 1)) for name in _LAUNCHED[:2])
+    if comm.size == 1 and claimed > 1:
+        raise InputError(
+            f"{claimed} processes were started, but mpi4py, of {MPI.get_vendor()[0]}, sees one: build it "
+            "with the MPI whose mpiexec starts them"
+        )
     if comm.size == 1:
         return None
     global _failures, _place
     _failures = comm.Dup()
     here = comm.Split_type(MPI.COMM_TYPE_SHARED)
     _place = here.rank
-    os.environ.setdefault("PHYSSCORE_THREADS", str(max(1, n_threads() // here.size)))
+    # Processes that are bound to processors of their own do not share these.
+    mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else {0}
+    sharing = sum(1 for other in here.allgather(mine) if other & mine)
+    os.environ.setdefault("PHYSSCORE_THREADS", str(max(1, n_threads() // sharing)))
     here.Free()
     return comm
 
@@ -66,12 +96,22 @@ def on_root(comm: Any, work: Callable[[], _T]) -> _T:
     if comm.rank == 0:
         try:
             found = (True, work())
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             found = (False, error)
     done, value = comm.bcast(found)
     if not done:
         raise value
     return value  # type: ignore[no-any-return]
+
+
+def require_same_everywhere(comm: Any, what: Any) -> None:
+    """Refuse processes that share a work and ask for different ones."""
+    said = re.sub(r" at 0x\w+", "", repr(what))
+    if comm is not None and len(set(comm.allgather(said))) > 1:
+        raise InputError(
+            f"{comm.size} processes ask for different things, here for {said}: those of mpiexec share one "
+            "work; for one of its own, a process asks inside of: with physscore.processes.alone()"
+        )
 
 
 def _all_fail() -> bool:

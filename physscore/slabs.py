@@ -16,7 +16,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from physscore.arrays import forward_along_first, forward_planes, inverse_along_first, inverse_planes
+from physscore.arrays import (
+    forward_along_first,
+    forward_planes,
+    inverse_along_first,
+    inverse_planes,
+    require_memory,
+)
 from physscore.core import Array, InputError
 from physscore.grid import Columns, Grid, WavenumberTable
 from physscore.modes import sum_power
@@ -52,7 +58,7 @@ class Slabs:
     def __init__(self, grid: Grid, dtype: npt.DTypeLike, memory: int) -> None:
         if grid.dim == 1:
             raise InputError(f"grid has the shape {grid.shape}: slabs are of grids of 2 or 3 dimensions")
-        self.grid = grid
+        self.grid, self.dtype = grid, np.dtype(dtype)
         mode = 2 * np.dtype(dtype).itemsize
         along_first, along_second = grid.half_shape[:2]
         rest = math.prod(grid.half_shape[2:])
@@ -111,6 +117,8 @@ class Slabs:
         for start, stop in self.columns:
             modes = self._columns(modes_of, start, stop)
             if planes is None:
+                size = len(x) * math.prod(self.grid.half_shape[1:]) * modes.itemsize
+                require_memory(2 * size, f"making {len(x)} planes of a field")
                 planes = np.empty((len(x), *self.grid.half_shape[1:]), modes.dtype)
             planes[:, start:stop] = modes[x]
         assert planes is not None

@@ -76,7 +76,7 @@ with cuda_on_host.install() as cupy:
     cupy.cuda.runtime.getDeviceCount = lambda: 2
     import physscore as ps
     from physscore.cli import main
-    from physscore.processes import world
+    from physscore.processes import alone, world
 
     comm, path = world(), sys.argv[1]
     field = ["field", *{field!r}, "-n", "3", "--device", "gpu", "-o", path]
@@ -88,11 +88,20 @@ with cuda_on_host.install() as cupy:
         except SystemExit as end:
             assert not end.code, end.code
     assert cupy.cuda.Device.id == comm.rank % 2
-    x = ps.sample(ps.Gaussian(0.0, 1.0, dim=300), ps.MALA(step_size=0.1), chains=4, steps=5, warmup=0, seed=1,
-                  device="gpu").draws
-    assert type(x).__module__ == "cupy"
+    chains = dict(chains=4, steps=5, warmup=0, seed=comm.rank, device="gpu")
+    try:
+        ps.sample(ps.Gaussian(0.0, 1.0, dim=300), ps.MALA(step_size=0.1), **chains)
+    except ps.InputError as error:
+        assert "ask for different things" in str(error)
+    try:
+        ps.sample(ps.Gaussian(0.0, 1.0, dim=300), ps.MALA(step_size=0.1), **(chains | dict(seed=1)))
+    except ps.InputError as error:
+        assert "one process moves all chains" in str(error)
+    with alone():
+        x = ps.sample(ps.Gaussian(0.0, 1.0, dim=300), ps.MALA(step_size=0.1), **chains).draws
+    sums = comm.gather(float(x.get().sum()))
     if comm.rank == 0:
-        print(float(x.get().sum()).hex())
+        print(*sums)
 """
 
 
@@ -108,8 +117,11 @@ def test_processes_take_a_card_each(tmp_path):
     expected = ps.GaussianRandomField(grid, ps.spectra.parse(SPECTRUM)).sample(3, seed=3, dtype="float32")
     found = without_times(tmp_path / "a.h5")["fields/delta"]
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
-    x = ps.sample(ps.Gaussian(0.0, 1.0, dim=300), ps.MALA(step_size=0.1), chains=4, steps=5, warmup=0, seed=1)
-    assert float.fromhex(done.stdout.split()[-1]) == pytest.approx(x.draws.sum(), rel=1e-9)
+    for seed, found in enumerate(done.stdout.split()[-3:]):  # each process alone
+        run = ps.sample(
+            ps.Gaussian(0.0, 1.0, dim=300), ps.MALA(step_size=0.1), chains=4, steps=5, warmup=0, seed=seed
+        )
+        assert float(found) == pytest.approx(run.draws.sum(), rel=1e-9)
 
 
 @pytest.mark.parametrize("command", ["train a.h5", "audit a.h5 b.h5", "info a.h5", "sample a.pt -n 2"])

@@ -33,7 +33,7 @@ def assert_same(found, expected):
 @pytest.fixture
 def in_pieces(monkeypatch):
     """Make small jobs run in units of 4 islands, whose state is written each time."""
-    monkeypatch.setattr(job, "_LARGE_JOB", 1.0)
+    monkeypatch.setattr(job, "_AT_ONCE", 1)
     monkeypatch.setattr("physscore.store.evidence._EVERY", 0.0)
     monkeypatch.setattr("physscore.store.evidence._SHARE", 1.0)
 
@@ -101,7 +101,7 @@ import sys, time
 import physscore as ps
 from physscore.evidence import job
 from physscore.store import evidence
-job._LARGE_JOB = 1.0
+job._AT_ONCE = 1
 evidence._EVERY = float(sys.argv[2])
 target = ps.GaussianMixture([1, 3], [[0.0, 0.0], [3.0, 1.0]], 1.0)
 def slow(x):
@@ -202,7 +202,7 @@ import model
 import physscore as ps
 from physscore.evidence import job
 from physscore.store import evidence
-job._LARGE_JOB = 1.0
+job._AT_ONCE = 1
 evidence._EVERY, evidence._SHARE = 0.0, 1.0
 ps.estimate_log_z(ps.from_functions(energy_and_score=model.both, shape=2), ps.Gaussian(0.0, 4.0, dim=2),
                   particles=512, islands=64, seed=4, workers=int(sys.argv[1]), checkpoint="z.h5", resume=True)

@@ -272,7 +272,7 @@ def test_threads_workers_and_units_change_nothing(monkeypatch):
     with ps.threads(1):
         alone, _ = estimate("phi4-4x4", seed=1, particles=512)
     assert alone.log_z == one.log_z
-    monkeypatch.setattr(job_module, "_LARGE_JOB", 1e6)
+    monkeypatch.setattr(job_module, "_AT_ONCE", 1)
     cut, _ = estimate("phi4-4x4", seed=1, particles=512)
     shared, _ = estimate("phi4-4x4", seed=1, particles=512, workers=2)
     assert cut.log_z == shared.log_z

@@ -37,7 +37,7 @@ def cubic(x):
 
 def own():
     from physscore.evidence import job
-    job._LARGE_JOB = 1.0  # many units
+    job._AT_ONCE = 1  # many units
     return ps.from_functions(energy=quartic, score=cubic, shape=2)
 
 def slow(pause=0.002):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from importlib import import_module
@@ -61,8 +62,7 @@ def main() -> None:
         code = physscore.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Abort:  # Ctrl-C
-        click.echo("interrupted: what was finished is kept", err=True)
-        sys.exit(130)
+        _leave(lambda: click.echo("interrupted: what was finished is kept", err=True), 130)
     except click.ClickException as error:
         _leave(error.show, error.exit_code)
     except (InputError, ImportError) as error:
@@ -71,6 +71,10 @@ def main() -> None:
     except MemoryError:
         text = "Error: the memory is used up: use a smaller grid or dtype float32"
         _leave(lambda: click.echo(text, err=True), 2)
+    except Exception:
+        if _others() is None:
+            raise
+        _leave(traceback.print_exc, 1)  # the others would wait for this one
 
 
 def _warn(message: Warning | str) -> None:

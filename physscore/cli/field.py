@@ -246,7 +246,7 @@ def command(
             tqdm(total=len(missing), desc="fields", unit="field", disable=None if writer else True) as bar,
         ):
             for first in range(0, len(missing), at_once):
-                stop_if_asked()
+                on_root(comm, stop_if_asked)
                 i, numbers = missing[first], missing[first : first + at_once]
                 if cut is not None:
                     distributed.write_field(writer, cut, prior, i, **kind)
@@ -269,7 +269,9 @@ def command(
         if plot:
             result["picture"] = str(picture_of(output))
             pieces = out_of_core or comm is not None
-            with in_planes(fields, working) if pieces else nullcontext(fields.read) as get:
+            with (
+                in_planes(fields, working, lognormal=lognormal) if pieces else nullcontext(fields.read) as get
+            ):
                 delta = get(0)
                 measured = power_spectrum(delta, grid, bins="linear" if grid.dim == 3 else "log")
                 shown = check_field(delta, prior) if lognormal else None

@@ -118,8 +118,8 @@ def command(
         "workers": workers, "device": device, "progress": not as_json and sys.stderr.isatty(),
     }  # fmt: skip
     if dry_run:
-        if method == "tempering" or device == "gpu":
-            raise InputError("--dry-run is for the methods smc and ais, on the CPU")
+        if method == "tempering" or device == "gpu" or comm is not None:
+            raise InputError("--dry-run is for the methods smc and ais, on the CPU, by one process")
         asked = {name: options[name] for name in ("reference", "kernel", "particles", "islands", "schedule",
                                                   "method", "seed")}  # fmt: skip
         costs = [cost_of_log_z(target, **asked, processes=processes) for target in targets]

@@ -13,7 +13,7 @@ from physscore.cost import INTERPRETER, Cost
 from physscore.evidence.annealed import Particles, run_leg
 from physscore.evidence.estimate import islands_of, with_energy
 from physscore.evidence.excess import excess_of
-from physscore.evidence.job import Job, checking, prepare
+from physscore.evidence.job import Job, checking, prepare, quiet
 from physscore.evidence.plan import Plan, checked_schedule
 from physscore.evidence.reference import reference_for
 from physscore.sampling.engine import whole
@@ -46,16 +46,17 @@ def cost_of_log_z(
     excess = excess_of(reference_for(energy, reference, seed, lambda stage: None), energy)
     job = prepare(
         excess, kernel, count, particles // count, checked_schedule(schedule), method, seed,
-        lambda *a, **b: None,
+        quiet,
     )  # fmt: skip
     pilot = time.perf_counter() - start
     gradients = job.n * (job.islands + checking(job.islands)) * job.plan.evaluations
     units = len(job.ranges())
     rounds = -(-units // processes) / units
     state = job.n * job.islands * excess.dim * 8
+    seen = 4 * 8 * len(job.plan.betas) * job.n * (job.islands + checking(job.islands))  # twice, for a while
     moving = _COPIES * 8 * job.n * min(job.islands_at_once, job.islands) * excess.dim
     return Cost(
-        INTERPRETER + moving + 2 * state, 2 * state, 0, 0 if processes == 1 else 2 * state,
+        INTERPRETER + moving + 2 * state + seen, 2 * state, 0, 0 if processes == 1 else 2 * state,
         pilot + gradients * _seconds_of_gradient(job) * rounds, processes, n_threads(),
     )  # fmt: skip
 

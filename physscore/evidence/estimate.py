@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -20,12 +21,12 @@ from physscore.evidence.job import Job, Unit, checking, prepare
 from physscore.evidence.plan import checked_schedule
 from physscore.evidence.reference import reference_for
 from physscore.evidence.result import LogZ
+from physscore.evidence.sharing import lead
 from physscore.evidence.verdict import Finding, beyond_bounds, heavy, look_at, score_fits, verdict_of
-from physscore.evidence.workers import lead
 from physscore.interrupt import interruptible
 from physscore.kernels.kernel import Kernel
 from physscore.noise import seed_key
-from physscore.processes import ending_together, on_root, world
+from physscore.processes import ending_together, on_root, require_same_everywhere, world
 from physscore.sampling.engine import whole
 from physscore.sampling.sharing import team_of
 from physscore.store.evidence import COMPARED, EvidenceWriter
@@ -141,6 +142,7 @@ def estimate_log_z(
     }  # fmt: skip
     writer: EvidenceWriter | None = None
     comm = world()
+    require_same_everywhere(comm, (settings, seed))
     if comm is not None and workers > 1:
         raise InputError(
             f"mpiexec started {comm.size} processes: they take the place of workers, which is {workers}"
@@ -168,6 +170,8 @@ def estimate_log_z(
         def look(step: int, **shown: Any) -> None:
             bar.set_postfix(shown, refresh=False)
             bar.update(step)
+            if writer is not None:
+                writer.flush_if_due()
             stop_if_asked()
 
         if method == "tempering":
@@ -193,6 +197,12 @@ def estimate_log_z(
             job = Job.from_arrays(energy, reference, plan, device)
         else:
             job = prepared()
+        shared, busy = workers if comm is None else comm.size, len(job.ranges())
+        if busy < shared:
+            warnings.warn(
+                f"{busy} of {shared} processes have islands to lead: more particles make more units",
+                stacklevel=2,
+            )
         if writer is not None:
             writer.recognise(job.excess.to_state(job.excess.draw(COMPARED, 0, seed)))
 
@@ -222,9 +232,9 @@ def estimate_log_z(
             else:
                 break
             save(units)
-    result = _result(job, units, seen, target, settings, doubt)
-    if writer is not None:
-        writer.finish(result)
+        result = _result(job, units, seen, target, settings, doubt)
+        if writer is not None:
+            writer.finish(result)
     return result
 
 

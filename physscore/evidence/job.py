@@ -41,6 +41,10 @@ _BACK = 1 << 31  # where the steps of ways back are counted from
 _PILOT = 0x5DEECE66D  # makes the pilot's seed: its random numbers are others than the islands'
 
 
+def quiet(*args: Any, **kwargs: Any) -> None:
+    """Say nothing of how a job goes on."""
+
+
 @dataclass
 class Unit:
     """What some islands saw on the way there, and where they were then; and some of them on the way back."""
@@ -121,7 +125,7 @@ class Job:
             for first in range(0, self.batch, size)
         ]
 
-    def there(self, first: int, islands: int, look: Look = lambda *a, **b: None) -> Unit:
+    def there(self, first: int, islands: int, look: Look = quiet) -> Unit:
         """Lead islands first, first + 1, ... to the target."""
         y = self.excess.draw(self.n * islands, first * self.n, self.seed, self.device)
         particles = self._particles(y, first, 0)
@@ -131,7 +135,7 @@ class Job:
         )
         return Unit(leg, to_host(particles.y))
 
-    def back(self, first: int, islands: int, unit: Unit, look: Look = lambda *a, **b: None) -> Leg:
+    def back(self, first: int, islands: int, unit: Unit, look: Look = quiet) -> Leg:
         """Lead the first islands of a unit back to the reference."""
         y = namespace(self.device).array(unit.y[: islands * self.n])
         particles = self._particles(y, first, _BACK)

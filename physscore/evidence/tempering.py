@@ -20,13 +20,14 @@ from physscore.core import Array, Energy, InputError
 from physscore.evidence.annealed import Leg, Particles, effective_share, run_leg
 from physscore.evidence.bridge import Estimate, Populations, acceptance_ratio, log_mean, mean_of, one_sided
 from physscore.evidence.excess import excess_of
-from physscore.evidence.job import Job, Look, prepare
+from physscore.evidence.job import Job, Look, prepare, quiet
 from physscore.evidence.pilot import check_start
 from physscore.evidence.plan import Plan, equal_steps
 from physscore.evidence.reference import reference_for
 from physscore.evidence.result import LogZ
 from physscore.evidence.verdict import Finding, beyond_bounds, look_at, score_fits, verdict_of
 from physscore.kernels.kernel import Kernel
+from physscore.kernels.loops import FUSED_UP_TO
 from physscore.kernels.team import Team
 from physscore.noise import normal
 from physscore.processes import on_root, world
@@ -34,6 +35,7 @@ from physscore.store.evidence import COMPARED, EvidenceWriter
 
 _LEAST_RUNGS, _RUNGS_PER_BARRIER = 4, 2.0  # half of the swaps are accepted
 _LADDERS, _LEAST_ROUNDS = (16, 32), 16
+_PARTS = 8  # of ladders of large states
 _BURN_IN = 0.25  # of the rounds that are kept
 _AT_ONCE = 1 << 22  # numbers of the reference's draws that are made together
 _SWAPS, _LADDER_STEPS = 5, 1 << 30  # where the random numbers of swaps and of ladders are
@@ -244,20 +246,21 @@ class _Start:
         return np.array(starts)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"job": self.job, "target": self.target, "_look": _unseen}
-
-
-def _unseen(*args: Any, **kwargs: Any) -> None:
-    pass
+        return {"job": self.job, "target": self.target, "_look": quiet}
 
 
 def annealed_starts(job: Job, look: Look, team: Team | None) -> Array:
     """Return where ladders begin, (rungs, ladders, d)."""
-    if team is None:
-        return _Start(job, look).moved(0, job.islands)
-    edges = [job.islands * i // team.size for i in range(team.size + 1)]
+    start, size = _Start(job, look), 1 if team is None else team.size
+    # FFTs of several fields round as their number does: ladders of these are always cut alike.
+    parts = min(job.islands, _PARTS) if job.excess.dim > FUSED_UP_TO else size
+    edges = [job.islands * i // parts for i in range(parts + 1)]
     calls = [(a, b - a) for a, b in pairwise(edges) if b > a]
-    return np.concatenate(team.run(_Start(job, look), calls), axis=1)
+    found: list[Array] = []
+    for first in range(0, len(calls), size):
+        some = calls[first : first + size]
+        found += [start.moved(*call) for call in some] if team is None else team.run(start, some)
+    return np.concatenate(found, axis=1)
 
 
 def stepping_stone(betas: Array, u: Array, sign: int) -> Estimate:

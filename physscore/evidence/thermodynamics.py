@@ -21,18 +21,21 @@ from physscore.evidence.coupling import Family, Seen, explore_couplings, go_alon
 from physscore.evidence.curves import Thermodynamics
 from physscore.evidence.estimate import estimate_log_z
 from physscore.evidence.excess import Excess
+from physscore.evidence.job import Look, quiet
 from physscore.evidence.plan import Plan
 from physscore.evidence.reference import reference_for
 from physscore.evidence.result import LogZ
+from physscore.evidence.sharing import shared_out
 from physscore.evidence.verdict import Finding, look_at, score_fits, verdict_of
-from physscore.evidence.workers import shared_out
 from physscore.interrupt import interruptible
 from physscore.kernels.hamiltonian import HMC
 from physscore.kernels.kernel import Kernel
-from physscore.processes import ending_together, world
+from physscore.kernels.loops import FUSED_UP_TO
+from physscore.processes import ending_together, on_root, require_same_everywhere, world
 from physscore.sampling.engine import whole
 
 _DENSE_UP_TO = 32
+_PARTS = 8  # of islands of large states
 _MOST_LENGTHENINGS = 2
 _NEAR = 1.0  # along the path, in standard deviations of E
 _SUSPECT, _FAILED = 4.5, 9.0  # errors between the ways there and back
@@ -113,14 +116,15 @@ def thermodynamics(
         )
     if islands is None:
         islands = int(np.clip(whole(16, particles=particles) // 32, 4, 32))
-    begin = reference_for(energies[0], reference, seed, lambda stage: None)
+    comm = world()
+    require_same_everywhere(comm, (points.tolist(), particles, islands, reference, kernel, seed))
+    begin = on_root(comm, lambda: reference_for(energies[0], reference, seed, lambda stage: None))
     first = estimate_log_z(
         energies[0], begin, kernel=kernel, particles=particles, islands=islands, seed=seed, workers=workers,
         progress=progress,
     )  # fmt: skip
     family = Family(model, points, begin)
     kernel = HMC(harmonic=True) if kernel is None else kernel
-    comm = world()
     hidden = not progress or (comm is not None and comm.rank > 0)
     with (
         ending_together(comm),
@@ -145,10 +149,10 @@ def _run(
     dense = _is_dense(kernel, excess)
     islands = len(first.islands)
     bar.set_description("pilot")
-    knots = explore_couplings(
+    knots = on_root(world(), lambda: explore_couplings(
         family, kernel, y, seed=seed ^ _PILOT, dense=dense,
         progress=lambda beta: look(coupling=f"{family.at(beta):.4g}"),
-    )  # fmt: skip
+    ))  # fmt: skip
     bar.set_description("along the coupling")
     evaluations, n = first.evaluations + knots.evaluations, len(y) // islands
     start, returning = first.log_weights[:, 0], _returning(islands)
@@ -202,7 +206,12 @@ class _Going:
     dense: bool
     seed: int
 
-    def __call__(self, task: Any, look: Callable[..., None]) -> tuple[Seen, Array]:
+    @property
+    def target(self) -> Any:
+        """What is named if this cannot be sent to other processes."""
+        return self.family.model
+
+    def __call__(self, *task: Any, look: Look = quiet) -> tuple[Seen, Array]:
         first, y, start, back, step = task
 
         def seen(beta: float, ess: float) -> None:
@@ -213,16 +222,18 @@ class _Going:
             first=first, look=seen,
         )  # fmt: skip
 
-    def __repr__(self) -> str:
-        return repr(self.family.model)
-
 
 def _led(
     going: _Going, y: Array, start: Array, back: bool, step: int, workers: int, look: Callable[..., None]
 ) -> tuple[Seen, Array]:
-    """Lead islands along the couplings, each process some of them; they never meet."""
+    """Lead islands along the couplings, each process some of them; they never meet.
+
+    FFTs of several fields round as their number does: islands of these are always cut alike.
+    """
     comm, islands, n = world(), len(start), len(y) // len(start)
     parts = min(islands, workers if comm is None else comm.size)
+    if y.shape[1] > FUSED_UP_TO:
+        parts = min(islands, _PARTS)
     cuts = [islands * i // parts for i in range(parts + 1)]
     tasks = [(a, y[a * n : b * n], start[a:b], back, step) for a, b in pairwise(cuts)]
     found = dict(shared_out(going, tasks, workers, look, len(going.plan.betas)))

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from physscore.kernels.kernel import Kernel
 from physscore.kernels.langevin import MALA
 from physscore.kernels.metric import Dense, Diagonal
 from physscore.kernels.state import Draws, Info, State
-from physscore.processes import ending_together, on_root, world
+from physscore.processes import ending_together, on_root, require_same_everywhere, world
 from physscore.sampling.engine import Engine, first_states, grid_of, whole
 from physscore.sampling.result import Run
 from physscore.sampling.sharing import shared
@@ -133,6 +134,12 @@ def sample(
     }  # fmt: skip
     writer: RunWriter | None = None
     comm = world()
+    require_same_everywhere(comm, (settings, seed))
+    if device == "gpu" and (workers > 1 or comm is not None):
+        raise InputError(
+            f'device is "gpu", where one process moves all chains: workers is {workers}; under mpiexec, each '
+            "process can have chains of its own inside of: with physscore.processes.alone()"
+        )
 
     def finished() -> bool:
         nonlocal writer
@@ -146,10 +153,8 @@ def sample(
         if on_root(comm, finished):
             return RunFile(output).run()
     else:
-        require_memory(
-            kept * chains * target.dim * precision.itemsize, f"keeping {kept} draws of {chains} chains",
-            device,
-        )  # fmt: skip
+        size = kept * chains * target.dim * precision.itemsize
+        on_root(comm, lambda: require_memory(size, f"keeping {kept} draws of {chains} chains", device))
     xp = namespace(device)
     hidden = not progress or (comm is not None and comm.rank > 0)
     bar = tqdm(total=warmup + steps, desc="warm-up", unit="step", disable=hidden)
@@ -157,7 +162,7 @@ def sample(
 
         def move(n: int) -> None:
             bar.update(n)
-            stop_if_asked()
+            on_root(comm, stop_if_asked)
 
         def restored() -> Any:
             if writer is None or not writer.started:
@@ -179,7 +184,7 @@ def sample(
             draws = Draws(xp.empty((kept, chains, *target.shape), state.x.dtype), np.empty((kept, chains)))
             complete = True
             try:
-                for first, last in _pieces(done, kept, thin, 1 << 62):
+                for first, last in _pieces(done, kept, thin, 1 << 62, comm):
                     part = Draws(draws.x[first:last], draws.energy[first:last])
                     engine.advance(state, (last - first) * thin, thin, part, tally)
                     done = last
@@ -194,7 +199,7 @@ def sample(
         else:
             size = chains * target.dim * precision.itemsize
             with writer or nullcontext():
-                for first, last in _pieces(done, kept, thin, max(1, _BLOCK_BYTES // size)):
+                for first, last in _pieces(done, kept, thin, max(1, _BLOCK_BYTES // size), comm):
                     n = last - first
                     part = Draws(xp.empty((n, chains, *target.shape), state.x.dtype), np.empty((n, chains)))
                     engine.advance(state, (last - first) * thin, thin, part, tally)
@@ -214,11 +219,12 @@ def sample(
     return run
 
 
-def _pieces(done: int, kept: int, thin: int, most: int) -> Iterator[tuple[int, int]]:
-    """Cut what is left into pieces of about a fifth of a second; yield the numbers of their draws."""
+def _pieces(done: int, kept: int, thin: int, most: int, comm: Any) -> Iterator[tuple[int, int]]:
+    """Cut what is left into pieces of about a fifth of a second, by the clock of the first process; yield the
+    numbers of their draws."""
     size = max(1, 64 // thin)
     while done < kept:
-        last = min(done + min(size, most), kept)
+        last = done + on_root(comm, partial(min, size, most, kept - done))
         start = time.perf_counter()
         yield done, last
         if time.perf_counter() - start < _PIECE_SECONDS / 2:

@@ -25,7 +25,7 @@ from physscore.kernels.langevin import MALA
 from physscore.kernels.state import State
 from physscore.noise import normal
 from physscore.paths import Path, equal_barrier
-from physscore.processes import ending_together, world
+from physscore.processes import ending_together, on_root, require_same_everywhere, world
 from physscore.sampling.engine import Engine, draws_of, whole
 from physscore.sampling.result import Run
 from physscore.sampling.sharing import shared
@@ -133,6 +133,11 @@ def temper(
     if reference.shape != target.shape:
         raise InputError(f"reference has states of shape {reference.shape}, the target {target.shape}")
     device, workers, comm = checked_device(device), whole(workers=workers), world()
+    require_same_everywhere(
+        comm, (target, reference, kernel, chains, steps, warmup, rungs, swap_every, thin, seed)
+    )
+    if device == "gpu" and (workers > 1 or comm is not None):
+        raise InputError(f'device is "gpu", where one process moves all ladders: workers is {workers}')
     hidden = not progress or (comm is not None and comm.rank > 0)
     ladder = _Ladder(Path(reference, target), reference, kernel, chains, seed, swap_every, device)
     with (
@@ -150,7 +155,7 @@ def temper(
             for _ in range(length):
                 ladder.round()
                 bar.update(1)
-                stop_if_asked()
+                on_root(comm, stop_if_asked)
             done += length
             length = warmup - done if warmup - done < 3 * length else 2 * length
             if done < warmup:
@@ -170,7 +175,7 @@ def temper(
                     draws[step // thin], energies[step // thin] = ladder.coldest()
                     finished += 1
                 bar.update(1)
-                stop_if_asked()
+                on_root(comm, stop_if_asked)
         except KeyboardInterrupt:
             warnings.warn(f"interrupted: {finished} of {kept} draws a chain are there", stacklevel=2)
     names = getattr(reference, "names", None)

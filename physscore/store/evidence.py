@@ -150,7 +150,13 @@ class EvidenceWriter:
     def write(self, state: dict[str, Any], *, force: bool = False) -> None:
         """Take the state of the job; it is on the disk soon, or at once if ``force``."""
         self._pending = state
-        if force or time.monotonic() >= self._next:
+        if force:
+            self.flush()
+        self.flush_if_due()
+
+    def flush_if_due(self) -> None:
+        """Write the state that is pending, if the last was written a while ago."""
+        if time.monotonic() >= self._next:
             self.flush()
 
     def flush(self) -> None:

@@ -121,6 +121,7 @@ class FieldWriter:
         settings = settings or {}
         if not (resume and self.part.exists()):
             require_space(self.path, grid.n_cells * dtype.itemsize * (n or 1))
+            self.beside.unlink(missing_ok=True)
             fresh = self.part.with_name(self.part.name + ".new")  # so that a .part is always readable
             with writing(self.path):
                 with h5py.File(fresh, "w") as file:
@@ -207,6 +208,12 @@ class FieldWriter:
             with open(self.part, "rb") as part:
                 os.fsync(part.fileno())
             os.replace(self.part, self.path)
+            self.beside.unlink(missing_ok=True)
+
+    @property
+    def beside(self) -> Path:
+        """Where a field that goes through the disk has its modes meanwhile."""
+        return self.part.with_name(self.part.name + ".modes")
 
     def __enter__(self) -> FieldWriter:
         return self

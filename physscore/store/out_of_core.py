@@ -161,9 +161,8 @@ def write_field(
     """
     slabs = slabs_of(prior, writer.dtype, memory)
     draw = prior.modes_of(number, seed=seed, dtype=writer.dtype, fixed=fixed, paired=paired)
-    path = writer.part.with_name(writer.part.name + ".modes")
     owner = f"{number} of {writer.identity} in {slabs.columns} and {slabs.planes}"
-    with Scratch(path, prior.grid, writer.dtype, owner) as scratch:
+    with Scratch(writer.beside, prior.grid, writer.dtype, owner) as scratch:
         for done in slabs.columns_of_field(draw, scratch.modes, scratch.columns):
             scratch.note(done, 0)
             after_each()
@@ -185,21 +184,30 @@ def write_field(
 
 @contextmanager
 def in_planes(
-    fields: FieldFile, memory: int, after_each: Callable[[], None] = lambda: None
+    fields: FieldFile, memory: int, *, lognormal: bool = False, after_each: Callable[[], None] = lambda: None
 ) -> Iterator[Callable[[int], FieldInPlanes]]:
-    """Give what returns each field of a file to be measured within ``memory`` bytes.
+    """Give what returns each field of a file to be measured within ``memory`` bytes, or to be compared with a
+    ``lognormal`` prior.
 
     Their modes are kept beside the file, or where temporary files are.
     """
-    slabs = Slabs(fields.grid, fields.delta.dtype, memory - tables_of(fields.grid, False))
+    slabs = Slabs(
+        fields.grid,
+        np.result_type(fields.delta.dtype, np.float32),
+        memory - tables_of(fields.grid, lognormal),
+    )
     folder = fields.path.parent if os.access(fields.path.parent, os.W_OK) else None
     with (
         TemporaryDirectory(dir=folder, prefix=f"{fields.path.name}.") as place,
-        Scratch(Path(place) / "modes", fields.grid, fields.delta.dtype) as scratch,
+        Scratch(Path(place) / "modes", fields.grid, slabs.dtype) as scratch,
     ):
 
         def field(number: int) -> FieldInPlanes:
             view = fields.view(number)
-            return FieldInPlanes(lambda start, stop: view[start:stop], slabs, scratch.modes, after_each)
+
+            def read(start: int, stop: int) -> Array:
+                return np.asarray(view[start:stop]).astype(slabs.dtype, copy=False)
+
+            return FieldInPlanes(read, slabs, scratch.modes, after_each)
 
         yield field

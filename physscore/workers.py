@@ -1,0 +1,164 @@
+"""Workers: processes of this machine that are started to do what they are told.
+
+Each has a pipe of its own. Those of a pool of the standard library share one, and if one of them is killed
+while it writes, the others and the pool wait for ever.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from physscore.arrays import n_threads
+from physscore.core import InputError
+from physscore.kernels.team import Call, Team
+from physscore.models import load_file, own_files
+
+_LOOK = 0.2  # seconds between looks
+_REMEMBERED = 64  # things that workers know
+
+
+class Workers(Team):
+    """Worker processes; use them as a context manager.
+
+    Parameters
+    ----------
+    size
+        How many.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        context = get_context("spawn")
+        self._processes, self._links = [], []
+        self._told: dict[Connection, set[int]] = {}
+        self._things: dict[int, tuple[Any, bytes]] = {}
+        for _ in range(size):
+            here, there = context.Pipe()
+            process = context.Process(target=_serve, args=(there, max(1, n_threads() // size), own_files()))
+            process.start()
+            there.close()
+            self._processes.append(process)
+            self._links.append(here)
+            self._told[here] = set()
+
+    def run(self, loop: Any, calls: list[Call]) -> list[Any]:
+        """Return what ``loop.moved(*call)`` returns for each call."""
+        found = dict(self.each(loop, "moved", calls))
+        return [found[i] for i in range(len(calls))]
+
+    def each(
+        self, thing: Any, method: str, calls: list[Call], look: Callable[[int], None] = lambda done: None
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield the number of each call and what the method returns, as it is done.
+
+        ``calls`` may grow meanwhile; ``look`` is told now and then how many were done since. If it raises
+        KeyboardInterrupt, what has begun is waited for.
+
+        Raises
+        ------
+        InputError
+            If ``thing``, whose target it names, cannot be sent to other processes, or one of them has ended.
+        """
+        key, data = id(thing), self._pickled(thing)
+        idle, busy, begun = list(self._links), dict[Connection, int](), 0
+        while busy or begun < len(calls):
+            while idle and begun < len(calls):
+                link = idle.pop()
+                known = self._told[link]
+                old = known - self._things.keys()
+                _send(link, (old, key, None if key in known else data, method, calls[begun]))
+                self._told[link] = (known - old) | {key}
+                busy[link] = begun
+                begun += 1
+            done = wait(list(busy), _LOOK)
+            for ready in done:
+                assert isinstance(ready, Connection)
+                idle.append(ready)
+                yield busy.pop(ready), _received(ready)
+            try:
+                look(len(done))
+            except KeyboardInterrupt:
+                for link, number in busy.items():
+                    yield number, _received(link)
+                raise
+
+    def _pickled(self, thing: Any) -> bytes:
+        if id(thing) not in self._things:
+            try:
+                self._things[id(thing)] = (thing, pickle.dumps(thing))
+            except Exception as error:
+                raise InputError(
+                    f"workers is {self.size}, but {thing.target!r} cannot be sent to other processes "
+                    f"({error}): define it in a module, or use workers=1"
+                ) from error
+            if len(self._things) > _REMEMBERED:
+                del self._things[next(iter(self._things))]
+        return self._things[id(thing)][1]
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, failure: object, *_: object) -> None:
+        for link in self._links:
+            link.close()
+        for process in self._processes:
+            if failure is not None:
+                process.terminate()
+            process.join()
+
+
+def _send(link: Connection, message: Any) -> None:
+    try:
+        link.send(message)
+    except OSError as error:
+        raise _ended() from error
+
+
+def _received(link: Connection) -> Any:
+    try:
+        done, found = link.recv()
+    except (EOFError, OSError) as error:
+        raise _ended() from error
+    if not done:
+        raise found
+    return found
+
+
+def _ended() -> InputError:
+    return InputError(
+        "a worker has ended before its work, killed perhaps for want of memory: what was finished is kept"
+    )
+
+
+def _serve(link: Connection, threads: int, own: list[Path]) -> None:
+    """Do what comes through the pipe, until it is closed; Ctrl-C is the parent's business."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["PHYSSCORE_THREADS"] = str(threads)
+    for path in own:
+        load_file(path)
+    things: dict[int, Any] = {}
+    with suppress(EOFError, OSError):
+        while True:
+            old, key, data, method, call = link.recv()
+            for forgotten in old:
+                del things[forgotten]
+            try:
+                if data is not None:
+                    things[key] = pickle.loads(data)
+                answer = True, getattr(things[key], method)(*call)
+            except Exception as error:
+                error.add_note(traceback.format_exc())
+                answer = False, error
+            try:
+                link.send(answer)
+            except (pickle.PicklingError, TypeError, AttributeError) as error:
+                link.send((False, InputError(f"an answer cannot be sent between processes: {error}")))

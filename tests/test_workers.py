@@ -1,0 +1,76 @@
+"""Workers: they do what they are told, and nobody waits for one that has ended."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from physscore import InputError
+from physscore.workers import Workers
+
+
+class Thing:
+    def __init__(self, target=None):
+        self.target = target
+
+    def moved(self, number, size=1):
+        if number < 0:
+            raise ValueError(f"number is {number}")
+        return np.full(size, number)
+
+    def killed(self, number):
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return np.zeros(10**6)  # much larger than a pipe's buffer
+
+    def unsendable(self):
+        return lambda: None
+
+
+def test_answers_come_in_order_and_calls_may_grow():
+    thing, calls, seen = Thing(), [(1,), (2, 10**6)], {}
+    with Workers(2) as workers:
+        assert [len(found) for found in workers.run(thing, [(i, i) for i in range(5)])] == [0, 1, 2, 3, 4]
+        for number, found in workers.each(thing, "moved", calls):
+            seen[number] = found[0]
+            if len(calls) < 6:
+                calls.append((len(calls) + 1,))
+    assert seen == {i: i + 1 for i in range(6)}
+
+
+def test_what_fails_is_raised():
+    with Workers(2) as workers, pytest.raises(ValueError, match="number is -1"):
+        workers.run(Thing(), [(1,), (-1,)])
+    with Workers(1) as workers:
+        with pytest.raises(InputError, match="an answer cannot be sent"):
+            list(workers.each(Thing(), "unsendable", [()]))
+        with pytest.raises(InputError, match=r"workers is 1, but <function .* cannot be sent"):
+            workers.run(Thing(lambda: None), [(1,)])
+
+
+def test_nobody_waits_for_one_that_was_killed():
+    start = time.monotonic()
+    with pytest.raises(InputError, match="a worker has ended"), Workers(2) as workers:
+        list(workers.each(Thing(), "killed", [(0,), (1,), (2,), (3,)]))
+    assert time.monotonic() - start < 60
+
+
+def test_what_has_begun_is_kept_on_ctrl_c():
+    looks = []
+
+    def look(done):
+        looks.append(1)
+        raise KeyboardInterrupt
+
+    def go_on():
+        with Workers(2) as workers:
+            found.extend(
+                number for number, _ in workers.each(Thing(), "moved", [(i,) for i in range(50)], look)
+            )
+
+    found = []
+    with pytest.raises(KeyboardInterrupt):
+        go_on()
+    assert 2 <= len(found) < 10
