@@ -277,7 +277,8 @@ def test_threads_workers_and_units_change_nothing(monkeypatch):
     shared, _ = estimate("phi4-4x4", seed=1, particles=512, workers=2)
     assert cut.log_z == shared.log_z
     assert np.array_equal(cut.samples, shared.samples)
-    assert cut.log_z == pytest.approx(one.log_z, abs=1e-9)
+    assert np.array_equal(cut.samples, one.samples)  # of the control variates each unit fits its own
+    assert abs(cut.log_z - one.log_z) < 4 * cut.error
 
 
 def test_compiled_and_array_loops_agree():
