@@ -40,7 +40,7 @@ class Cost:
     seconds
         On this machine, with these threads, for all fields.
     processes, threads
-        Of the first, and threads of each.
+        Of the first, as many as have work, and threads of each.
     """
 
     memory: int
@@ -57,7 +57,7 @@ class Cost:
 
     def __str__(self) -> str:
         lines = [
-            f"memory: {_size(self.memory)} for each process, of which there are {self.processes}",
+            f"memory: {_size(self.memory)} for each process, of which {self.processes} have work",
             f"disk: {_size(self.disk)}"
             + (f", and {_size(self.scratch)} for a while" if self.scratch else ""),
             f"time: about {_duration(self.seconds)}, as fast as here with {self.threads} threads a process",

@@ -57,7 +57,7 @@ def cost_of_log_z(
     moving = _COPIES * 8 * job.n * min(job.islands_at_once, job.islands) * excess.dim
     return Cost(
         INTERPRETER + moving + 2 * state + seen, 2 * state, 0, 0 if processes == 1 else 2 * state,
-        pilot + gradients * _seconds_of_gradient(job) * rounds, processes, n_threads(),
+        pilot + gradients * _seconds_of_gradient(job) * rounds, min(processes, units), n_threads(),
     )  # fmt: skip
 
 
