@@ -7,6 +7,7 @@ import re
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -56,7 +57,9 @@ def _world() -> Any:
     if not found or found == ["1"] or (found == ["0"] and os.environ.get("SLURM_STEP_NUM_TASKS") == "1"):
         return None
     try:
-        from mpi4py import MPI
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of another MPI, which is said below
+            from mpi4py import MPI
     except ImportError:
         raise InputError(
             'a job of several processes needs MPI: pip install "physscore[mpi]", or start it without mpiexec'

@@ -131,6 +131,21 @@ def test_what_is_for_one_process(command, tmp_path):
     assert done.stderr.count("for one process") == 1, done.stderr
 
 
+@pytest.mark.parametrize(("started", "words"), [
+    ({"PMI_SIZE": "2", "PYTHONPATH": "."}, "several processes needs MPI: pip install"),
+    ({"OMPI_COMM_WORLD_SIZE": "4"}, "4 processes were started, but mpi4py, of"),
+])  # fmt: skip
+def test_an_mpi_that_does_not_fit_is_said(started, words, tmp_path):
+    (tmp_path / "mpi4py.py").write_text("raise ImportError('there is none')")
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "physscore", "field", *FIELD, "-o", "a.h5"], cwd=tmp_path,
+        capture_output=True, text=True, env={**os.environ, **started},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_warning_is_given_once(tmp_path):
     spectrum = "powerlaw:index=-1,amplitude=30"
     options = ["--grid", "8", "--box", "8", "--spectrum", spectrum, "--lognormal", "-o", tmp_path / "a.h5"]

@@ -110,8 +110,8 @@ def command(
             if comm is not None:
                 chosen = replace(chosen, get=processes_share(fields, comm))
             elif memory is not None:
-                kind = bool(fields.settings.get("lognormal")) and model is not None
-                get = opened.enter_context(in_planes(fields, bytes_of(memory), lognormal=kind))
+                lognormal = model is not None and bool(fields.settings.get("lognormal"))
+                get = opened.enter_context(in_planes(fields, bytes_of(memory), lognormal=lognormal))
                 chosen = replace(chosen, get=get)
             if partner is not None and (partner.grid, partner.completed) != (grid, fields.completed):
                 raise InputError(f"--cross {cross} has other cells, another box or other fields than {path}")

@@ -30,11 +30,9 @@ def lead(
 ) -> None:  # fmt: skip
     """Lead all islands to the target, and the first ``returning`` of them back; ``units`` grows."""
     work, steps = _Leading(job), len(job.plan.betas)
-    there: list[tuple[Any, ...]] = [
-        ("there", first, n, None) for first, n in job.ranges() if first not in units
-    ]
+    there: list[Task] = [("there", first, n, None) for first, n in job.ranges() if first not in units]
 
-    def going_back(first: int, n: int) -> list[tuple[Any, ...]]:
+    def going_back(first: int, n: int) -> list[Task]:
         seen, n_back = units[first].back, min(n, returning - first)
         missing = n_back > 0 and (seen is None or len(seen.log_z) < n_back)
         return [("back", first, n_back, units[first])] if missing else []
