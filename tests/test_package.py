@@ -117,7 +117,14 @@ def test_public_names():
         _ = physscore.nonsense
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
+def examples():
+    """Give each example; those that compile energies of their own for a minute, or draw for one, are long."""
+    slow = {"02_own_energy.py", "03_pipeline.py", "05_evidence.py", "09_mode_smearing.py"}
+    for path in sorted((ROOT / "examples").glob("*.py")):
+        yield pytest.param(path, id=path.name, marks=[pytest.mark.long] * (path.name in slow))
+
+
+@pytest.mark.parametrize("path", examples())
 def test_examples_run(path, tmp_path):
     result = subprocess.run(
         [sys.executable, "-W", "ignore", path, "32"],
