@@ -365,7 +365,7 @@ def equal_time(path: Path, seconds: float) -> None:
             np.array2string(np.array(table), precision=4),
         )
         show(f"{name}, {seconds:.0f} s: validation loss", "lower", f"{np.mean(table):.4f}")
-        power = ps.power_spectrum(fit.sample(256, seed=1, steps=24, progress=True), grid).power[:, :4]
+        power = ps.power_spectrum(fit.sample(1024, seed=1, steps=24, progress=True), grid).power[:, :4]
         error = power.std(axis=0) / np.sqrt(len(power)) / power.mean(axis=0)
         for part, value in expected.items():
             off = power.mean(axis=0) / value[:4] - 1
