@@ -117,14 +117,15 @@ def test_public_names():
         _ = physscore.nonsense
 
 
-def examples():
-    """Give each example; those that compile energies of their own for a minute, or draw for one, are long."""
-    slow = {"02_own_energy.py", "03_pipeline.py", "05_evidence.py", "09_mode_smearing.py"}
-    for path in sorted((ROOT / "examples").glob("*.py")):
-        yield pytest.param(path, id=path.name, marks=[pytest.mark.long] * (path.name in slow))
+# These compile energies of their own for a minute, or draw for one.
+SLOW = ("02_own_energy.py", "03_pipeline.py", "05_evidence.py", "09_mode_smearing.py")
+EXAMPLES = [
+    pytest.param(path, id=path.name, marks=[pytest.mark.long] if path.name in SLOW else [])
+    for path in sorted((ROOT / "examples").glob("*.py"))
+]
 
 
-@pytest.mark.parametrize("path", examples())
+@pytest.mark.parametrize("path", EXAMPLES)
 def test_examples_run(path, tmp_path):
     result = subprocess.run(
         [sys.executable, "-W", "ignore", path, "32"],
