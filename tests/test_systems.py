@@ -245,8 +245,7 @@ def test_free_field(shape, nodes):
 # Random fields
 
 
-@pytest.mark.parametrize("name", ["field-16x16", "field-masked-16x16",
-                                  pytest.param("field-masked-64x64", marks=pytest.mark.long)])  # fmt: skip
+@pytest.mark.parametrize("name", ["field-16x16", "field-masked-16x16", "field-masked-64x64"])
 def test_fields_by_dense_algebra(name):
     """The integral over all fields of mean 0, of the energy as the target gives it."""
     target, _, log_z = systems.system(name)
