@@ -12,21 +12,11 @@ import time
 import h5py
 import numpy as np
 import pytest
+from commands import physscore
 
 import physscore as ps
 
 SMALL = ("--grid", "16", "--box", "100", "--seed", "1")
-
-
-def physscore(*args, cwd, check=True, **options):
-    """Run the command; by default it must succeed."""
-    result = subprocess.run(
-        [sys.executable, "-m", "physscore", *map(str, args)],
-        cwd=cwd, capture_output=True, text=True, check=False, **options,
-    )  # fmt: skip
-    if check:
-        assert result.returncode == 0, result.stderr
-    return result
 
 
 def datasets(path):
@@ -78,9 +68,7 @@ def test_json_is_all_that_is_printed(tmp_path):
 
 def test_wrong_model_exits_with_one(tmp_path):
     physscore("field", *SMALL, "-o", "f.h5", cwd=tmp_path)
-    out = physscore(
-        "spectrum", "f.h5", "--compare", "planck2018", "--redshift", 0.2, cwd=tmp_path, check=False
-    )
+    out = physscore("spectrum", "f.h5", "--compare", "planck2018", "--redshift", 0.2, cwd=tmp_path, code=None)
     assert out.returncode == 1
     assert "FAILED" in out.stdout
 
@@ -202,7 +190,7 @@ def test_bad_input_is_one_sentence_and_code_two(tmp_path, name):
     np.savetxt(tmp_path / "short.txt", [[0.1, 1], [0.2, 1]])
     (tmp_path / "words.txt").write_text("k P\n1 2\n")
     (tmp_path / "old.h5").write_text("")
-    out = physscore("field", *SMALL, "-o", "f.h5", *options, cwd=tmp_path, check=False)
+    out = physscore("field", *SMALL, "-o", "f.h5", *options, cwd=tmp_path, code=None)
     assert out.returncode == 2
     assert "Traceback" not in out.stderr
     assert out.stdout == ""
@@ -216,7 +204,7 @@ def test_bad_input_is_one_sentence_and_code_two(tmp_path, name):
 def test_unreadable_file_is_code_two(tmp_path, command):
     (tmp_path / "f.h5").write_text("foreign")
     for name, message in (("f.h5", "is not an HDF5 file"), ("none.h5", "does not exist")):
-        out = physscore(command, name, cwd=tmp_path, check=False)
+        out = physscore(command, name, cwd=tmp_path, code=None)
         assert out.returncode == 2
         assert message in out.stderr
         assert "Traceback" not in out.stderr
@@ -231,7 +219,7 @@ def test_full_disk_is_seen_before_the_first_field(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
     job = ("field", "--grid", 32, "--box", 100, "-n", 4, "-o", "f.h5")
-    out = physscore(*job, cwd=tmp_path, check=False, preexec_fn=limit)
+    out = physscore(*job, cwd=tmp_path, code=None, preexec_fn=limit)
     assert out.returncode == 2
     assert "cannot be written: the disk is full" in out.stderr
     assert "Traceback" not in out.stderr
@@ -277,7 +265,7 @@ def test_killed_at_any_moment_and_resumed(tmp_path):
         np.testing.assert_array_equal(found[name], values)
     out = physscore(*job, "-o", "f.h5", "--resume", cwd=tmp_path)  # done: prints the result
     assert f"{n} fields" in out.stdout
-    out = physscore(*job[:-1], n + 1, "-o", "f.h5", "--resume", cwd=tmp_path, check=False)
+    out = physscore(*job[:-1], n + 1, "-o", "f.h5", "--resume", cwd=tmp_path, code=None)
     assert out.returncode == 2
     assert f"another job (n was {n} and is {n + 1})" in out.stderr
 

@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from commands import physscore
 
 import physscore as ps
 
@@ -37,7 +38,7 @@ def cubic(x):
 
 def own():
     from physscore.evidence import job
-    job._AT_ONCE = 1  # many units
+    job._AT_ONCE = 1  # many units, in a process that does nothing else
     return ps.from_functions(energy=quartic, score=cubic, shape=2)
 
 def slow(pause=0.002):
@@ -58,17 +59,6 @@ def evidence(width, noise):
     """Return log p of the data: normal, with prior and noise."""
     variances = np.array([1.0, width**2]) + noise**2
     return float(-0.5 * (np.array([0.5, 0.2]) ** 2 / variances + np.log(2 * math.pi * variances)).sum())
-
-
-def physscore(*args, cwd, code=0):
-    """Run the command; check its exit code, and that there is no traceback."""
-    out = subprocess.run(
-        [sys.executable, "-m", "physscore", *map(str, args)],
-        cwd=cwd, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert out.returncode == code, out.stdout + out.stderr
-    assert "Traceback" not in out.stderr
-    return out
 
 
 @pytest.fixture
@@ -122,8 +112,8 @@ def test_target_error_is_met(folder):
 def test_own_models_go_to_other_processes(folder):
     """Each way is a task of its own, so two processes are at work."""
     job = ("logz", "my_model.py:own", "--particles", 4000, "--islands", 64, "--json")
-    out = [json.loads(physscore(*job, "--workers", n, cwd=folder).stdout) for n in (1, 2)]
-    assert out[0] == out[1]
+    alone, two = (physscore(*job, "--workers", n, cwd=folder, own_process=True).stdout for n in (1, 2))
+    assert json.loads(alone) == json.loads(two)
 
 
 def test_models_are_compared(folder):

@@ -142,7 +142,12 @@ JOB = """
 import sys, time
 import physscore as ps
 target = ps.GaussianMixture([1, 3], [[0.0, 0.0], [3.0, 1.0]], 1.0)
+calls = 0
 def slow(x):
+    global calls
+    calls += 1
+    if calls == 300:
+        print("draws are kept", flush=True)
     time.sleep(float(sys.argv[3]))
     return target.energy_and_score(x)
 slowly = ps.from_functions(energy_and_score=slow, shape=2, name="slowly")
@@ -245,7 +250,7 @@ def test_interrupt_keeps_the_file(tmp_path, uninterrupted):
 
 def test_interrupt_in_memory_returns_what_there_is(tmp_path):
     process = start(tmp_path, path="none", pause=0.002, steps=100_000)
-    time.sleep(1.5)
+    assert process.stdout.readline() == "draws are kept\n"
     process.send_signal(signal.SIGINT)
     out, error = process.communicate(timeout=30)
     assert process.returncode == 0

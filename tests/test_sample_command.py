@@ -10,6 +10,7 @@ import time
 import h5py
 import numpy as np
 import pytest
+from commands import physscore
 
 import physscore as ps
 
@@ -41,17 +42,6 @@ def runs_away():
 def bad_score():
     return ps.from_functions(energy=lambda x: x[:, 0] ** 2, score=lambda x: -2 * x[:, 0], shape=1)
 """
-
-
-def physscore(*args, cwd, code=0):
-    """Run the command; check its exit code, and that there is no traceback."""
-    out = subprocess.run(
-        [sys.executable, "-m", "physscore", *map(str, args)],
-        cwd=cwd, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert out.returncode == code, out.stdout + out.stderr
-    assert "Traceback" not in out.stderr
-    return out
 
 
 @pytest.fixture
