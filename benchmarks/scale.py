@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.fft
 
 import physscore as ps
 
@@ -115,8 +116,12 @@ def processes() -> None:
         ratios = [two / one for one, two in pairs]
         show(f"strong: field {n}^3, 2 processes of a thread / 1 of two", "1.5" if n == 256 else "",
              f"{np.median(ratios):.2f}  ({1e3 * pairs[0][1]:.0f} ms, {1e3 * pairs[0][0]:.0f})")  # fmt: skip
-    one, two = measured(192, 1, 1)["seconds"], measured(242, 2, 1)["seconds"]
-    show("weak: 242^3 by 2 processes / 192^3 by 1, a thread each", "", f"{two / one:.2f}")
+    grown = [measured(240, 2, 1)["seconds"] / measured(192, 1, 1)["seconds"] for _ in range(3)]
+    show("weak: 240^3 by 2 processes / 192^3 by 1, a thread each", "", f"{np.median(grown):.2f}")
+    modes = np.ones((240, 240, 121), np.complex64)
+    one = median(lambda i: scipy.fft.ifftn(modes, workers=1), 9)
+    two = median(lambda i: scipy.fft.ifftn(modes, workers=2), 9)
+    show("what memory allows: an FFT of 240^3, 1 thread / 2", "", f"{one / two:.2f}")
     for ranks in (1, 2, 4):
         found, own = measured(384, ranks, 1, 1), 4 * 384**3
         limit = 3.2 * own / ranks + 150e6
@@ -217,10 +222,10 @@ def islands() -> None:
         for particles in (40960, 163840):
             one = {**os.environ, "PHYSSCORE_THREADS": "1"}
             two = {**os.environ, "PHYSSCORE_THREADS": "2"}
-            lines = {
-                "1 process": ([sys.executable, script, "1", str(particles)], one),
-                "2 workers": ([sys.executable, script, "2", str(particles)], two),
-                "mpiexec -n 2": (["mpiexec", "-n", "2", sys.executable, script, "1", str(particles)], one),
+            lines: dict[str, tuple[list[str], dict[str, str]]] = {
+                "1 process": ([sys.executable, str(script), "1", str(particles)], one),
+                "2 workers": ([sys.executable, str(script), "2", str(particles)], two),
+                "mpiexec -n 2": (["mpiexec", "-n", "2", sys.executable, str(script), "1", str(particles)], one),
             }
             results: dict[str, list[list[str]]] = {name: [] for name in lines}
             for _ in range(3):
