@@ -225,7 +225,10 @@ def islands() -> None:
             lines: dict[str, tuple[list[str], dict[str, str]]] = {
                 "1 process": ([sys.executable, str(script), "1", str(particles)], one),
                 "2 workers": ([sys.executable, str(script), "2", str(particles)], two),
-                "mpiexec -n 2": (["mpiexec", "-n", "2", sys.executable, str(script), "1", str(particles)], one),
+                "mpiexec -n 2": (
+                    ["mpiexec", "-n", "2", sys.executable, str(script), "1", str(particles)],
+                    one,
+                ),
             }
             results: dict[str, list[list[str]]] = {name: [] for name in lines}
             for _ in range(3):
