@@ -215,35 +215,35 @@ if __name__ == "__main__":
 
 
 def islands() -> None:
-    """Islands of phi^4 over two processes: what is not shared, the pilot, is the same for few and many."""
+    """Islands of phi^4 over two processes: few and unequal units of them, and many."""
+    for particles in (40960, 163840):
+        islands_of(particles)
+
+
+def islands_of(particles: int) -> None:
+    """How much faster two processes are than one."""
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "islands.py"
         script.write_text(ISLANDS)
-        for particles in (40960, 163840):
-            one = {**os.environ, "PHYSSCORE_THREADS": "1"}
-            two = {**os.environ, "PHYSSCORE_THREADS": "2"}
-            lines: dict[str, tuple[list[str], dict[str, str]]] = {
-                "1 process": ([sys.executable, str(script), "1", str(particles)], one),
-                "2 workers": ([sys.executable, str(script), "2", str(particles)], two),
-                "mpiexec -n 2": (
-                    ["mpiexec", "-n", "2", sys.executable, str(script), "1", str(particles)],
-                    one,
-                ),
-            }
-            results: dict[str, list[list[str]]] = {name: [] for name in lines}
-            for _ in range(3):
-                for name, (line, environment) in lines.items():
-                    done = subprocess.run(line, check=True, capture_output=True, text=True, env=environment)
-                    results[name].append(done.stdout.split())
-            took = {
-                name: float(np.median([float(found[0]) for found in every]))
-                for name, every in results.items()
-            }
-            same = len({tuple(found[1:]) for every in results.values() for found in every}) == 1
-            for name in list(lines)[1:]:
-                show(f"log Z of phi^4 16^2, {particles} particles, {name}, against 1 process", "1.8",
-                     f"{took['1 process'] / took[name]:.2f}  ({took['1 process']:.1f} s, {took[name]:.1f}); "
-                     f"{'bit-identical' if same else 'NOT the same'}")  # fmt: skip
+        one, two = ({**os.environ, "PHYSSCORE_THREADS": n} for n in "12")
+        alone, helped = ([sys.executable, str(script), n, str(particles)] for n in "12")
+        lines = {
+            "1 process": (alone, one), "2 workers": (helped, two),
+            "mpiexec -n 2": (["mpiexec", "-n", "2", *alone], one),
+        }  # fmt: skip
+        results: dict[str, list[list[str]]] = {name: [] for name in lines}
+        for _ in range(3):
+            for name, (line, environment) in lines.items():
+                done = subprocess.run(line, check=True, capture_output=True, text=True, env=environment)
+                results[name].append(done.stdout.split())
+        took = {
+            name: float(np.median([float(found[0]) for found in every])) for name, every in results.items()
+        }
+        same = len({tuple(found[1:]) for every in results.values() for found in every}) == 1
+        for name in list(lines)[1:]:
+            show(f"log Z of phi^4 16^2, {particles} particles, {name}, against 1 process", "1.8",
+                 f"{took['1 process'] / took[name]:.2f}  ({took['1 process']:.1f} s, {took[name]:.1f}); "
+                 f"{'bit-identical' if same else 'NOT the same'}")  # fmt: skip
 
 
 KILLS = 8  # of each job
@@ -277,9 +277,12 @@ def processes_of(job: int) -> tuple[list[int], list[int]]:
 
 
 def runs(pid: int) -> bool:
-    """Return whether a process has not ended."""
+    """Return whether a process has not ended: threads keep its files after the first of them."""
     try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return any(
+            "Z" not in (thread / "stat").read_text().rpartition(")")[2].split()[0]
+            for thread in Path(f"/proc/{pid}/task").iterdir()
+        )
     except OSError:
         return False
 

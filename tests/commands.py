@@ -12,7 +12,7 @@ from physscore.cli import main
 
 
 def physscore(*args, cwd, code=0, own_process=False, **options):
-    """Run the command; check its exit code (None: any), and that there is no traceback.
+    """Run the command; check its exit code, and that there is no traceback.
 
     Here: what ``python -m physscore`` does, without the second that a process takes to begin. With options of
     ``subprocess.run``, or where a process's own beginning is what is tested, in one of its own.
@@ -23,7 +23,7 @@ def physscore(*args, cwd, code=0, own_process=False, **options):
         done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, **options)
     else:
         done = _here(arguments, cwd)
-    assert code is None or done.returncode == code, done.stdout + done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done
 

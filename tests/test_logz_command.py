@@ -89,6 +89,7 @@ def test_own_model_as_json(folder):
     out = physscore(
         "logz", "my_model.py:posterior", "-p", "width=2", "-p", "noise=0.5", "-k", "hmc", "--method", "ais",
         "--reference", "fitted", "--temperatures", 12, "--seed", 5, *QUICK, "--json", cwd=folder,
+        own_process=True,
     )  # fmt: skip
     found = json.loads(out.stdout)
     assert found["model"] == "my_model.py:posterior"

@@ -72,7 +72,8 @@ def test_built_in_to_file_to_info(folder):
 
 def test_own_model_as_json(folder):
     out = physscore("sample", "my_model.py:posterior", "-p", "beta=2", "-k", "hmc", "--metric", "dense",
-                    "--leapfrogs", 3, *QUICK, "--thin", 2, "--seed", 5, "--json", cwd=folder)  # fmt: skip
+                    "--leapfrogs", 3, *QUICK, "--thin", 2, "--seed", 5, "--json", cwd=folder,
+                    own_process=True)  # fmt: skip
     found = json.loads(out.stdout)
     wanted = {"target", "kernel", "step_size", "loop", "chains", "draws", "thin", "warmup", "seed", "shape",
               "complete", "acceptance", "divergent_chains", "divergent_steps", "drift_to_noise", "mixed",
