@@ -60,11 +60,12 @@ def _world() -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of another MPI, which is said below
             from mpi4py import MPI
+            from mpi4py.util import pkl5
     except ImportError:
         raise InputError(
             'a job of several processes needs MPI: pip install "physscore[mpi]", or start it without mpiexec'
         ) from None
-    comm = MPI.COMM_WORLD
+    comm = pkl5.Intracomm(MPI.COMM_WORLD)  # whose messages may be of more than 2 GiB, with any MPI
     claimed = max(int(os.environ.get(name, 1)) for name in _LAUNCHED[:2])
     if comm.size == 1 and claimed > 1:
         raise InputError(

@@ -107,12 +107,10 @@ class Workers(Team):
     def __enter__(self) -> Workers:
         return self
 
-    def __exit__(self, failure: object, *_: object) -> None:
-        for link in self._links:
+    def __exit__(self, *_: object) -> None:
+        for link, process in zip(self._links, self._processes, strict=True):
             link.close()
-        for process in self._processes:
-            if failure is not None:
-                process.terminate()
+            process.terminate()  # it has nothing to lose, and may not even have begun
             process.join()
 
 

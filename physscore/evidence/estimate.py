@@ -90,7 +90,8 @@ def estimate_log_z(
         A whole number from 0 to 2^64 - 1.
     workers
         Processes among which the islands are shared; those that ``mpiexec`` started share them without
-        being asked. The result does not depend on it.
+        being asked. The result does not depend on it, but for the rounding of energies in Python that
+        comes out differently for other numbers of states at once.
     device
         "cpu", or "gpu" for fields and lattices, whose particles are moved on a card then.
     progress
@@ -165,6 +166,7 @@ def estimate_log_z(
         interruptible(on_interrupt) as stop_if_asked,
         tqdm(disable=not progress or (comm is not None and comm.rank > 0), unit="step") as bar,
         writer or nullcontext(),
+        team_of(workers) as team,  # which gets ready during the pilot
     ):
 
         def look(step: int, **shown: Any) -> None:
@@ -177,12 +179,11 @@ def estimate_log_z(
         if method == "tempering":
             from physscore.evidence.tempering import estimate_by_tempering
 
-            with team_of(workers) as team:
-                return estimate_by_tempering(
-                    energy, reference, kernel, particles=particles, islands=islands, schedule=schedule,
-                    seed=seed, target_error=target_error, settings=settings, writer=writer, bar=bar,
-                    look=look, doubt=doubt, team=team,
-                )  # fmt: skip
+            return estimate_by_tempering(
+                energy, reference, kernel, particles=particles, islands=islands, schedule=schedule,
+                seed=seed, target_error=target_error, settings=settings, writer=writer, bar=bar,
+                look=look, doubt=doubt, team=team,
+            )  # fmt: skip
         kept = on_root(comm, lambda: writer.restore() if writer is not None else {})
         bar.set_description("pilot")
 
@@ -215,7 +216,7 @@ def estimate_log_z(
         while True:
             bar.set_description("annealing")
             bar.total = None
-            lead(job, units, job.islands if job.narrow else checking(job.islands), workers, look, save)
+            lead(job, units, job.islands if job.narrow else checking(job.islands), team, look, save)
             seen = Seen.of(job, units)
             if schedule is None and job.lengthened < _MOST_LENGTHENINGS and seen.lags(target_error):
                 job.lengthen()

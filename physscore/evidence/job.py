@@ -108,7 +108,9 @@ class Job:
         by_fit = particles / (2 * particles_that_fit(self.excess.groups is not None))
         by_memory = particles * self.excess.dim / _AT_ONCE
         units = int(np.clip(max(min(by_cost, by_fit), by_memory), 1, max(1, self.batch // 4)))
-        return -(-self.batch // units)
+        size = self.batch // units  # or less, if units of one size are then as long
+        alike = max(n for n in range(1, size + 1) if self.batch % n == 0)
+        return alike if 2 * alike > size else -(-self.batch // units)
 
     @property
     def _cost(self) -> float:

@@ -68,10 +68,11 @@ class Ladders:
         self.origin = np.zeros((self.n_rungs, self.n), int)
         self.forget()
 
-    def arrays(self) -> dict[str, Array]:
-        """Return their state and all that was seen as named arrays, for a file."""
-        found = {f"rung_{name}": np.array([getattr(r, name) for r in self.rungs]) for name in _OF_RUNGS}
-        found |= {name: np.array(getattr(self, name)) for name in (*_SEEN, *_SUMS, *_COUNTS)}
+    def arrays(self) -> dict[str, Any]:
+        """Return their state as named arrays, and all that was seen as lists of these, for a file."""
+        found: dict[str, Any] = {name: list(getattr(self, name)) for name in _SEEN}
+        found |= {f"rung_{name}": np.array([getattr(r, name) for r in self.rungs]) for name in _OF_RUNGS}
+        found |= {name: np.array(getattr(self, name)) for name in (*_SUMS, *_COUNTS)}
         return {f"ladders/{name}": array for name, array in found.items()} | {
             "ladders/fresh": np.array(len(self.fresh))
         }

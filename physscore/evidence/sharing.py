@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from physscore.evidence.job import Job, Look, Unit, quiet
+from physscore.kernels.team import Team
 from physscore.processes import world
 from physscore.workers import Workers
 
@@ -25,7 +26,7 @@ class Work(Protocol):
 
 
 def lead(
-    job: Job, units: dict[int, Unit], returning: int, workers: int, look: Look,
+    job: Job, units: dict[int, Unit], returning: int, team: Team | None, look: Look,
     save: Callable[[dict[int, Unit]], None],
 ) -> None:  # fmt: skip
     """Lead all islands to the target, and the first ``returning`` of them back; ``units`` grows."""
@@ -38,7 +39,7 @@ def lead(
         return [("back", first, n_back, units[first])] if missing else []
 
     tasks = there + [task for first, n in job.ranges() if first in units for task in going_back(first, n)]
-    for number, found in shared_out(work, tasks, workers, look, steps):
+    for number, found in shared_out(work, tasks, team, look, steps):
         way, first, n, _ = tasks[number]
         if way == "there":
             units[first] = found
@@ -62,7 +63,7 @@ class _Leading:
 
 
 def shared_out(
-    work: Work, tasks: list[Task], workers: int, look: Look, steps: int
+    work: Work, tasks: list[Task], team: Team | None, look: Look, steps: int
 ) -> Iterator[tuple[int, Any]]:
     """Yield the number of each task and what ``work`` makes of it, as it is done.
 
@@ -76,9 +77,9 @@ def shared_out(
             found = work(*tasks[done + comm.rank], look=look) if comm.rank < n else None
             yield from enumerate(comm.allgather(found)[:n], done)
             done += n
-    elif workers == 1 or len(tasks) < 2:
+    elif team is None or len(tasks) < 2:
         for number, task in enumerate(tasks):  # which may grow
             yield number, work(*task, look=look)
     else:
-        with Workers(workers) as pool:
-            yield from pool.each(work, "__call__", tasks, lambda done: look(steps * done))
+        assert isinstance(team, Workers)
+        yield from team.each(work, "__call__", tasks, lambda done: look(steps * done))

@@ -31,8 +31,10 @@ from physscore.interrupt import interruptible
 from physscore.kernels.hamiltonian import HMC
 from physscore.kernels.kernel import Kernel
 from physscore.kernels.loops import FUSED_UP_TO
+from physscore.kernels.team import Team
 from physscore.processes import ending_together, on_root, require_same_everywhere, world
 from physscore.sampling.engine import whole
+from physscore.sampling.sharing import team_of
 
 _DENSE_UP_TO = 32
 _PARTS = 8  # of islands of large states
@@ -130,6 +132,7 @@ def thermodynamics(
         ending_together(comm),
         interruptible() as stop_if_asked,
         tqdm(disable=hidden, unit="step") as bar,
+        team_of(workers) as team,
     ):
 
         def look(steps: int = 1, **shown: Any) -> None:
@@ -137,11 +140,11 @@ def thermodynamics(
             bar.update(steps)
             stop_if_asked()
 
-        return _run(family, kernel, first, log_z_first, seed, workers, bar, look)
+        return _run(family, kernel, first, log_z_first, seed, team, bar, look)
 
 
 def _run(
-    family: Family, kernel: Kernel, first: LogZ, log_z_first: float | None, seed: int, workers: int,
+    family: Family, kernel: Kernel, first: LogZ, log_z_first: float | None, seed: int, team: Team | None,
     bar: Any, look: Callable[..., None],
 ) -> Thermodynamics:  # fmt: skip
     excess = family.excess(0.0)
@@ -162,9 +165,9 @@ def _run(
         bar.total = bar.n + 2 * len(betas)
         step = lengthened << 26
         going = _Going(family, plan, dense, seed ^ _PATH)
-        there, at = _led(going, y, start, False, step, workers, look)
+        there, at = _led(going, y, start, False, step, team, look)
         begun = (start + there.leg.log_z)[:returning]
-        back, _ = _led(going, at[: returning * n], begun, True, step + (1 << 31), workers, look)
+        back, _ = _led(going, at[: returning * n], begun, True, step + (1 << 31), team, look)
         evaluations += (islands + returning) * n * plan.evaluations
         (rises, influence), (others, doubts) = _rises(there), _rises(back)
         total = Estimate(float(rises.sum()), influence.sum(axis=0))
@@ -224,19 +227,25 @@ class _Going:
 
 
 def _led(
-    going: _Going, y: Array, start: Array, back: bool, step: int, workers: int, look: Callable[..., None]
+    going: _Going,
+    y: Array,
+    start: Array,
+    back: bool,
+    step: int,
+    team: Team | None,
+    look: Callable[..., None],
 ) -> tuple[Seen, Array]:
     """Lead islands along the couplings, each process some of them; they never meet.
 
     FFTs of several fields round as their number does: islands of these are always cut alike.
     """
-    comm, islands, n = world(), len(start), len(y) // len(start)
-    parts = min(islands, workers if comm is None else comm.size)
+    islands, n = len(start), len(y) // len(start)
+    parts = min(islands, 1 if team is None else team.size)
     if y.shape[1] > FUSED_UP_TO:
         parts = min(islands, _PARTS)
     cuts = [islands * i // parts for i in range(parts + 1)]
     tasks = [(a, y[a * n : b * n], start[a:b], back, step) for a, b in pairwise(cuts)]
-    found = dict(shared_out(going, tasks, workers, look, len(going.plan.betas)))
+    found = dict(shared_out(going, tasks, team, look, len(going.plan.betas)))
     ordered = [found[i] for i in range(parts)]
     return Seen.joined([seen for seen, _ in ordered]), np.concatenate([at for _, at in ordered])
 
