@@ -144,7 +144,9 @@ def processes() -> None:
 def cells() -> None:
     """The cost of a cell against N log N."""
     sides = [64, 96, 128, 192, 256, 384, 512, 768]
-    times = {n: measured(n, 1, 2, 9 if n <= 256 else 3)["seconds"] for n in sides}
+    repeats = {n: 49 if n <= 128 else 9 if n <= 256 else 3 for n in sides}
+    rounds = [{n: measured(n, 1, 2, repeats[n])["seconds"] for n in sides} for _ in range(3)]
+    times = {n: float(np.median([found[n] for found in rounds])) for n in sides}
     costs = {n: times[n] / (n**3 * np.log2(n**3)) for n in sides}
     middle = float(np.median(list(costs.values())))
     show("time / (N log N), 64^3 to 768^3, over the median", "1.5",

@@ -22,6 +22,10 @@ import numpy.typing as npt
 
 from physscore.core import Array, InputError
 
+# The GNU allocator hands memory back to the system, to be cleared and taken anew, unless it has freed more at
+# once before. Arrays too small for huge pages, made at each step, are most of that.
+np.empty(1 << 22, np.uint8)
+
 _threads: ContextVar[int | None] = ContextVar("physscore_threads", default=None)
 
 
