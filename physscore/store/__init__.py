@@ -14,17 +14,15 @@ import h5py
 from physscore.arrays import to_host
 from physscore.core import InputError
 from physscore.diagnostics.power import PowerSpectrum
-from physscore.evidence.result import LogZ
-from physscore.sampling.result import Run
-from physscore.store.evidence import read_log_z, write_log_z
 from physscore.store.field_file import FieldFile
 from physscore.store.fields import Fields, FieldWriter
 from physscore.store.hdf5 import check_output, describe, open_hdf5, part_of, writing
-from physscore.store.runs import RunFile, write_run
 from physscore.store.spectra import read_spectrum, write_spectrum
 
 if TYPE_CHECKING:
+    from physscore.evidence.result import LogZ
     from physscore.learning.fitted import Fitted
+    from physscore.sampling.result import Run
 
 __all__ = ["FieldFile", "FieldWriter", "Fields", "load", "save"]
 
@@ -57,6 +55,11 @@ def save(
     InputError
         If the file exists or cannot be written, or ``what`` is something else.
     """
+    from physscore.evidence.result import LogZ  # here, since jobs of fields need none of it
+    from physscore.sampling.result import Run
+    from physscore.store.evidence import write_log_z
+    from physscore.store.runs import write_run
+
     if isinstance(what, Fields):
         delta = to_host(what.delta)
         batched = delta.ndim == what.grid.dim + 1
@@ -134,8 +137,12 @@ def load(path: str | os.PathLike[str], *, module: Any = None) -> Any:
             return read_spectrum(file)
         kind = file.attrs.get("kind")
     if kind == "run":
+        from physscore.store.runs import RunFile
+
         return RunFile(path).run()
     if kind == "evidence":
+        from physscore.store.evidence import read_log_z
+
         return read_log_z(path)
     with FieldFile(path) as fields:
         return Fields(
