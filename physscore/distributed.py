@@ -67,12 +67,12 @@ class SlabDecomposition:
     """
 
     def __init__(self, grid: Grid, comm: Any = None, *, dtype: npt.DTypeLike = np.float64) -> None:
+        world()  # which shares the threads
         try:
             from mpi4py import MPI
             from mpi4py_fft.pencil import Pencil, Subcomm
         except ImportError:
             raise InputError('distributed fields need MPI: pip install "physscore[mpi]"') from None
-        world()  # which shares the threads
         self.grid, self.dtype = grid, np.dtype(dtype)
         self.comm = MPI.COMM_WORLD if comm is None else comm
         most = min(grid.shape[0], grid.half_shape[1]) if grid.dim > 1 else 0

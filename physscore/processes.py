@@ -56,6 +56,8 @@ def _world() -> Any:
     found = [os.environ[name] for name in _LAUNCHED if name in os.environ]
     if not found or found == ["1"] or (found == ["0"] and os.environ.get("SLURM_STEP_NUM_TASKS") == "1"):
         return None
+    # Those of MPICH that wait would else poll without a pause, and take the processors from those that work.
+    os.environ.setdefault("MPIR_CVAR_CH4_PROGRESS_THROTTLE", "1")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of another MPI, which is said below

@@ -227,14 +227,9 @@ class _Going:
 
 
 def _led(
-    going: _Going,
-    y: Array,
-    start: Array,
-    back: bool,
-    step: int,
-    team: Team | None,
+    going: _Going, y: Array, start: Array, back: bool, step: int, team: Team | None,
     look: Callable[..., None],
-) -> tuple[Seen, Array]:
+) -> tuple[Seen, Array]:  # fmt: skip
     """Lead islands along the couplings, each process some of them; they never meet.
 
     FFTs of several fields round as their number does: islands of these are always cut alike.
