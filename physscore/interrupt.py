@@ -37,3 +37,16 @@ def interruptible(say: Callable[[], None] = lambda: None) -> Iterator[Callable[[
         yield check
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+@contextmanager
+def ignored_by_children() -> Iterator[None]:
+    """Have processes that the main thread starts inside ignore Ctrl-C, from their first instruction on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

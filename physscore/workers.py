@@ -19,6 +19,7 @@ from typing import Any
 
 from physscore.arrays import n_threads
 from physscore.core import InputError
+from physscore.interrupt import ignored_by_children
 from physscore.kernels.team import Call, Team
 from physscore.models import load_file, own_files
 
@@ -44,7 +45,8 @@ class Workers(Team):
         for _ in range(size):
             here, there = context.Pipe()
             process = context.Process(target=_serve, args=(there, max(1, n_threads() // size), own_files()))
-            process.start()
+            with ignored_by_children():
+                process.start()
             there.close()
             self._processes.append(process)
             self._links.append(here)

@@ -57,6 +57,13 @@ def test_nobody_waits_for_one_that_was_killed():
     assert time.monotonic() - start < 60
 
 
+def test_ctrl_c_does_not_reach_those_that_are_just_beginning():
+    with Workers(2) as workers:
+        for process in workers._processes:
+            os.kill(process.pid, signal.SIGINT)
+        assert len(workers.run(Thing(), [(1,), (2,)])) == 2
+
+
 def test_what_has_begun_is_kept_on_ctrl_c():
     looks = []
 
