@@ -198,7 +198,7 @@ def estimate_log_z(
             job = Job.from_arrays(energy, reference, plan, device)
         else:
             job = prepared()
-        shared, busy = workers if comm is None else comm.size, len(job.ranges())
+        shared, busy = 1 if team is None else team.size, len(job.ranges())
         if busy < shared:
             warnings.warn(
                 f"{busy} of {shared} processes have islands to lead: more particles make more units",

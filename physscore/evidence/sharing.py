@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 from physscore.evidence.job import Job, Look, Unit, quiet
 from physscore.kernels.team import Team
-from physscore.processes import world
 from physscore.workers import Workers
 
 Task = tuple[Any, ...]
@@ -70,16 +69,24 @@ def shared_out(
     Who gets one may add more to ``tasks``, each of so many ``steps``. Under ``mpiexec`` all processes call
     this, and all get everything, a round of one task each at a time.
     """
-    comm, done = world(), 0
-    if comm is not None:
-        while done < len(tasks):
-            n = min(comm.size, len(tasks) - done)
-            found = work(*tasks[done + comm.rank], look=look) if comm.rank < n else None
-            yield from enumerate(comm.allgather(found)[:n], done)
-            done += n
-    elif team is None or len(tasks) < 2:
-        for number, task in enumerate(tasks):  # which may grow
-            yield number, work(*task, look=look)
-    else:
-        assert isinstance(team, Workers)
-        yield from team.each(work, "__call__", tasks, lambda done: look(steps * done))
+    if isinstance(team, Workers):
+        if len(tasks) > 1:
+            yield from team.each(work, "__call__", tasks, lambda done: look(steps * done))
+            return
+        team = None  # one task has all threads here
+    here, done = _Here(work, look), 0
+    while done < len(tasks):  # which may grow
+        some = tasks[done : done + (1 if team is None else team.size)]
+        found = [here.moved(*some[0])] if team is None else team.run(here, some)
+        yield from enumerate(found, done)
+        done += len(some)
+
+
+class _Here:
+    """Work that this process does, and shows."""
+
+    def __init__(self, work: Work, look: Look) -> None:
+        self.work, self.look, self.target = work, look, work.target
+
+    def moved(self, *task: Any) -> Any:
+        return self.work(*task, look=self.look)
