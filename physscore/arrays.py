@@ -273,6 +273,7 @@ def inverse_planes(modes: Array, sides: Sequence[int]) -> Array:
         if len(real) == len(modes):
             return np.asarray(real)  # all in the cache: nothing to pack
         packed[slab] = real
+        del real  # before the next is made
     return packed
 
 

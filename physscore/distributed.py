@@ -11,9 +11,8 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
@@ -30,10 +29,12 @@ from physscore.energies.lognormal import LognormalField
 from physscore.energies.random_field import GaussianRandomField
 from physscore.grid import Grid, WavenumberTable
 from physscore.modes import multiply, sum_power
-from physscore.processes import world
+from physscore.processes import on_root, world
 from physscore.slabs import FieldInPieces
-from physscore.store.field_file import FieldFile
-from physscore.store.fields import FieldWriter, put_planes
+
+if TYPE_CHECKING:  # h5py takes 12 MB, and of several processes often only the first needs it
+    from physscore.store.field_file import FieldFile
+    from physscore.store.fields import FieldWriter
 
 _MESSAGE = 1 << 26  # bytes of planes that are sent at once
 _ABOUT, _PLANES = 1, 2  # what a message is
@@ -137,7 +138,7 @@ class SlabDecomposition:
         """Return the field whose planes are ``x``, for ``power_spectrum`` and ``check_field``."""
         if x.shape != self.shape:
             raise InputError(f"x has shape {x.shape}: the planes of this process have {self.shape}")
-        return DistributedField(self, x)
+        return DistributedField(self, lambda: x)
 
     def collect(self, x: Array, write: Callable[[int, int, Array], None]) -> None:
         """Have the first process ``write(start, stop, planes)`` all of a field, a piece at a time."""
@@ -149,7 +150,7 @@ class SlabDecomposition:
             _receive_planes(self.comm, source, self.grid.shape[1:], x.dtype, write)
 
     def _filtered(self, prior: GaussianRandomField, x: Array, name: str) -> Array:
-        modes = self._to_columns(self.field(x).planes)
+        modes = self._to_columns(forward_planes(self.field(x).planes()))
         multiply(modes, prior.wavenumbers, prior.table(name, x.dtype), self.grid.columns(*self.columns))
         return self._to_planes(modes)
 
@@ -162,13 +163,11 @@ class SlabDecomposition:
         del modes
         return inverse_planes(planes, self.grid.shape[1:])
 
-    def _to_columns(self, x: Array) -> Array:
-        """Return the columns of modes of cells."""
-        planes = forward_planes(x)
+    def _to_columns(self, planes: Array) -> Array:
+        """Make columns of modes of what is transformed along all axes but the first."""
         modes = np.empty(self._shapes[0], planes.dtype)
         self._exchange.backward(planes, modes)
         self.sent += self._to_others(planes)
-        del planes
         return forward_along_first(modes)
 
     def _to_others(self, sent: Array) -> int:
@@ -193,11 +192,11 @@ class DistributedField(FieldInPieces):
     decomposition
         How it is shared.
     planes
-        Of this process.
+        Returns those of this process, which are let go as soon as they are transformed.
     """
 
     decomposition: SlabDecomposition
-    planes: Array
+    planes: Callable[[], Array]
 
     @property
     def ndim(self) -> int:
@@ -206,12 +205,12 @@ class DistributedField(FieldInPieces):
 
     def mapped(self, function: Callable[[Array], Array]) -> DistributedField:
         """Return the field of a function of each cell."""
-        return DistributedField(self.decomposition, function(self.planes))
+        return DistributedField(self.decomposition, lambda: function(self.planes()))
 
     def sum_power(self, wavenumbers: WavenumberTable, weights: Any) -> npt.NDArray[np.float64]:
         """Return the sums of |modes|^2, unnormalised, for each entry of the table."""
         cut = self.decomposition
-        modes = cut._to_columns(self.planes)
+        modes = cut._to_columns(forward_planes(self.planes()))
         sums = sum_power(modes, modes, wavenumbers, weights, cut.grid.columns(*cut.columns))
         return np.asarray(cut._total(sums))
 
@@ -249,8 +248,8 @@ def write_field(
     number: int,
     **kind: Any,
 ) -> None:
-    """Make a field in all processes, compare it with its spectrum, and write it: the first process does, if
-    h5py has no parallel HDF5.
+    """Make a field in all processes, write it, and compare it with its spectrum: the first process writes,
+    if h5py has no parallel HDF5.
 
     Parameters
     ----------
@@ -261,21 +260,30 @@ def write_field(
     prior, number, kind
         What field it is; see ``SlabDecomposition.sample``.
     """
-    planes = cut.sample(prior, number, **kind)
-    field = cut.field(planes)
-    measured = power_spectrum(field, cut.grid)
-    check = check_field(field, prior) if isinstance(prior, LognormalField) else measured.compare(prior.power)
-
-    if h5py.get_config().mpi:
-        _write_at_once(writer, cut, number, planes)
+    planes = [cut.sample(prior, number, **kind)]
+    if on_root(cut.comm, _has_parallel_hdf5):
+        _write_at_once(writer, cut, number, planes[0])
     else:
-        cut.collect(planes, partial(_write, writer, number))
+        cut.collect(planes[0], partial(_write, writer, number))
+    check = check_field(cut.field(planes[0]), prior) if isinstance(prior, LognormalField) else None
+    measured = power_spectrum(DistributedField(cut, planes.pop), cut.grid)  # its modes need the memory
+    check = check or measured.compare(prior.power)
     if writer is not None:
         writer.complete(number, measured, check)
 
 
+def _has_parallel_hdf5() -> bool:
+    import h5py
+
+    return bool(h5py.get_config().mpi)
+
+
 def _write_at_once(writer: FieldWriter | None, cut: SlabDecomposition, number: int, x: Array) -> None:
     """Have each process write its planes, by parallel HDF5."""
+    import h5py
+
+    from physscore.store.fields import put_planes
+
     with (
         writer.aside() if writer is not None else nullcontext() as part,
         h5py.File(cut.comm.bcast(part), "r+", driver="mpio", comm=cut.comm) as file,

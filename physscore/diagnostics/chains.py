@@ -205,7 +205,7 @@ def mixing_verdict(
 
 def _r_hat_limit(found: _Floats, ess: _Floats, draws: int, chains: int) -> _Floats:
     """Return the largest R-hat that passes, component by component."""
-    from scipy import stats
+    from scipy.special import fdtri
 
     half, half_chains = draws // 2, 2 * chains
     limit = np.full(found.shape, _R_HAT)
@@ -214,7 +214,8 @@ def _r_hat_limit(found: _Floats, ess: _Floats, draws: int, chains: int) -> _Floa
     least = min(half, max(5.0, min(half / 5, shared, 50.0)))
     worth = np.clip(ess[doubtful] / half_chains, least, half)
     chance = _FALSE_ALARMS / (2 * max(1, found.size))
-    ratio = stats.f.isf(chance, half_chains - 1, half_chains * (worth - 1))
+    # F of (a, b) degrees is above x where F of (b, a) is below 1 / x.
+    ratio = 1 / fdtri(half_chains * (worth - 1), half_chains - 1, chance)
     limit[doubtful] = np.sqrt(1 - 1 / half + np.maximum(ratio / worth, 1 / least))
     return np.asarray(np.maximum(limit, _R_HAT))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import chdtr, chdtrc, ndtri
 
 from physscore.arrays import on_gpu
 from physscore.core import Array
@@ -148,12 +149,10 @@ def pool(chi2: Array, dof: Array, amplitude: Array, amplitude_error: Array) -> V
 
 
 def _verdict(chi2: float, dof: int, statistic: float, modes: float) -> Verdict:
-    from scipy import stats
-
     return Verdict(
         chi2=chi2,
         dof=dof,
-        p_value=float(stats.chi2.sf(chi2, dof)),
+        p_value=float(chdtrc(dof, chi2)),
         amplitude=statistic / modes,
         amplitude_error=float(np.sqrt(2 / modes)),
         amplitude_pull=float(_normal_score(np.array([statistic]), np.array([modes]))[0]),
@@ -162,9 +161,7 @@ def _verdict(chi2: float, dof: int, statistic: float, modes: float) -> Verdict:
 
 def _normal_score(statistic: _Floats, dof: _Floats) -> _Floats:
     """Return the standard normal deviates as improbable as chi-square values are, tail by tail."""
-    from scipy import stats
-
     upper = statistic > dof
-    lower_tail = stats.norm.isf(np.maximum(stats.chi2.sf(statistic, dof), 1e-300))
-    upper_tail = stats.norm.ppf(np.maximum(stats.chi2.cdf(statistic, dof), 1e-300))
-    return np.asarray(np.where(upper, lower_tail, upper_tail))
+    tail = np.where(upper, chdtrc(dof, statistic), chdtr(dof, statistic))
+    score = ndtri(np.maximum(tail, 1e-300))
+    return np.asarray(np.where(upper, -score, score))

@@ -9,6 +9,7 @@ is as diagonal in these waves as in modes.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
@@ -81,9 +82,11 @@ class Waves:
 
     def transform(self, fields: Array) -> Array:
         """Return the amplitudes of fields, or the fields of amplitudes, both (n, d)."""
-        rows = fields.reshape(len(fields), -1)
+        return self._each(_transform_rows, fields.reshape(len(fields), -1))
+
+    def _each(self, work: Callable[..., None], rows: Array) -> Array:
         out = np.empty_like(rows, np.float64)
-        parallel(_transform_rows, len(rows), self.numbers, rows, out, at_least=max(1, 4096 // rows.shape[1]))
+        parallel(work, len(rows), self.numbers, rows, out, at_least=max(1, 4096 // rows.shape[1]))
         return out
 
     def variances(self, scale: Array) -> npt.NDArray[np.float64]:
@@ -95,7 +98,7 @@ class Waves:
 
     def unwhiten(self, y: Array) -> Array:
         """Return the fields (n, *shape) at ``y``."""
-        return (self.mean + self.transform(self.std * y)).reshape(-1, *self.shape)
+        return self._each(_unwhiten_rows, y).reshape(-1, *self.shape)
 
     def whiten(self, x: Array) -> Array:
         """Return the coordinates of fields; 0 where a variance is."""
@@ -160,6 +163,17 @@ def _transform_rows(numbers, rows, out, start, stop):
         block = rows[low:high].T.copy()
         _transform(numbers, block)
         out[low:high] = block.T
+
+
+@compiled
+def _unwhiten_rows(numbers, rows, out, start, stop):
+    """Fill ``out`` with the fields at rows, some of them at a time."""
+    for low in range(start, stop, _TOGETHER):
+        high = min(low + _TOGETHER, stop)
+        z = rows[low:high].T.copy()
+        x = np.empty_like(z)
+        unwhiten_waves(numbers, z, x)
+        out[low:high] = x.T
 
 
 @njit(nogil=True, error_model="numpy")

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from physscore.evidence.job import Job, Look, Unit, quiet
 from physscore.kernels.team import Team
+from physscore.sampling.sharing import Ranks
 from physscore.workers import Workers
 
 Task = tuple[Any, ...]
@@ -67,19 +68,16 @@ def shared_out(
     """Yield the number of each task and what ``work`` makes of it, as it is done.
 
     Who gets one may add more to ``tasks``, each of so many ``steps``. Under ``mpiexec`` all processes call
-    this, and all get everything, a round of one task each at a time.
+    this, and all get everything.
     """
-    if isinstance(team, Workers):
-        if len(tasks) > 1:
-            yield from team.each(work, "__call__", tasks, lambda done: look(steps * done))
-            return
-        team = None  # one task has all threads here
-    here, done = _Here(work, look), 0
-    while done < len(tasks):  # which may grow
-        some = tasks[done : done + (1 if team is None else team.size)]
-        found = [here.moved(*some[0])] if team is None else team.run(here, some)
-        yield from enumerate(found, done)
-        done += len(some)
+    here = _Here(work, look)
+    if isinstance(team, Ranks):
+        yield from team.each(here, tasks)
+    elif isinstance(team, Workers) and len(tasks) > 1:
+        yield from team.each(work, "__call__", tasks, lambda done: look(steps * done))
+    else:  # one task has all threads here
+        for number, task in enumerate(tasks):  # which may grow
+            yield number, here.moved(*task)
 
 
 class _Here:

@@ -3,6 +3,7 @@ are told what to move."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,8 @@ from physscore.core import InputError
 from physscore.kernels.team import Call, Team, sharing
 from physscore.processes import world
 from physscore.workers import Workers
+
+_TOGETHER = 10.0  # seconds between two exchanges of what was done, if that was more than one call
 
 
 class Ranks(Team):
@@ -24,6 +27,22 @@ class Ranks(Team):
         rank = self.comm.rank
         mine = loop.moved(*calls[rank]) if rank < len(calls) else None
         return [found for found in self.comm.allgather(mine) if found is not None]
+
+    def each(self, thing: Any, calls: list[Call]) -> Iterator[tuple[int, Any]]:
+        """Yield, everywhere, the number of each call and what ``thing.moved`` returns.
+
+        ``calls`` may grow meanwhile. They wait for each other every few seconds: after each call, the
+        slower one would always be waited for.
+        """
+        done, turns = 0, 1
+        while done < len(calls):
+            some, begun = calls[done : done + turns * self.size], time.monotonic()
+            found = self.comm.allgather([thing.moved(*call) for call in some[self.comm.rank :: self.size]])
+            turns = max(1, int(_TOGETHER * len(found[0]) / max(time.monotonic() - begun, 1e-6)))
+            turns = self.comm.bcast(turns)
+            for i in range(len(some)):
+                yield done + i, found[i % self.size][i // self.size]
+            done += len(some)
 
 
 @contextmanager
