@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import resource
 import signal
 import subprocess
@@ -109,6 +110,27 @@ def measured(n: int, ranks: int, threads: int, repeats: int = 5) -> dict[str, An
     return found
 
 
+COMMAND = """
+import atexit, resource, sys
+from physscore.cli import main
+
+atexit.register(lambda: print("peak", 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, flush=True))
+main(sys.argv[1:])
+"""
+
+
+def peak_of_command(n: int, ranks: int) -> int:
+    """Return the largest memory of a process of ``mpiexec physscore field``, in bytes."""
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        command = ["mpiexec", "-n", str(ranks)] * (ranks > 1) + [sys.executable, "-c", COMMAND]
+        job = f"field --grid {n} --box 1000 --spectrum powerlaw:index=-1.5,amplitude=100 -o {folder}/f.h5"
+        environment = {**os.environ, "PHYSSCORE_THREADS": "1"}
+        done = subprocess.run(
+            [*command, *job.split()], check=True, capture_output=True, text=True, env=environment
+        )
+        return max(int(found) for found in re.findall(r"peak (\d+)", done.stdout))
+
+
 def processes() -> None:
     """The same field by one process and by several: time, memory, and what is exchanged."""
     for n in (128, 256):
@@ -129,6 +151,12 @@ def processes() -> None:
         show(
             f"memory of a process, 384^3 by {ranks}", "3.2 field / P + 150 MB",
             f"{found['peak'] / 1e6:.0f} MB, of {limit / 1e6:.0f}; {more:.2f} fields / P of its own",
+        )  # fmt: skip
+        whole, small = peak_of_command(384, ranks), peak_of_command(16, ranks)
+        more = (whole - small) / (own / ranks)
+        show(
+            "    of the command, which also writes and checks it", "3.2 field / P + 150 MB",
+            f"{whole / 1e6:.0f} MB, of {limit / 1e6:.0f}; {more:.2f} fields / P of its own",
         )  # fmt: skip
     for ranks in (2, 4):
         n = 128

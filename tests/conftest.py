@@ -2,6 +2,8 @@
 
 import os
 
+# What tests start would else compile the package's Python anew each time, a third of a second.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("PHYSSCORE_THREADS", "1")
