@@ -101,10 +101,10 @@ def cost_of_fields(
     if memory is not None:
         need, scratch = memory, spectrum
     else:
-        # The field takes the place of its spectrum; while it is measured, both are there, and where
-        # processes exchange columns for planes, a second spectrum.
-        fields = 2 if lognormal else 1  # one of them its logarithm
-        need = tables + fields * field // processes + (2 if processes > 1 else 1) * spectrum // processes
+        # The field takes the place of its spectrum. While it is measured, both are there; where processes
+        # exchange columns for planes two spectra are, and at the end no field.
+        copies = (2 * spectrum if processes > 1 else spectrum + field) + (field if lognormal else 0)
+        need = tables + copies // processes
         scratch = 0
     through_disk = n * field + (n * 4 * spectrum + n * field if memory is not None else 0)
     seconds = n * _seconds_of_field(grid, precision) * (1.5 if lognormal else 1.0) / processes
