@@ -17,6 +17,7 @@ from physscore.energies.random_field import GaussianRandomField
 from physscore.slabs import FieldInPieces
 
 _Floats = npt.NDArray[np.float64]
+_AT_ONCE = 1 << 18  # entries of a table
 
 
 @dataclass(frozen=True)
@@ -83,27 +84,27 @@ class Comparison(Verdict):
 
 def compare(measured: PowerSpectrum, shells: Shells, power: _Floats) -> Comparison:
     """Compare the sums behind a spectrum with the model's power at each entry of their table."""
-    compared = (shells.bins >= 0) & (shells.counts > 0)
-    compared[compared] = power[compared] + shells.noise[compared] / shells.counts[compared] > 0
-    bins, counts, noise = shells.bins[compared], shells.counts[compared], shells.noise[compared]
-    sums, power, k = shells.sums[compared], power[compared], shells.k[compared]
-    expected = power + noise / counts
-    n = shells.n_fields
-
-    def over_bins(values: Array) -> _Floats:
-        return np.asarray(np.bincount(bins, values, len(measured.k))[modes_of_bins > 0], np.float64)
-
-    modes_of_bins = np.bincount(bins, counts, len(measured.k))
-    modes = over_bins(counts)
-    statistic = over_bins(sums / expected)
+    n, n_bins = shells.n_fields, len(measured.k)
+    totals = np.zeros((6, n_bins))
+    for start in range(0, len(power), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        bins, counts, noise = shells.bins[part], shells.counts[part], shells.noise[part]
+        compared = (bins >= 0) & (counts > 0)
+        compared[compared] = power[part][compared] + noise[compared] / counts[compared] > 0
+        bins, counts, noise = bins[compared], counts[compared], noise[compared]
+        sums, model, k = shells.sums[part][compared], power[part][compared], shells.k[part][compared]
+        expected = model + noise / counts
+        found = (counts, sums / expected, sums / n - noise, model * counts, expected * counts, counts * k)
+        for total, values in zip(totals, found, strict=True):
+            total += np.bincount(bins, values, n_bins)
+    modes, statistic, *others = totals[:, totals[0] > 0]
+    measured_power, model_power, expected_power, k = (total / modes for total in others)
     pulls = _normal_score(statistic, n * modes)
-    model_power = over_bins(power * counts) / modes
-    measured_power = over_bins(sums / n - noise) / modes
     verdict = _verdict(float(pulls @ pulls), len(pulls), float(statistic.sum()), n * float(modes.sum()))
     return Comparison(
-        k=over_bins(counts * k) / modes,
+        k=k,
         measured=measured_power,
-        error=over_bins(expected * counts) / modes * np.sqrt(2 / (n * modes)),
+        error=expected_power * np.sqrt(2 / (n * modes)),
         model=model_power,
         ratio=measured_power / model_power,
         pulls=pulls,

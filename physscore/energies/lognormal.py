@@ -75,10 +75,8 @@ class LognormalField(Prior):
         power, self.power = gaussian_power(grid, target)
         self.gaussian = GaussianRandomField.from_modes(grid, self.wavenumbers, power)
         self.shift = self.gaussian.variance / 2
-        self.excess = np.zeros_like(target)
-        with np.errstate(divide="ignore"):
-            np.divide(self.power - target, target, out=self.excess, where=self.power > target)
-        if unmet := self.unmet():
+        self._unmet = self._find_unmet(_excess(self.power, target))
+        if unmet := self._unmet:
             warnings.warn(
                 f"no lognormal field has this spectrum: at {100 * unmet['share']:.3g}% of the modes, "
                 f"with k from {unmet['k_min']:.4g} to {unmet['k_max']:.4g}, its power is too high, "
@@ -92,7 +90,15 @@ class LognormalField(Prior):
 
         ``share`` of the modes, ``k_min`` and ``k_max`` among them, and the largest ``excess``.
         """
-        over = self.excess > _MET_WITHIN
+        return self._unmet
+
+    @property
+    def excess(self) -> _Floats:
+        """Ratio of the power of delta to the target minus 1, over ``wavenumbers``: 0 where it is met."""
+        return _excess(self.power, power_of_modes(self.wavenumbers, self.spectrum))
+
+    def _find_unmet(self, excess: _Floats) -> dict[str, float] | None:
+        over = excess > _MET_WITHIN
         if not over.any():
             return None
         k = self.wavenumbers.k[over]
@@ -100,7 +106,7 @@ class LognormalField(Prior):
             "share": float(self.wavenumbers.counts[over].sum() / self.grid.n_cells),
             "k_min": float(k.min()),
             "k_max": float(k.max()),
-            "excess": float(self.excess[over].max()),
+            "excess": float(excess[over].max()),
         }
 
     def sample(
@@ -199,6 +205,13 @@ class LognormalField(Prior):
 
     def __repr__(self) -> str:
         return f"LognormalField({self.grid!r}, {self.spectrum!r})"
+
+
+def _excess(power: _Floats, target: _Floats) -> _Floats:
+    excess = np.zeros_like(target)
+    with np.errstate(divide="ignore"):
+        np.divide(power - target, target, out=excess, where=power > target)
+    return excess
 
 
 def gaussian_power(grid: Grid, target: _Floats) -> tuple[_Floats, _Floats]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -91,10 +92,14 @@ class GaussianRandomField(Prior):
         if self.n_free_modes == 0:
             raise InputError("spectrum is zero at every mode of the grid: there is nothing to sample")
         self._eigenvalues = self.power * (grid.n_cells / grid.volume)
-        self._inverse_eigenvalues = np.zeros_like(self.power)
-        np.divide(1.0, self._eigenvalues, out=self._inverse_eigenvalues, where=free)
         log_det = float(counts @ np.log(self._eigenvalues[free]))
         self._log_normalisation = 0.5 * (self.n_free_modes * math.log(2 * math.pi) + log_det)
+
+    @cached_property
+    def _inverse_eigenvalues(self) -> Array:  # which sampling does not need
+        inverse = np.zeros_like(self.power)
+        np.divide(1.0, self._eigenvalues, out=inverse, where=self.power > 0)
+        return inverse
 
     @property
     def variance(self) -> float:

@@ -25,7 +25,7 @@ from physscore.store.fields import FieldWriter
 from physscore.store.hdf5 import require_space, reserve, unwritten, writing
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_OF_OCTANT = 64  # bytes for an entry of the tables over the octant, of which a lognormal field has several
+_OF_OCTANT = 80  # bytes for an entry of the tables over the octant, of which a lognormal field has several
 
 
 def bytes_of(text: str) -> int:
