@@ -115,7 +115,7 @@ import atexit, resource, sys
 from physscore.cli import main
 
 atexit.register(lambda: print("peak", 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, flush=True))
-main(sys.argv[1:])
+main()
 """
 
 

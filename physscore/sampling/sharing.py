@@ -13,7 +13,7 @@ from physscore.kernels.team import Call, Team, sharing
 from physscore.processes import world
 from physscore.workers import Workers
 
-_TOGETHER = 10.0  # seconds between two exchanges of what was done, if that was more than one call
+_TOGETHER = 20.0  # seconds between two exchanges of what was done, if that was more than one call
 
 
 class Ranks(Team):
