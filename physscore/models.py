@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Sequence
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,13 @@ def own_files() -> list[Path]:
     return list(_own.values())
 
 
+class _FromSource(SourceFileLoader):
+    """Keeps no bytecode, which Python would take for that of a file that was edited in the same second."""
+
+    def get_code(self, fullname: str) -> Any:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def load_file(path: Path) -> Any:
     """Return a user's file as a module.
 
@@ -195,7 +203,7 @@ def load_file(path: Path) -> Any:
         If it cannot be loaded.
     """
     name = f"model_{path.stem}"  # a user's json.py takes no other module's place
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=_FromSource(name, str(path)))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
