@@ -267,7 +267,8 @@ def write_field(
         cut.collect(planes[0], partial(_write, writer, number))
     check = check_field(cut.field(planes[0]), prior) if isinstance(prior, LognormalField) else None
     measured = power_spectrum(DistributedField(cut, planes.pop), cut.grid)  # its modes need the memory
-    check = check or measured.compare(prior.power)
+    if check is None:
+        check = measured.compare(prior.power)
     if writer is not None:
         writer.complete(number, measured, check)
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Protocol
 
 from physscore.evidence.job import Job, Look, Unit, quiet
@@ -70,21 +71,11 @@ def shared_out(
     Who gets one may add more to ``tasks``, each of so many ``steps``. Under ``mpiexec`` all processes call
     this, and all get everything.
     """
-    here = _Here(work, look)
+    here = partial(work, look=look)
     if isinstance(team, Ranks):
         yield from team.each(here, tasks)
     elif isinstance(team, Workers) and len(tasks) > 1:
         yield from team.each(work, "__call__", tasks, lambda done: look(steps * done))
     else:  # one task has all threads here
         for number, task in enumerate(tasks):  # which may grow
-            yield number, here.moved(*task)
-
-
-class _Here:
-    """Work that this process does, and shows."""
-
-    def __init__(self, work: Work, look: Look) -> None:
-        self.work, self.look, self.target = work, look, work.target
-
-    def moved(self, *task: Any) -> Any:
-        return self.work(*task, look=self.look)
+            yield number, here(*task)

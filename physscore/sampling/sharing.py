@@ -4,7 +4,7 @@ are told what to move."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,8 +28,8 @@ class Ranks(Team):
         mine = loop.moved(*calls[rank]) if rank < len(calls) else None
         return [found for found in self.comm.allgather(mine) if found is not None]
 
-    def each(self, thing: Any, calls: list[Call]) -> Iterator[tuple[int, Any]]:
-        """Yield, everywhere, the number of each call and what ``thing.moved`` returns.
+    def each(self, work: Callable[..., Any], calls: list[Call]) -> Iterator[tuple[int, Any]]:
+        """Yield, everywhere, the number of each call and what ``work(*call)`` returns.
 
         ``calls`` may grow meanwhile. They wait for each other every few seconds: after each call, the
         slower one would always be waited for.
@@ -37,7 +37,7 @@ class Ranks(Team):
         done, turns = 0, 1
         while done < len(calls):
             some, begun = calls[done : done + turns * self.size], time.monotonic()
-            found = self.comm.allgather([thing.moved(*call) for call in some[self.comm.rank :: self.size]])
+            found = self.comm.allgather([work(*call) for call in some[self.comm.rank :: self.size]])
             turns = max(1, int(_TOGETHER * len(found[0]) / max(time.monotonic() - begun, 1e-6)))
             turns = self.comm.bcast(turns)
             for i in range(len(some)):
