@@ -63,9 +63,11 @@ def _world() -> Any:
             warnings.simplefilter("ignore")  # of another MPI, which is said below
             from mpi4py import MPI
             from mpi4py.util import pkl5
+            from threadpoolctl import threadpool_limits
     except ImportError:
         raise InputError(
-            'a job of several processes needs MPI: pip install "physscore[mpi]", or start it without mpiexec'
+            "a job of several processes needs mpi4py and threadpoolctl: "
+            'pip install "physscore[mpi]", or start it without mpiexec'
         ) from None
     comm = pkl5.Intracomm(MPI.COMM_WORLD)  # whose messages may be of more than 2 GiB, with any MPI
     claimed = max(int(os.environ.get(name, 1)) for name in _LAUNCHED[:2])
@@ -84,6 +86,9 @@ def _world() -> Any:
     mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else {0}
     sharing = sum(1 for other in here.allgather(mine) if other & mine)
     os.environ.setdefault("PHYSSCORE_THREADS", str(max(1, n_threads() // sharing)))
+    if "OMP_NUM_THREADS" not in os.environ:  # what BLAS and torch take in energies of the user's own
+        os.environ["OMP_NUM_THREADS"] = str(n_threads())
+        threadpool_limits(n_threads())
     here.Free()
     return comm
 

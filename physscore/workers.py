@@ -11,7 +11,7 @@ import pickle
 import signal
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -44,8 +44,8 @@ class Workers(Team):
         self._things: dict[int, tuple[Any, bytes]] = {}
         for _ in range(size):
             here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(there, max(1, n_threads() // size), own_files()))
-            with ignored_by_children():
+            process = context.Process(target=_serve, args=(there, own_files()))
+            with ignored_by_children(), _threads_of_children(max(1, n_threads() // size)):
                 process.start()
             there.close()
             self._processes.append(process)
@@ -139,10 +139,25 @@ def _ended() -> InputError:
     )
 
 
-def _serve(link: Connection, threads: int, own: list[Path]) -> None:
+@contextmanager
+def _threads_of_children(n: int) -> Iterator[None]:
+    """Have processes that are started inside use ``n`` threads, of ours and of BLAS, which asks as it is loaded."""
+    before = {name: os.environ.get(name) for name in ("PHYSSCORE_THREADS", "OMP_NUM_THREADS")}
+    os.environ["PHYSSCORE_THREADS"] = str(n)
+    os.environ.setdefault("OMP_NUM_THREADS", str(n))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _serve(link: Connection, own: list[Path]) -> None:
     """Do what comes through the pipe, until it is closed; Ctrl-C is the parent's business."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["PHYSSCORE_THREADS"] = str(threads)
     for path in own:
         load_file(path)
     things: dict[int, Any] = {}

@@ -138,7 +138,7 @@ def test_what_is_for_one_process(command, tmp_path):
 
 
 @pytest.mark.parametrize(("started", "words"), [
-    ({"PMI_SIZE": "2", "PYTHONPATH": "."}, "several processes needs MPI: pip install"),
+    ({"PMI_SIZE": "2", "PYTHONPATH": "."}, "several processes needs mpi4py and threadpoolctl: pip install"),
     ({"OMPI_COMM_WORLD_SIZE": "4"}, "4 processes were started, but mpi4py, of"),
 ])  # fmt: skip
 def test_an_mpi_that_does_not_fit_is_said(started, words, tmp_path):
@@ -172,6 +172,23 @@ def test_what_is_wrong_is_said_once(tmp_path):
         assert done.returncode == 2
         assert done.stderr.count(words) == 1, done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_processes_share_the_threads_of_blas():
+    script = """
+import os
+os.environ.pop("OMP_NUM_THREADS", None)
+import numpy
+from threadpoolctl import threadpool_info
+from physscore.processes import world
+
+most = len(os.sched_getaffinity(0))
+assert {library["num_threads"] for library in threadpool_info()} == {most}
+world()
+assert {library["num_threads"] for library in threadpool_info()} == {1}
+"""
+    done = mpiexec(2, "-c", script)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 LOG_Z = """

@@ -25,6 +25,9 @@ class Thing:
             os.kill(os.getpid(), signal.SIGKILL)
         return np.zeros(10**6)  # much larger than a pipe's buffer
 
+    def threads(self):
+        return os.environ["PHYSSCORE_THREADS"], os.environ["OMP_NUM_THREADS"]
+
     def unsendable(self):
         return lambda: None
 
@@ -48,6 +51,17 @@ def test_what_fails_is_raised():
             list(workers.each(Thing(), "unsendable", [()]))
         with pytest.raises(InputError, match=r"workers is 1, but <function .* cannot be sent"):
             workers.run(Thing(lambda: None), [(1,)])
+
+
+@pytest.mark.parametrize(("own", "expected"), [(None, ("2", "2")), ("3", ("2", "3"))])
+def test_they_share_the_threads_of_ours_and_of_blas(monkeypatch, own, expected):
+    monkeypatch.setenv("PHYSSCORE_THREADS", "4")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if own is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", own)
+    with Workers(2) as workers:
+        assert [found for _, found in workers.each(Thing(), "threads", [(), ()])] == [expected] * 2
+    assert (os.environ["PHYSSCORE_THREADS"], os.environ.get("OMP_NUM_THREADS")) == ("4", own)
 
 
 def test_nobody_waits_for_one_that_was_killed():
