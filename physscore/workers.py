@@ -141,7 +141,7 @@ def _ended() -> InputError:
 
 @contextmanager
 def _threads_of_children(n: int) -> Iterator[None]:
-    """Have processes that are started inside use ``n`` threads, of ours and of BLAS, which asks as it is loaded."""
+    """Have processes started inside use ``n`` threads, of ours and of BLAS, which asks as it is loaded."""
     before = {name: os.environ.get(name) for name in ("PHYSSCORE_THREADS", "OMP_NUM_THREADS")}
     os.environ["PHYSSCORE_THREADS"] = str(n)
     os.environ.setdefault("OMP_NUM_THREADS", str(n))
