@@ -1,4 +1,4 @@
-"""What an array needs around it: its device, threads, the FFT, checked inputs, and the memory there is.
+"""What an array needs around it: its device, threads, checked inputs, and the memory there is.
 
 Threads are given explicitly to every FFT and every compiled loop; nothing that happens to be
 installed changes their number. Results never depend on it.
@@ -6,9 +6,8 @@ installed changes their number. Results never depend on it.
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -202,93 +201,6 @@ def contiguous(x: Array) -> Array:
 def to_host(x: Any) -> Array:
     """Return ``x`` as a NumPy array."""
     return cast(Array, cupy().asnumpy(x)) if on_gpu(x) else np.asarray(x)
-
-
-def forward_ffts(x: Array) -> Array:
-    """Return the unnormalised half spectra of fields (n, *shape) on a card."""
-    from physscore.cuda import fft
-
-    return cast(Array, fft.forward_fft(x))
-
-
-def inverse_ffts(modes: Array, shape: Sequence[int]) -> Array:
-    """Return the unnormalised real fields (n, *shape) of half spectra on a card, which are used up."""
-    from physscore.cuda import fft
-
-    return cast(Array, fft.inverse_fft(modes, shape))
-
-
-def forward_fft(x: Array) -> Array:
-    """Return the unnormalised half spectrum of one real array, sum_x x exp(-ikx), over all axes."""
-    if on_gpu(x):
-        return cast(Array, forward_ffts(x[np.newaxis])[0])
-    import scipy.fft
-
-    return np.asarray(scipy.fft.rfftn(x, workers=n_threads()))
-
-
-# The inverse goes slab by slab along the first axis, each small enough to stay in the cache between
-# its passes; only the transform along the first axis crosses all memory. That is faster than irfftn,
-# and the slabs can take the place of their spectrum.
-_SLAB_BYTES = 1 << 21
-
-
-def inverse_fft(modes: Array, shape: Sequence[int]) -> Array:
-    """Return sum_k modes exp(ikx), unnormalised, as a real array of ``shape``.
-
-    ``modes`` is used up: the real array takes its place in memory, packed from the front, since a
-    slab never reaches past the slabs that were read before it.
-    """
-    if on_gpu(modes):
-        return cast(Array, inverse_ffts(modes[np.newaxis], shape)[0])
-    if len(shape) == 1:
-        import scipy.fft
-
-        return np.asarray(scipy.fft.irfft(modes, n=shape[0], norm="forward", workers=n_threads()))
-    return inverse_planes(inverse_along_first(modes), shape[1:])
-
-
-def inverse_along_first(modes: Array) -> Array:
-    """Do the part of :func:`inverse_fft` along the first axis, in place."""
-    import scipy.fft
-
-    done = scipy.fft.ifft(modes, axis=0, norm="forward", overwrite_x=True, workers=n_threads())
-    return np.asarray(done)
-
-
-def inverse_planes(modes: Array, sides: Sequence[int]) -> Array:
-    """Do the rest of :func:`inverse_fft`: return real planes (n, *sides), in the memory of ``modes``."""
-    import scipy.fft
-
-    workers = n_threads()
-    shape = (len(modes), *sides)
-    packed = modes.reshape(-1).view(modes.real.dtype)[: math.prod(shape)].reshape(shape)
-    planes = max(1, workers * _SLAB_BYTES // modes[0].nbytes)
-    for start in range(0, len(modes), planes):
-        slab = slice(start, start + planes)
-        part = modes[slab]
-        if len(sides) == 2:
-            part = scipy.fft.ifft(part, axis=1, norm="forward", overwrite_x=True, workers=workers)
-        real = scipy.fft.irfft(part, n=sides[-1], axis=-1, norm="forward", workers=workers)
-        if len(real) == len(modes):
-            return np.asarray(real)  # all in the cache: nothing to pack
-        packed[slab] = real
-        del real  # before the next is made
-    return packed
-
-
-def forward_planes(x: Array) -> Array:
-    """Return the unnormalised half spectra of planes (n, *sides)."""
-    import scipy.fft
-
-    return np.asarray(scipy.fft.rfftn(x, axes=range(1, x.ndim), workers=n_threads()))
-
-
-def forward_along_first(modes: Array) -> Array:
-    """Make whole half spectra of those of planes, in place."""
-    import scipy.fft
-
-    return np.asarray(scipy.fft.fft(modes, axis=0, overwrite_x=True, workers=n_threads()))
 
 
 def floating_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from physscore.arrays import n_threads
 from physscore.diagnostics.power import power_spectrum
+from physscore.distributed import MESSAGE, pieces_of
 from physscore.energies.random_field import GaussianRandomField
 from physscore.grid import Grid, table_size
 from physscore.spectra import PowerLaw
@@ -101,10 +102,13 @@ def cost_of_fields(
     if memory is not None:
         need, scratch = memory, spectrum
     else:
-        # The field takes the place of its spectrum. While it is measured, both are there; where processes
-        # exchange columns for planes two spectra are, and at the end no field.
-        copies = (2 * spectrum if processes > 1 else spectrum + field) + (field if lognormal else 0)
-        need = tables + copies // processes
+        # The field takes the place of its spectrum. While it is measured, both are there; processes that
+        # share it let go of it, and have what they exchange or write at a time.
+        copies = float(spectrum + field)
+        if processes > 1:
+            exchanged = 2 * spectrum / len(pieces_of(grid.half_shape[1], processes))
+            copies = spectrum + exchanged + 2 * min(field, processes * MESSAGE)
+        need = tables + int(copies + lognormal * field) // processes
         scratch = 0
     through_disk = n * field + (n * 4 * spectrum + n * field if memory is not None else 0)
     seconds = n * _seconds_of_field(grid, precision) * (1.5 if lognormal else 1.0) / processes

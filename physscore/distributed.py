@@ -1,42 +1,37 @@
 """Fields spread over MPI processes: each has some planes of cells, and in between some columns of modes.
 
 Noise is counted by place, so each process draws the columns it has, and a field does not depend on how many
-there are. mpi4py-fft exchanges columns for planes.
+there are. mpi4py-fft exchanges columns for planes, some of all processes at a time: a process holds no others
+beside its planes.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from physscore.arrays import (
+from physscore.core import Array, InputError
+from physscore.energies.lognormal import LognormalField
+from physscore.energies.random_field import GaussianRandomField
+from physscore.fft import (
     forward_along_first,
     forward_planes,
     inverse_along_first,
     inverse_planes,
+    planes_with_room,
 )
-from physscore.core import Array, InputError
-from physscore.diagnostics.comparison import Comparison, check_field
-from physscore.diagnostics.power import PowerSpectrum, power_spectrum
-from physscore.energies.lognormal import LognormalField
-from physscore.energies.random_field import GaussianRandomField
 from physscore.grid import Grid, WavenumberTable
 from physscore.modes import multiply, sum_power
-from physscore.processes import on_root, world
+from physscore.processes import world
 from physscore.slabs import FieldInPieces
 
-if TYPE_CHECKING:  # h5py takes 12 MB, and of several processes often only the first needs it
-    from physscore.store.field_file import FieldFile
-    from physscore.store.fields import FieldWriter
-
-_MESSAGE = 1 << 26  # bytes of planes that are sent at once
+_PIECES = 8  # of columns, if all processes have some of each
+MESSAGE = 1 << 24  # bytes of planes that are sent at once
 _ABOUT, _PLANES = 1, 2  # what a message is
 
 
@@ -56,8 +51,6 @@ class SlabDecomposition:
     ----------
     planes : (start, stop)
         Of this process, along the first axis of fields: these are arrays (stop - start, *grid.shape[1:]).
-    columns : (start, stop)
-        Of this process, along the second axis of half spectra.
     sent : int
         Bytes that this process has sent to others in transforms.
 
@@ -83,14 +76,15 @@ class SlabDecomposition:
                 f"share: there are {self.comm.size}"
             )
         directions = Subcomm(self.comm, [1, 0, 1][: grid.dim], reorder=False)
-        columns = Pencil(directions, grid.half_shape, axis=0)
-        planes = columns.pencil(1)
-        self._shapes = columns.subshape, planes.subshape
-        self._exchange = columns.transfer(planes, np.result_type(self.dtype, np.complex64))
-        self._sum = MPI.SUM
+        whole = Pencil(directions, grid.half_shape, axis=0).pencil(1)
+        self.planes = (whole.substart[0], whole.substart[0] + whole.subshape[0])
+        self._spectrum = np.result_type(self.dtype, np.complex64)
+        self._pieces = [
+            _Piece.of(directions, grid.half_shape, start, stop, self._spectrum)
+            for start, stop in pieces_of(grid.half_shape[1], self.comm.size)
+        ]
+        self._in_place, self._sum = MPI.IN_PLACE, MPI.SUM
         self.sent = 0
-        self.columns = (columns.substart[1], columns.substart[1] + columns.subshape[1])
-        self.planes = (planes.substart[0], planes.substart[0] + planes.subshape[0])
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -103,8 +97,10 @@ class SlabDecomposition:
     ) -> Array:  # fmt: skip
         """Return the planes of a field: those of ``prior.sample(1, first=number, ...)[0]``, to rounding."""
         draw = prior.modes_of(number, seed=seed, dtype=self.dtype, fixed=fixed, paired=paired)
-        modes = draw(self.grid.columns(*self.columns)).reshape(self._shapes[0])
-        return prior.cells_of(self._to_planes(modes))
+        planes = np.empty((self.shape[0], *self.grid.half_shape[1:]), self._spectrum)
+        for piece in self._pieces:
+            self._to_planes(piece, draw(self.grid.columns(*piece.columns)).reshape(piece.shape), planes)
+        return prior.cells_of(inverse_planes(planes, self.grid.shape[1:]))
 
     def energy(self, prior: GaussianRandomField | LognormalField, x: Array) -> float:
         """Return the energy of the field whose planes are ``x``."""
@@ -138,49 +134,105 @@ class SlabDecomposition:
         """Return the field whose planes are ``x``, for ``power_spectrum`` and ``check_field``."""
         if x.shape != self.shape:
             raise InputError(f"x has shape {x.shape}: the planes of this process have {self.shape}")
-        return DistributedField(self, lambda: x)
+        return DistributedField(self, x)
 
     def collect(self, x: Array, write: Callable[[int, int, Array], None]) -> None:
         """Have the first process ``write(start, stop, planes)`` all of a field, a piece at a time."""
         if self.comm.rank:
-            _send_planes(self.comm, x, *self.planes)
+            send_planes(self.comm, x, *self.planes)
             return
         write(*self.planes, x)
         for source in range(1, self.comm.size):
-            _receive_planes(self.comm, source, self.grid.shape[1:], x.dtype, write)
+            receive_planes(self.comm, source, self.grid.shape[1:], x.dtype, write)
 
     def _filtered(self, prior: GaussianRandomField, x: Array, name: str) -> Array:
-        modes = self._to_columns(forward_planes(self.field(x).planes()))
-        multiply(modes, prior.wavenumbers, prior.table(name, x.dtype), self.grid.columns(*self.columns))
-        return self._to_planes(modes)
-
-    def _to_planes(self, modes: Array) -> Array:
-        """Make cells of columns of modes, which are used up."""
-        modes = inverse_along_first(modes)
-        planes = np.empty(self._shapes[1], modes.dtype)
-        self._exchange.forward(modes, planes)
-        self.sent += self._to_others(modes)
-        del modes
+        planes, factor = forward_planes(self.field(x).planes), prior.table(name, x.dtype)
+        for piece in self._pieces:
+            modes = self._to_columns(piece, planes)
+            multiply(modes, prior.wavenumbers, factor, self.grid.columns(*piece.columns))
+            self._to_planes(piece, modes, planes)
         return inverse_planes(planes, self.grid.shape[1:])
 
-    def _to_columns(self, planes: Array) -> Array:
+    def _to_planes(self, piece: _Piece, modes: Array, planes: Array) -> None:
+        """Transform columns of modes along the first axis, in place, and put them into planes."""
+        part = np.empty(piece.shape_of_planes, modes.dtype)
+        piece.exchange.forward(inverse_along_first(modes), part)
+        planes[:, piece.of_all] = part
+        self.sent += piece.bytes_to_others
+
+    def _to_columns(self, piece: _Piece, planes: Array) -> Array:
         """Make columns of modes of what is transformed along all axes but the first."""
-        modes = np.empty(self._shapes[0], planes.dtype)
-        self._exchange.backward(planes, modes)
-        self.sent += self._to_others(planes)
+        modes = np.empty(piece.shape, planes.dtype)
+        piece.exchange.backward(np.ascontiguousarray(planes[:, piece.of_all]), modes)
+        self.sent += piece.bytes_to_others
         return forward_along_first(modes)
 
-    def _to_others(self, sent: Array) -> int:
-        """Return how many of the bytes that were exchanged have left this process."""
-        (a, b), (c, d) = self.planes, self.columns
-        kept = (b - a) * (d - c) * math.prod(self.grid.half_shape[2:])
-        return int((sent.size - kept) * sent.itemsize)
+    def _sum_power(
+        self, planes: Array, wavenumbers: WavenumberTable, weights: Any
+    ) -> npt.NDArray[np.float64]:
+        """Return the sums over all modes, of what is transformed along all axes but the first."""
 
-    def _total(self, values: Array) -> Array:
-        """Return the sum over all processes."""
-        total = np.empty_like(values)
-        self.comm.Allreduce(values, total, self._sum)
-        return total
+        def power(piece: _Piece) -> npt.NDArray[np.float64]:
+            modes = self._to_columns(piece, planes)
+            return sum_power(modes, modes, wavenumbers, weights, self.grid.columns(*piece.columns))
+
+        total = power(self._pieces[0])
+        for piece in self._pieces[1:]:
+            total += power(piece)
+        return self._total(total)
+
+    def _total(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Turn values into their sum over all processes, in place."""
+        self.comm.Allreduce(self._in_place, values, self._sum)
+        return values
+
+
+def pieces_of(columns: int, processes: int) -> list[tuple[int, int]]:
+    """Return where pieces of all columns start and stop, of which each process has as many as another."""
+    most = max(1, columns // processes)  # of which every process has some
+    width = processes * math.ceil(most / min(_PIECES, most))
+    starts = list(range(0, max(1, columns - processes + 1), width))
+    return list(zip(starts, [*starts[1:], columns], strict=True))
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Some of the columns of all processes.
+
+    Attributes
+    ----------
+    of_all
+        Which, along the second axis.
+    columns
+        Start and stop of those that this process has.
+    shape, shape_of_planes
+        Of these, and of the planes of this process, in this piece.
+    exchange
+        Of one for the other.
+    bytes_to_others
+        What leaves this process in an exchange.
+    """
+
+    of_all: slice
+    columns: tuple[int, int]
+    shape: tuple[int, ...]
+    shape_of_planes: tuple[int, ...]
+    exchange: Any
+    bytes_to_others: int
+
+    @classmethod
+    def of(cls, directions: Any, shape: tuple[int, ...], start: int, stop: int, dtype: Any) -> _Piece:
+        """Return the piece from ``start`` to ``stop``, of half spectra of this shape."""
+        from mpi4py_fft.pencil import Pencil
+
+        columns = Pencil(directions, (shape[0], stop - start, *shape[2:]), axis=0)
+        planes = columns.pencil(1)
+        first, n = start + columns.substart[1], columns.subshape[1]
+        to_others = (shape[0] - planes.subshape[0]) * n * math.prod(shape[2:]) * np.dtype(dtype).itemsize
+        return cls(
+            slice(start, stop), (first, first + n), tuple(columns.subshape), tuple(planes.subshape),
+            columns.transfer(planes, dtype), int(to_others),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,11 +244,14 @@ class DistributedField(FieldInPieces):
     decomposition
         How it is shared.
     planes
-        Returns those of this process, which are let go as soon as they are transformed.
+        Those of this process.
+    used_up
+        Whether their modes may take their place, where that has room.
     """
 
     decomposition: SlabDecomposition
-    planes: Callable[[], Array]
+    planes: Array
+    used_up: bool = False
 
     @property
     def ndim(self) -> int:
@@ -205,133 +260,34 @@ class DistributedField(FieldInPieces):
 
     def mapped(self, function: Callable[[Array], Array]) -> DistributedField:
         """Return the field of a function of each cell."""
-        return DistributedField(self.decomposition, lambda: function(self.planes()))
+        cut = self.decomposition
+        found = planes_with_room(len(self.planes), cut.grid.shape[1:], cut.dtype)
+        for i, plane in enumerate(self.planes):
+            found[i] = function(plane)
+        return DistributedField(cut, found, used_up=True)
 
     def sum_power(self, wavenumbers: WavenumberTable, weights: Any) -> npt.NDArray[np.float64]:
         """Return the sums of |modes|^2, unnormalised, for each entry of the table."""
-        cut = self.decomposition
-        modes = cut._to_columns(forward_planes(self.planes()))
-        sums = sum_power(modes, modes, wavenumbers, weights, cut.grid.columns(*cut.columns))
-        return np.asarray(cut._total(sums))
+        planes = forward_planes(self.planes, overwrite_x=self.used_up)
+        return self.decomposition._sum_power(planes, wavenumbers, weights)
 
 
-def _send_planes(comm: Any, x: Array, start: int, stop: int) -> None:
+def send_planes(comm: Any, x: Array, start: int, stop: int) -> None:
     """Send planes to the first process, a piece at a time."""
     comm.send((start, stop), 0, tag=_ABOUT)
-    size = max(1, _MESSAGE // x[0].nbytes)
+    size = max(1, MESSAGE // x[0].nbytes)
     for first in range(0, len(x), size):
         comm.Send(np.ascontiguousarray(x[first : first + size]), 0, tag=_PLANES)
 
 
-def _receive_planes(
+def receive_planes(
     comm: Any, source: int, shape: tuple[int, ...], dtype: Any, write: Callable[[int, int, Array], None]
 ) -> None:
-    """Write what ``_send_planes`` sends, planes of this shape."""
+    """Write what ``send_planes`` sends, planes of this shape."""
     start, stop = comm.recv(source=source, tag=_ABOUT)
-    size = max(1, _MESSAGE // (math.prod(shape) * np.dtype(dtype).itemsize))
+    size = max(1, MESSAGE // (math.prod(shape) * np.dtype(dtype).itemsize))
+    room = np.empty((min(size, stop - start), *shape), dtype)
     for first in range(start, stop, size):
-        part = np.empty((min(size, stop - first), *shape), dtype)
+        part = room[: stop - first]
         comm.Recv(part, source, tag=_PLANES)
         write(first, first + len(part), part)
-
-
-def processes_share(fields: FieldFile, comm: Any) -> Callable[[int], DistributedField]:
-    """Return what reads a field of a file, of which each process reads its planes."""
-    cut = SlabDecomposition(fields.grid, comm, dtype=np.result_type(fields.delta.dtype, np.float32))
-    return lambda number: cut.field(fields.view(number)[slice(*cut.planes)].astype(cut.dtype, copy=False))
-
-
-def write_field(
-    writer: FieldWriter | None,
-    cut: SlabDecomposition,
-    prior: GaussianRandomField | LognormalField,
-    number: int,
-    **kind: Any,
-) -> None:
-    """Make a field in all processes, write it, and compare it with its spectrum: the first process writes,
-    if h5py has no parallel HDF5.
-
-    Parameters
-    ----------
-    writer
-        Of the first process; None in the others.
-    cut
-        How the field is shared.
-    prior, number, kind
-        What field it is; see ``SlabDecomposition.sample``.
-    """
-    planes = [cut.sample(prior, number, **kind)]
-    if on_root(cut.comm, _has_parallel_hdf5):
-        _write_at_once(writer, cut, number, planes[0])
-    else:
-        cut.collect(planes[0], partial(_write, writer, number))
-    check = check_field(cut.field(planes[0]), prior) if isinstance(prior, LognormalField) else None
-    measured = power_spectrum(DistributedField(cut, planes.pop), cut.grid)  # its modes need the memory
-    if check is None:
-        check = measured.compare(prior.power)
-    if writer is not None:
-        writer.complete(number, measured, check)
-
-
-def _has_parallel_hdf5() -> bool:
-    import h5py
-
-    return bool(h5py.get_config().mpi)
-
-
-def _write_at_once(writer: FieldWriter | None, cut: SlabDecomposition, number: int, x: Array) -> None:
-    """Have each process write its planes, by parallel HDF5."""
-    import h5py
-
-    from physscore.store.fields import put_planes
-
-    with (
-        writer.aside() if writer is not None else nullcontext() as part,
-        h5py.File(cut.comm.bcast(part), "r+", driver="mpio", comm=cut.comm) as file,
-    ):
-        size = max(1, _MESSAGE // x[0].nbytes)
-        for first in range(0, len(x), size):
-            planes, start = x[first : first + size], cut.planes[0] + first
-            put_planes(file, number, start, start + len(planes), planes)
-
-
-def write_own_fields(
-    writer: FieldWriter | None,
-    comm: Any,
-    grid: Grid,
-    dtype: npt.DTypeLike,
-    numbers: list[int],
-    make: Callable[[int], tuple[Array, PowerSpectrum, Comparison]],
-) -> None:
-    """Have each process make one field of its own, and the first process write them.
-
-    Parameters
-    ----------
-    writer
-        Of the first process; None in the others.
-    comm
-        Communicator of mpi4py.
-    grid, dtype
-        What the fields are.
-    numbers
-        Of the fields: one for each of the first processes.
-    make
-        Returns a field of this number, its spectrum, and its check.
-    """
-    found = make(numbers[comm.rank]) if comm.rank < len(numbers) else None
-    about = comm.gather(found and found[1:])
-    if comm.rank and found is not None:
-        _send_planes(comm, found[0], 0, grid.shape[0])
-    if writer is None or found is None:
-        return
-    for source, number in enumerate(numbers):
-        if source:
-            _receive_planes(comm, source, grid.shape[1:], dtype, partial(_write, writer, number))
-        else:
-            writer.write_planes(number, 0, grid.shape[0], found[0])
-        writer.complete(number, *about[source])
-
-
-def _write(writer: FieldWriter | None, number: int, start: int, stop: int, part: Array) -> None:
-    assert writer is not None
-    writer.write_planes(number, start, stop, part)

@@ -14,18 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
-from physscore.arrays import (
-    compiled,
-    device_of,
-    forward_fft,
-    forward_ffts,
-    inverse_fft,
-    inverse_ffts,
-    on_gpu,
-    parallel,
-    to_host,
-)
+from physscore.arrays import compiled, device_of, on_gpu, parallel, to_host
 from physscore.core import Array
+from physscore.fft import forward_fft, forward_ffts, inverse_fft, inverse_ffts
 from physscore.grid import Columns, Grid, WavenumberTable
 
 # Sums that share entries are kept in this many parts, whatever the number of threads, so that

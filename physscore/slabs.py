@@ -16,14 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from physscore.arrays import (
-    forward_along_first,
-    forward_planes,
-    inverse_along_first,
-    inverse_planes,
-    require_memory,
-)
+from physscore.arrays import require_memory
 from physscore.core import Array, InputError
+from physscore.fft import forward_along_first, forward_planes, inverse_along_first, inverse_planes
 from physscore.grid import Columns, Grid, WavenumberTable
 from physscore.modes import sum_power
 

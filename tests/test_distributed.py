@@ -14,6 +14,7 @@ import pytest
 from cuda_on_host import available
 
 import physscore as ps
+from physscore.distributed import pieces_of
 
 pytestmark = pytest.mark.skipif(
     shutil.which("mpiexec") is None or find_spec("mpi4py_fft") is None, reason="needs mpiexec and mpi4py-fft"
@@ -43,6 +44,17 @@ def test_processes_make_what_one_makes(ranks):
     done = mpiexec(ranks, Path(__file__).with_name("mpi_check.py"))
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout == f"the same with {ranks}\n"
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 5, 64])
+@pytest.mark.parametrize("columns", [64, 65, 100, 127, 1000])
+def test_pieces_hold_all_columns_and_are_shared_evenly(columns, processes):
+    pieces = pieces_of(columns, processes)
+    assert [a for a, _ in pieces] + [columns] == [0] + [b for _, b in pieces]
+    assert len(pieces) <= 9
+    assert all(b - a >= processes for a, b in pieces)
+    of_first = sum(-(-(b - a) // processes) for a, b in pieces)
+    assert of_first <= -(-columns // processes) + 1  # with the rest of the last
 
 
 @pytest.mark.parametrize("options", [["-n", "2", "--paired"], ["--lognormal", "--dtype", "float64"]])

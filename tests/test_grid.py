@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import physscore as ps
-from physscore.arrays import forward_fft, inverse_fft, parallel, threads
+from physscore.arrays import parallel, threads
 from physscore.core import InputError
+from physscore.fft import forward_fft, forward_planes, inverse_fft, planes_with_room
 from physscore.grid import WavenumberTable, table_size
 from physscore.modes import multiply, sum_power
 
@@ -82,9 +83,23 @@ def test_transforms(shape, box, dtype):
 
 
 def test_transforms_in_several_slabs(monkeypatch):
-    monkeypatch.setattr("physscore.arrays._SLAB_BYTES", 1000)
+    monkeypatch.setattr("physscore.fft._SLAB_BYTES", 1000)
     test_transforms((24, 20, 22), 1.0, np.float64)
     test_transforms((31, 20), 1.0, np.float32)
+
+
+@pytest.mark.parametrize("shape", [(24, 20, 22), (7, 5, 9), (31, 20), (6, 1)])
+def test_spectra_of_planes_take_their_place(monkeypatch, shape):
+    monkeypatch.setattr("physscore.fft._SLAB_BYTES", 1000)
+    x = planes_with_room(shape[0], shape[1:], np.float32)
+    x[...] = np.random.default_rng(0).standard_normal(shape)
+    expected = np.fft.rfftn(x, axes=range(1, len(shape)))
+    modes = forward_planes(x)
+    assert not np.shares_memory(modes, x)
+    np.testing.assert_allclose(modes, expected, atol=1e-4)
+    modes = forward_planes(x, overwrite_x=True)
+    assert np.shares_memory(modes, x)
+    np.testing.assert_allclose(modes, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(("shape", "box"), BOXES)

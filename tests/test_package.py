@@ -20,6 +20,7 @@ LAYERS = [
     {
         "core",
         "arrays",
+        "fft",
         "interrupt",
         "processes",
         "philox",

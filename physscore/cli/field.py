@@ -125,7 +125,7 @@ def command(
     import numpy as np
     from tqdm import tqdm
 
-    from physscore import distributed, plots, spectra
+    from physscore import plots, spectra
     from physscore.arrays import checked_device, to_host
     from physscore.core import InputError
     from physscore.cost import cost_of_fields
@@ -139,7 +139,7 @@ def command(
     from physscore.noise import seed_key
     from physscore.processes import ending_together, on_root, world
     from physscore.slabs import Slabs
-    from physscore.store import FieldFile, FieldWriter
+    from physscore.store import FieldFile, FieldWriter, by_processes
     from physscore.store.hdf5 import check_output
     from physscore.store.out_of_core import bytes_of, in_planes, tables_of, write_field
 
@@ -249,9 +249,9 @@ def command(
                 on_root(comm, stop_if_asked)
                 i, numbers = missing[first], missing[first : first + at_once]
                 if cut is not None:
-                    distributed.write_field(writer, cut, prior, i, **kind)
+                    by_processes.write_field(writer, cut, prior, i, **kind)
                 elif comm is not None:
-                    distributed.write_own_fields(writer, comm, grid, precision, numbers, make)
+                    by_processes.write_own_fields(writer, comm, grid, precision, numbers, make)
                 else:
                     assert writer is not None
                     write_one(writer, i)

@@ -82,10 +82,10 @@ def command(
     from physscore.core import InputError
     from physscore.diagnostics.comparison import check_field
     from physscore.diagnostics.power import FieldSequence, power_spectrum
-    from physscore.distributed import processes_share
     from physscore.energies.lognormal import LognormalField
     from physscore.processes import world
     from physscore.store import FieldFile, save
+    from physscore.store.by_processes import processes_share
     from physscore.store.hdf5 import check_output, inverse
     from physscore.store.out_of_core import bytes_of, in_planes
 

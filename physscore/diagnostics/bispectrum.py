@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from physscore.arrays import as_states, forward_fft, inverse_fft
+from physscore.arrays import as_states
 from physscore.core import Array, InputError
 from physscore.diagnostics.power import power_bins
+from physscore.fft import forward_fft, inverse_fft
 from physscore.grid import Grid
 
 _Floats = npt.NDArray[np.float64]

@@ -11,8 +11,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from physscore.arrays import as_states, forward_fft, on_gpu
+from physscore.arrays import as_states, on_gpu
 from physscore.core import Array, InputError
+from physscore.fft import forward_fft
 from physscore.grid import Grid, WavenumberTable
 from physscore.modes import sum_power
 from physscore.slabs import FieldInPieces
@@ -231,10 +232,12 @@ def power_spectrum(
         if isinstance(field, FieldInPieces):
             if others is not None:
                 raise InputError("delta is a field in pieces, which has no cross spectrum: read all of it")
-            sums = to_power * field.sum_power(table, window)
+            sums = field.sum_power(table, window)
         else:
             a = _modes(field, grid, "delta")
-            sums = to_power * sum_power(a, a, table, window)
+            sums = sum_power(a, a, table, window)
+        del field  # which is used up
+        sums *= to_power
         if others is None:
             pooled += sums
             raw = binned.mean(sums)

@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from physscore.arrays import compiled, forward_ffts, on_gpu, parallel
+from physscore.arrays import compiled, on_gpu, parallel
 from physscore.core import Array, Energy, EnergySum, InputError, Prior
 from physscore.energies.random_field import GaussianRandomField
+from physscore.fft import forward_ffts
 from physscore.grid import Grid
 from physscore.modes import Coordinates
 

@@ -15,15 +15,12 @@ from physscore.arrays import (
     checked_device,
     device_of,
     floating_dtype,
-    forward_fft,
-    forward_ffts,
-    inverse_fft,
-    inverse_ffts,
     namespace,
     on_gpu,
     require_memory,
 )
 from physscore.core import Array, InputError, Prior
+from physscore.fft import forward_fft, forward_ffts, inverse_fft, inverse_ffts
 from physscore.grid import BYTES_AN_ENTRY, Columns, Grid, WavenumberTable, table_size
 from physscore.modes import multiply, sum_power
 from physscore.noise import field_modes

@@ -1,0 +1,121 @@
+"""Transforms of real fields into their half spectra and back: whole, or one part after the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from physscore.arrays import n_threads, on_gpu
+from physscore.core import Array
+
+
+def forward_ffts(x: Array) -> Array:
+    """Return the unnormalised half spectra of fields (n, *shape) on a card."""
+    from physscore.cuda import fft
+
+    return cast(Array, fft.forward_fft(x))
+
+
+def inverse_ffts(modes: Array, shape: Sequence[int]) -> Array:
+    """Return the unnormalised real fields (n, *shape) of half spectra on a card, which are used up."""
+    from physscore.cuda import fft
+
+    return cast(Array, fft.inverse_fft(modes, shape))
+
+
+def forward_fft(x: Array) -> Array:
+    """Return the unnormalised half spectrum of one real array, sum_x x exp(-ikx), over all axes."""
+    import scipy.fft
+
+    if on_gpu(x):
+        return cast(Array, forward_ffts(x[np.newaxis])[0])
+    return np.asarray(scipy.fft.rfftn(x, workers=n_threads()))
+
+
+# The inverse goes slab by slab along the first axis, each small enough to stay in the cache between
+# its passes; only the transform along the first axis crosses all memory. That is faster than irfftn,
+# and the slabs can take the place of their spectrum.
+_SLAB_BYTES = 1 << 21
+
+
+def inverse_fft(modes: Array, shape: Sequence[int]) -> Array:
+    """Return sum_k modes exp(ikx), unnormalised, as a real array of ``shape``.
+
+    ``modes`` is used up: the real array takes its place in memory, packed from the front, since a
+    slab never reaches past the slabs that were read before it.
+    """
+    import scipy.fft
+
+    if on_gpu(modes):
+        return cast(Array, inverse_ffts(modes[np.newaxis], shape)[0])
+    if len(shape) == 1:
+        return np.asarray(scipy.fft.irfft(modes, n=shape[0], norm="forward", workers=n_threads()))
+    return inverse_planes(inverse_along_first(modes), shape[1:])
+
+
+def inverse_along_first(modes: Array) -> Array:
+    """Do the part of :func:`inverse_fft` along the first axis, in place."""
+    import scipy.fft
+
+    done = scipy.fft.ifft(modes, axis=0, norm="forward", overwrite_x=True, workers=n_threads())
+    return np.asarray(done)
+
+
+def inverse_planes(modes: Array, sides: Sequence[int]) -> Array:
+    """Do the rest of :func:`inverse_fft`: return real planes (n, *sides), in the memory of ``modes``."""
+    import scipy.fft
+
+    workers = n_threads()
+    packed = _planes_in(modes, sides)
+    planes = max(1, workers * _SLAB_BYTES // modes[0].nbytes)
+    for start in range(0, len(modes), planes):
+        slab = slice(start, start + planes)
+        part = modes[slab]
+        if len(sides) == 2:
+            part = scipy.fft.ifft(part, axis=1, norm="forward", overwrite_x=True, workers=workers)
+        real = scipy.fft.irfft(part, n=sides[-1], axis=-1, norm="forward", workers=workers)
+        if len(real) == len(modes):
+            return np.asarray(real)  # all in the cache: nothing to pack
+        packed[slab] = real
+        del real  # before the next is made
+    return packed
+
+
+def _planes_in(modes: Array, sides: Sequence[int]) -> Array:
+    """Return real planes (n, *sides) at the front of the memory of their half spectra."""
+    shape = (len(modes), *sides)
+    return modes.reshape(-1).view(modes.real.dtype)[: math.prod(shape)].reshape(shape)
+
+
+def planes_with_room(n: int, sides: Sequence[int], dtype: npt.DTypeLike) -> Array:
+    """Return real planes (n, *sides), not yet filled, whose half spectra can take their place."""
+    modes = np.empty((n, *sides[:-1], sides[-1] // 2 + 1), np.result_type(dtype, np.complex64))
+    return _planes_in(modes, sides)
+
+
+def forward_planes(x: Array, *, overwrite_x: bool = False) -> Array:
+    """Return the unnormalised half spectra of planes (n, *sides); they may take the place of ``x``, if that
+    has room, as those of :func:`inverse_planes` have."""
+    import scipy.fft
+
+    transform = partial(scipy.fft.rfftn, axes=range(1, x.ndim), workers=n_threads())
+    shape = (*x.shape[:-1], x.shape[-1] // 2 + 1)
+    room = x.base if overwrite_x else None
+    if not isinstance(room, np.ndarray) or room.dtype.kind != "c" or room.shape != shape:
+        return np.asarray(transform(x))
+    planes = max(1, n_threads() * _SLAB_BYTES // room[0].nbytes)
+    for start in reversed(range(0, len(x), planes)):  # a slab never reaches below those still to be read
+        room[start : start + planes] = transform(x[start : start + planes])
+    return room
+
+
+def forward_along_first(modes: Array) -> Array:
+    """Make whole half spectra of those of planes, in place."""
+    import scipy.fft
+
+    return np.asarray(scipy.fft.fft(modes, axis=0, overwrite_x=True, workers=n_threads()))
