@@ -92,6 +92,11 @@ def cost_of_fields(
         Bytes to work in, of fields that go through the disk; None for those that do not.
     folder
         Where the file will be.
+
+    Raises
+    ------
+    InputError
+        If so many processes cannot share a field.
     """
     precision = np.dtype(dtype)
     field = grid.n_cells * precision.itemsize
@@ -106,7 +111,7 @@ def cost_of_fields(
         # share it let go of it, and have what they exchange or write at a time.
         copies = float(spectrum + field)
         if processes > 1:
-            exchanged = 2 * spectrum / len(pieces_of(grid.half_shape[1], processes))
+            exchanged = 2 * spectrum / len(pieces_of(grid, processes))
             copies = spectrum + exchanged + 2 * min(field, processes * MESSAGE)
         need = tables + int(copies + lognormal * field) // processes
         scratch = 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from physscore.fft import (
 from physscore.grid import Grid, WavenumberTable
 from physscore.modes import multiply, sum_power
 from physscore.processes import world
-from physscore.slabs import FieldInPieces
+from physscore.slabs import FieldInPieces, equal_pieces
 
 _PIECES = 8  # of columns, if all processes have some of each
 MESSAGE = 1 << 24  # bytes of planes that are sent at once
@@ -69,19 +70,13 @@ class SlabDecomposition:
             raise InputError('distributed fields need MPI: pip install "physscore[mpi]"') from None
         self.grid, self.dtype = grid, np.dtype(dtype)
         self.comm = MPI.COMM_WORLD if comm is None else comm
-        most = min(grid.shape[0], grid.half_shape[1]) if grid.dim > 1 else 0
-        if self.comm.size > most:
-            raise InputError(
-                f"grid has {' x '.join(map(str, grid.shape))} cells, which {most or 'no'} processes can "
-                f"share: there are {self.comm.size}"
-            )
+        pieces = pieces_of(grid, self.comm.size)
         directions = Subcomm(self.comm, [1, 0, 1][: grid.dim], reorder=False)
         whole = Pencil(directions, grid.half_shape, axis=0).pencil(1)
         self.planes = (whole.substart[0], whole.substart[0] + whole.subshape[0])
         self._spectrum = np.result_type(self.dtype, np.complex64)
         self._pieces = [
-            _Piece.of(directions, grid.half_shape, start, stop, self._spectrum)
-            for start, stop in pieces_of(grid.half_shape[1], self.comm.size)
+            _Piece.of(directions, grid.half_shape, start, stop, self._spectrum) for start, stop in pieces
         ]
         self._in_place, self._sum = MPI.IN_PLACE, MPI.SUM
         self.sent = 0
@@ -167,32 +162,30 @@ class SlabDecomposition:
         self.sent += piece.bytes_to_others
         return forward_along_first(modes)
 
-    def _sum_power(
-        self, planes: Array, wavenumbers: WavenumberTable, weights: Any
-    ) -> npt.NDArray[np.float64]:
-        """Return the sums over all modes, of what is transformed along all axes but the first."""
-
-        def power(piece: _Piece) -> npt.NDArray[np.float64]:
-            modes = self._to_columns(piece, planes)
-            return sum_power(modes, modes, wavenumbers, weights, self.grid.columns(*piece.columns))
-
-        total = power(self._pieces[0])
-        for piece in self._pieces[1:]:
-            total += power(piece)
-        return self._total(total)
-
     def _total(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Turn values into their sum over all processes, in place."""
         self.comm.Allreduce(self._in_place, values, self._sum)
         return values
 
 
-def pieces_of(columns: int, processes: int) -> list[tuple[int, int]]:
-    """Return where pieces of all columns start and stop, of which each process has as many as another."""
-    most = max(1, columns // processes)  # of which every process has some
-    width = processes * math.ceil(most / min(_PIECES, most))
-    starts = list(range(0, max(1, columns - processes + 1), width))
-    return list(zip(starts, [*starts[1:], columns], strict=True))
+def pieces_of(grid: Grid, processes: int) -> list[tuple[int, int]]:
+    """Return where pieces of all columns start and stop, of which each process has as many as another.
+
+    Raises
+    ------
+    InputError
+        If there are more processes than planes or columns.
+    """
+    most = min(grid.shape[0], grid.half_shape[1]) if grid.dim > 1 else 0
+    if processes > most:
+        raise InputError(
+            f"grid has {' x '.join(map(str, grid.shape))} cells, which {most or 'no'} processes can "
+            f"share: there are {processes}"
+        )
+    columns = grid.half_shape[1]
+    of_each = columns // processes  # the rest is in the last piece
+    cut = [processes * stop for _, stop in equal_pieces(of_each, math.ceil(of_each / _PIECES))]
+    return list(pairwise([0, *cut[:-1], columns]))
 
 
 @dataclass(frozen=True)
@@ -268,8 +261,16 @@ class DistributedField(FieldInPieces):
 
     def sum_power(self, wavenumbers: WavenumberTable, weights: Any) -> npt.NDArray[np.float64]:
         """Return the sums of |modes|^2, unnormalised, for each entry of the table."""
-        planes = forward_planes(self.planes, overwrite_x=self.used_up)
-        return self.decomposition._sum_power(planes, wavenumbers, weights)
+        cut, planes = self.decomposition, forward_planes(self.planes, overwrite_x=self.used_up)
+
+        def power(piece: _Piece) -> npt.NDArray[np.float64]:
+            modes = cut._to_columns(piece, planes)
+            return sum_power(modes, modes, wavenumbers, weights, cut.grid.columns(*piece.columns))
+
+        total = power(cut._pieces[0])
+        for piece in cut._pieces[1:]:
+            total += power(piece)  # in place: a lognormal field's sums are as many as an eighth of its cells
+        return cut._total(total)
 
 
 def send_planes(comm: Any, x: Array, start: int, stop: int) -> None:

@@ -30,10 +30,10 @@ def inverse_ffts(modes: Array, shape: Sequence[int]) -> Array:
 
 def forward_fft(x: Array) -> Array:
     """Return the unnormalised half spectrum of one real array, sum_x x exp(-ikx), over all axes."""
-    import scipy.fft
-
     if on_gpu(x):
         return cast(Array, forward_ffts(x[np.newaxis])[0])
+    import scipy.fft
+
     return np.asarray(scipy.fft.rfftn(x, workers=n_threads()))
 
 
@@ -49,11 +49,11 @@ def inverse_fft(modes: Array, shape: Sequence[int]) -> Array:
     ``modes`` is used up: the real array takes its place in memory, packed from the front, since a
     slab never reaches past the slabs that were read before it.
     """
-    import scipy.fft
-
     if on_gpu(modes):
         return cast(Array, inverse_ffts(modes[np.newaxis], shape)[0])
     if len(shape) == 1:
+        import scipy.fft
+
         return np.asarray(scipy.fft.irfft(modes, n=shape[0], norm="forward", workers=n_threads()))
     return inverse_planes(inverse_along_first(modes), shape[1:])
 

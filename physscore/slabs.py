@@ -64,8 +64,8 @@ class Slabs:
                 f"memory is {memory / 2**20:.3g} MiB: slabs of {' x '.join(map(str, grid.shape))} cells need "
                 f"{math.ceil(need / 2**20)} MiB"
             )
-        self.columns = _pieces(along_second, memory // (_COPIES * column))
-        self.planes = _pieces(along_first, memory // (_COPIES * plane))
+        self.columns = equal_pieces(along_second, memory // (_COPIES * column))
+        self.planes = equal_pieces(along_first, memory // (_COPIES * plane))
 
     def columns_of_field(
         self, modes_of: Callable[[Columns], Array], scratch: Any, first: int = 0
@@ -206,7 +206,7 @@ def checked_box(grid: Grid, corner: Any, shape: Any) -> tuple[tuple[int, ...], t
     return found[0], found[1]
 
 
-def _pieces(n: int, size: int) -> list[tuple[int, int]]:
+def equal_pieces(n: int, size: int) -> list[tuple[int, int]]:
     """Cut a range into pieces of ``size`` at most, as equal as can be."""
     count = -(-n // min(n, size))
     return [(n * i // count, n * (i + 1) // count) for i in range(count)]

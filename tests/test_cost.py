@@ -64,6 +64,8 @@ def test_an_estimate_needs_about_what_was_foretold():
 
 @pytest.mark.parametrize(("args", "words"), [
     ([*FIELD, "-o", "a.h5", "--dry-run", "--cells", "0:2,0:2,0:2"], "--dry-run is for fields on the CPU"),
+    ([*FIELD, "-o", "a.h5", "--dry-run", "--grid", "64", "--dim", "1", "--processes", "4"],
+     "grid has 64 cells, which no processes can share: there are 4"),
     (["logz", "ising", "--dry-run", "--method", "tempering"], "--dry-run is for the methods smc and ais"),
 ])  # fmt: skip
 def test_what_cannot_be_foretold_is_said(args, words):
