@@ -17,7 +17,7 @@ from physscore.arrays import n_threads
 from physscore.diagnostics.power import power_spectrum
 from physscore.distributed import MESSAGE, pieces_of
 from physscore.energies.random_field import GaussianRandomField
-from physscore.grid import Grid, table_size
+from physscore.grid import Grid
 from physscore.spectra import PowerLaw
 from physscore.store.out_of_core import tables_of
 
@@ -132,7 +132,7 @@ def _seconds_of_field(grid: Grid, dtype: np.dtype[Any]) -> float:
         power_spectrum(prior.sample(1, seed=seed, dtype=dtype), small)
         times.append(time.perf_counter() - start)
     work = grid.n_cells * math.log2(grid.n_cells) / (small.n_cells * math.log2(small.n_cells))
-    return float(np.median(times[1:]) * work + table_size(grid) * 1e-8)
+    return float(np.median(times[1:]) * work + grid.n_wavenumbers * 1e-8)
 
 
 def _bytes_a_second(folder: Path | None) -> float:

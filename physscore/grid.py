@@ -109,6 +109,11 @@ class Grid:
         """The |k| of every mode, as a table that is much smaller than the spectrum."""
         return WavenumberTable(self)
 
+    @cached_property
+    def n_wavenumbers(self) -> int:
+        """How many entries ``wavenumbers`` has, without making it."""
+        return _kind_and_size(self, False)[1]
+
     def coordinates(self, axis: int) -> npt.NDArray[np.float64]:
         """Return the positions of the cell centres along ``axis``, shape (shape[axis],)."""
         return np.asarray((np.arange(self.shape[axis]) + 0.5) * self.cell_size[axis], np.float64)
@@ -201,11 +206,6 @@ class WavenumberTable:
                 longer[offset : offset + len(total)] += value * total
             total = longer
         return total
-
-
-def table_size(grid: Grid) -> int:
-    """Return how many entries ``grid.wavenumbers`` has, without making it."""
-    return _kind_and_size(grid, False)[1]
 
 
 def _kind_and_size(grid: Grid, octant: bool) -> tuple[bool, int]:

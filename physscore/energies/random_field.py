@@ -21,7 +21,7 @@ from physscore.arrays import (
 )
 from physscore.core import Array, InputError, Prior
 from physscore.fft import forward_fft, forward_ffts, inverse_fft, inverse_ffts
-from physscore.grid import BYTES_AN_ENTRY, Columns, Grid, WavenumberTable, table_size
+from physscore.grid import BYTES_AN_ENTRY, Columns, Grid, WavenumberTable
 from physscore.modes import multiply, sum_power
 from physscore.noise import field_modes
 from physscore.slabs import Slabs, checked_box
@@ -63,7 +63,7 @@ class GaussianRandomField(Prior):
     one_by_one = True
 
     def __init__(self, grid: Grid, spectrum: SpectrumLike) -> None:
-        require_memory(BYTES_AN_ENTRY * table_size(grid), f"the table of the wavenumbers of {_cells(grid)}")
+        require_memory(BYTES_AN_ENTRY * grid.n_wavenumbers, f"the table of the wavenumbers of {_cells(grid)}")
         self.spectrum = spectrum
         self._set_power(grid, grid.wavenumbers, power_of_modes(grid.wavenumbers, spectrum))
 
@@ -361,7 +361,7 @@ def require_memory_for(grid: Grid, n: int, dtype: np.dtype[Any], device: str = "
         # dimensions.
         spectrum
         + ((n * field if n > 1 else 0) + (field if device == "gpu" else 0))
-        + BYTES_AN_ENTRY * table_size(grid),
+        + BYTES_AN_ENTRY * grid.n_wavenumbers,
         f"sampling {count} of {_cells(grid)} in {dtype}",
         device,
     )

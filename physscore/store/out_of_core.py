@@ -18,7 +18,7 @@ from physscore.diagnostics.comparison import check_field
 from physscore.diagnostics.power import power_spectrum
 from physscore.energies.lognormal import LognormalField
 from physscore.energies.random_field import GaussianRandomField
-from physscore.grid import BYTES_AN_ENTRY, Grid, table_size
+from physscore.grid import BYTES_AN_ENTRY, Grid
 from physscore.slabs import FieldInPlanes, Slabs
 from physscore.store.field_file import FieldFile
 from physscore.store.fields import FieldWriter
@@ -55,7 +55,7 @@ def slabs_of(prior: GaussianRandomField | LognormalField, dtype: npt.DTypeLike, 
 def tables_of(grid: Grid, lognormal: bool) -> int:
     """Return the bytes that tables over the wavenumbers take."""
     octant = int(np.prod([n // 2 + 1 for n in grid.cube])) if lognormal else 0
-    return BYTES_AN_ENTRY * table_size(grid) + _OF_OCTANT * octant
+    return BYTES_AN_ENTRY * grid.n_wavenumbers + _OF_OCTANT * octant
 
 
 class Scratch:
