@@ -287,6 +287,14 @@ def available_memory(device: str = "cpu") -> int | None:
         return None
 
 
+def _unused_memory() -> int:
+    """Return the bytes of memory that nothing uses, of all that are available: 0 if not known."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return 0
+
+
 def require_memory(need: int, what: str, device: str = "cpu") -> None:
     """Refuse a piece of work that does not fit into memory, before it starts.
 
@@ -295,8 +303,9 @@ def require_memory(need: int, what: str, device: str = "cpu") -> None:
     InputError
         If ``need`` bytes are more than there are.
     """
-    if device == "gpu" and need <= cupy().get_default_memory_pool().free_bytes():
-        return  # without asking the driver, which takes its time
+    # Asking the driver, or reading what the system writes of itself, takes its time beside a small field.
+    if need <= (cupy().get_default_memory_pool().free_bytes() if device == "gpu" else _unused_memory()):
+        return
     have = available_memory(device)
     if have is not None and need > have:
         raise InputError(
