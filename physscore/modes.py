@@ -142,7 +142,7 @@ def sum_power(
         _as_real_cube(b, n_x, y_stop - y_start),
         n_x,
         (octant[0], octant[1][here], octant[2][depth]),
-        signs_of_y[:, here],
+        signs_of_y.take(here, axis=1),  # in one order of axes, for one compiled loop
         (weights[0], weights[1][here], (weights[2] * twice)[depth]),
         wavenumbers.shared,
         total,

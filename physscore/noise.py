@@ -100,7 +100,8 @@ def _draw_modes(out, cube, columns, offsets, table, c3, k0, k1, fixed, start, st
                 words_along_first(lower, first, n_blocks, cy, cx, c3 + LOWER_BITS, k0, k1)
             normals(words, lower, amplitude, fixed, row)
             if before:
-                place[:] = row[2:]
+                for i in range(len(place)):
+                    place[i] = row[2 + i]
             self_x, self_y = x == 0 or 2 * x == nx, y == 0 or 2 * y == ny
             for p in range(n_planes):
                 z = p * (nz // 2)
@@ -177,7 +178,8 @@ def _fill_rows(out, first, step, c3, k0, k1, start, stop):
         if double:
             words_along_first(lower, 0, n_blocks, place, step, c3 + LOWER_BITS, k0, k1)
         normals(words, lower, ones, False, deviates)
-        out[chain] = deviates[:n]
+        for i in range(n):
+            out[chain, i] = deviates[i]
 
 
 @inline

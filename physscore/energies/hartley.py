@@ -152,7 +152,16 @@ def _transform(numbers, x):
                     k += 1
         source, out = out, source
     if axes % 2 == 1:
-        x[:] = work
+        for i in range(len(x)):
+            for j in range(x.shape[1]):
+                x[i, j] = work[i, j]
+
+
+@njit(nogil=True, error_model="numpy")
+def _put_rows(columns, out, low):
+    for i in range(columns.shape[1]):
+        for j in range(columns.shape[0]):
+            out[low + i, j] = columns[j, i]
 
 
 @compiled
@@ -162,7 +171,7 @@ def _transform_rows(numbers, rows, out, start, stop):
         high = min(low + _TOGETHER, stop)
         block = rows[low:high].T.copy()
         _transform(numbers, block)
-        out[low:high] = block.T
+        _put_rows(block, out, low)
 
 
 @compiled
@@ -173,7 +182,7 @@ def _unwhiten_rows(numbers, rows, out, start, stop):
         z = rows[low:high].T.copy()
         x = np.empty_like(z)
         unwhiten_waves(numbers, z, x)
-        out[low:high] = x.T
+        _put_rows(x, out, low)
 
 
 @njit(nogil=True, error_model="numpy")

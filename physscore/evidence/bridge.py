@@ -137,15 +137,13 @@ def averaged(weights: Array, by_island: Array) -> tuple[npt.NDArray[np.float64],
 
 
 @njit(nogil=True, error_model="numpy")
-def _fermi_mean(sign, rise, work, weights):
-    """Return for each island the weighted mean of 1 / (1 + exp(sign (work + rise)))."""
-    means = np.zeros(work.shape[0])
+def _fermi_means(sign, rise, work, weights, means):
+    """Leave for each island the weighted mean of 1 / (1 + exp(sign (work + rise)))."""
     terms = np.empty(work.shape[1])
     for i in range(work.shape[0]):
         for j in range(work.shape[1]):
             terms[j] = weights[i, j] / (1.0 + exp(sign * (work[i, j] + rise)))
         means[i] = terms.sum()
-    return means
 
 
 @compiled
@@ -162,8 +160,8 @@ def _bridge(below, above, within, between, rises, slopes, low, high, start, stop
         for _ in range(200):
             excess = 0.0
             for leg in range(legs):
-                low[leg, rung] = _fermi_mean(1.0, rise, below[leg, rung], within[leg, rung])
-                high[leg, rung] = _fermi_mean(-1.0, rise, above[leg, rung], within[leg, rung + 1])
+                _fermi_means(1.0, rise, below[leg, rung], within[leg, rung], low[leg, rung])
+                _fermi_means(-1.0, rise, above[leg, rung], within[leg, rung + 1], high[leg, rung])
                 excess += (between[leg, rung] * low[leg, rung]).sum()
                 excess -= (between[leg, rung + 1] * high[leg, rung]).sum()
             if excess == 0.0 or abs(rise - last) < 1e-10 * max(1.0, abs(rise)):

@@ -7,10 +7,10 @@ by its address, so that the loops are compiled once for all energies and kept on
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from numba import literally, njit  # type: ignore[attr-defined]
+from numba import njit
 
 from physscore.arrays import compiled
 from physscore.core import Array
@@ -21,7 +21,6 @@ from physscore.points import call_block
 WIDTH = 128  # chains in a block, at most
 _CELLS = 8192  # numbers in a block, about: its dozen arrays stay in the second-level cache
 MAX_DOUBLINGS = 60
-_LANGEVIN, _SPLITTING, _HAMILTONIAN, _ADAPTIVE = 0, 1, 2, 3
 
 
 class Work(NamedTuple):
@@ -257,94 +256,97 @@ def _leapfrog(block, params, step, metric, x, s, e, p, work, exponent):
     moves.add_kinetic(work.old, x.shape[0], -1.0, work.log_ratio)
 
 
-@njit(nogil=True, error_model="numpy")
-def _sweep(which, target, kernel, metric, key, state, draws, tally, steps, start, stop):
-    """Move chains start to stop by ``n_steps``, and keep every ``thin``-th of their states (0: none).
-    They are counted from ``origin`` for their noise.
+def _sweep_of(make_step: Any) -> Any:
+    """Return the loop of one step over blocks of chains: only that step is compiled with it."""
 
-    ``state`` holds positions (n, d), energies (n,), scores and momenta; ``draws`` the kept positions
-    (kept, n, d) and energies; ``tally`` the sums over steps of acceptance probability, divergence and
-    exponent, which go on from what they are: they do not depend on the pieces a run is made in.
-    """
-    literally(which)  # only that step is compiled
-    block, params = target
-    first_step, n_steps, thin, origin = steps
-    xs, es, ss, ps = state
-    d = xs.shape[1]
-    even = d + d % 2
-    width = min(WIDTH, max(32, _CELLS // d))
-    n_blocks = (stop - start + width - 1) // width
-    width = ((stop - start + n_blocks - 1) // n_blocks + 7) // 8 * 8  # blocks of one size, in whole vectors
-    x, s, p, e = np.empty((d, width)), np.empty((d, width)), np.zeros((even, width)), np.empty(width)
-    rows, columns, line = (d, width), (even, width), width
-    work = Work(
-        key, np.empty(columns), np.empty(columns), np.empty(rows), np.empty(rows), np.empty(line),
-        np.empty(rows), np.empty(rows), np.empty(line), np.empty((6, width)), np.empty(line), np.empty(line),
-        np.empty(line), np.empty(line), np.empty(line), np.empty(line, np.bool_), np.empty(line, np.int64),
-        np.empty(line, np.int64), np.empty(line, np.int64), np.empty((4, width), np.uint32),
-        np.empty((4, width), np.uint32), np.empty(line), np.empty(line), np.empty(line), np.empty(line),
-        np.empty(line), np.empty(line),
-    )  # fmt: skip
-    for first in range(start, stop, width):
-        n = min(width, stop - first)
-        _load(xs, first, n, x)
-        _load(ss, first, n, s)
-        _load(ps, first, n, p)
-        for j in range(width):
-            e[j] = es[first + min(j, n - 1)]
-        for j in range(width):
-            column = first + min(j, n - 1)
-            work.accepted[j], work.divergent[j], work.exponents[j] = (
-                tally[0, column],
-                tally[1, column],
-                tally[2, column],
-            )
-        for t in range(n_steps):
-            chains, number = (x, s, e, p), np.uint64(first_step + t)
-            if which == _LANGEVIN:
-                langevin_step(block, params, kernel, metric, chains, work, origin + first, number)
-            elif which == _SPLITTING:
-                splitting_step(block, params, kernel, metric, chains, work, origin + first, number)
-            elif which == _HAMILTONIAN:
-                hamiltonian_step(block, params, kernel, metric, chains, work, origin + first, number)
-            else:
-                adaptive_step(block, params, kernel, metric, chains, work, origin + first, number)
-            if thin and (t + 1) % thin == 0:
-                _unload(x, draws[0][(t + 1) // thin - 1], first, n)
-                for j in range(n):
-                    draws[1][(t + 1) // thin - 1, first + j] = e[j]
-        _unload(x, xs, first, n)
-        _unload(s, ss, first, n)
-        _unload(p, ps, first, n)
-        for j in range(n):
-            es[first + j] = e[j]
-            tally[0, first + j] = work.accepted[j]
-            tally[1, first + j] = work.divergent[j]
-            tally[2, first + j] = work.exponents[j]
+    @njit(nogil=True, error_model="numpy")
+    def sweep(target, kernel, metric, key, state, draws, tally, steps, start, stop):
+        """Move chains start to stop by ``n_steps``, and keep every ``thin``-th of their states (0: none).
+        They are counted from ``origin`` for their noise.
+
+        ``state`` holds positions (n, d), energies (n,), scores and momenta; ``draws`` the kept positions
+        (kept, n, d) and energies; ``tally`` the sums over steps of acceptance probability, divergence and
+        exponent, which go on from what they are: they do not depend on the pieces a run is made in.
+        """
+        block, params = target
+        first_step, n_steps, thin, origin = steps
+        xs, es, ss, ps = state
+        d = xs.shape[1]
+        even = d + d % 2
+        width = min(WIDTH, max(32, _CELLS // d))
+        n_blocks = (stop - start + width - 1) // width
+        # Blocks of one size, in whole vectors.
+        width = ((stop - start + n_blocks - 1) // n_blocks + 7) // 8 * 8
+        x, s, p, e = np.empty((d, width)), np.empty((d, width)), np.zeros((even, width)), np.empty(width)
+        rows, columns, line = (d, width), (even, width), width
+        work = Work(
+            key, np.empty(columns), np.empty(columns), np.empty(rows), np.empty(rows), np.empty(line),
+            np.empty(rows), np.empty(rows), np.empty(line), np.empty((6, width)), np.empty(line),
+            np.empty(line), np.empty(line), np.empty(line), np.empty(line), np.empty(line, np.bool_),
+            np.empty(line, np.int64), np.empty(line, np.int64), np.empty(line, np.int64),
+            np.empty((4, width), np.uint32), np.empty((4, width), np.uint32), np.empty(line), np.empty(line),
+            np.empty(line), np.empty(line), np.empty(line), np.empty(line),
+        )  # fmt: skip
+        for first in range(start, stop, width):
+            n = min(width, stop - first)
+            _load(xs, first, n, x)
+            _load(ss, first, n, s)
+            _load(ps, first, n, p)
+            for j in range(width):
+                e[j] = es[first + min(j, n - 1)]
+            for j in range(width):
+                column = first + min(j, n - 1)
+                work.accepted[j], work.divergent[j], work.exponents[j] = (
+                    tally[0, column],
+                    tally[1, column],
+                    tally[2, column],
+                )
+            for t in range(n_steps):
+                chains, number = (x, s, e, p), np.uint64(first_step + t)
+                make_step(block, params, kernel, metric, chains, work, origin + first, number)
+                if thin and (t + 1) % thin == 0:
+                    _unload(x, draws[0][(t + 1) // thin - 1], first, n)
+                    for j in range(n):
+                        draws[1][(t + 1) // thin - 1, first + j] = e[j]
+            _unload(x, xs, first, n)
+            _unload(s, ss, first, n)
+            _unload(p, ps, first, n)
+            for j in range(n):
+                es[first + j] = e[j]
+                tally[0, first + j] = work.accepted[j]
+                tally[1, first + j] = work.divergent[j]
+                tally[2, first + j] = work.exponents[j]
+
+    return sweep
 
 
 # A loop for each step, each kept on disk.
+
+_langevin = _sweep_of(langevin_step)
+_splitting = _sweep_of(splitting_step)
+_hamiltonian = _sweep_of(hamiltonian_step)
+_adaptive = _sweep_of(adaptive_step)
 
 
 @compiled
 def langevin(target, kernel, metric, key, state, draws, tally, steps, start, stop):
     """Make steps of unadjusted Langevin."""
-    _sweep(_LANGEVIN, target, kernel, metric, key, state, draws, tally, steps, start, stop)
+    _langevin(target, kernel, metric, key, state, draws, tally, steps, start, stop)
 
 
 @compiled
 def splitting(target, kernel, metric, key, state, draws, tally, steps, start, stop):
     """Make steps of underdamped Langevin."""
-    _sweep(_SPLITTING, target, kernel, metric, key, state, draws, tally, steps, start, stop)
+    _splitting(target, kernel, metric, key, state, draws, tally, steps, start, stop)
 
 
 @compiled
 def hamiltonian(target, kernel, metric, key, state, draws, tally, steps, start, stop):
     """Make steps that end in an acceptance."""
-    _sweep(_HAMILTONIAN, target, kernel, metric, key, state, draws, tally, steps, start, stop)
+    _hamiltonian(target, kernel, metric, key, state, draws, tally, steps, start, stop)
 
 
 @compiled
 def adaptive(target, kernel, metric, key, state, draws, tally, steps, start, stop):
     """Make steps of autoMALA."""
-    _sweep(_ADAPTIVE, target, kernel, metric, key, state, draws, tally, steps, start, stop)
+    _adaptive(target, kernel, metric, key, state, draws, tally, steps, start, stop)

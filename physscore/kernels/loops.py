@@ -227,7 +227,8 @@ class Loop:
             )
             some = State(x, energy, score, momentum, state.seed, state.step, state.first + start)
             inside = [edge - start for edge in edges[first : last + 1]]
-            calls.append((some, kernel, metric, n_steps, thin, len(draws.x), tally[:, start:stop], inside))
+            counted = tally[:, start:stop].copy()  # in rows, as one process has it, or it is compiled anew
+            calls.append((some, kernel, metric, n_steps, thin, len(draws.x), counted, inside))
             places.append(slice(start, stop))
         for place, (some, drawn, counted) in zip(places, who.run(self, calls), strict=True):
             state.x[place], state.energy[place] = some.x, some.energy
