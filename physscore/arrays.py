@@ -96,8 +96,8 @@ def parallel(kernel: Callable[..., Any], n: int, *args: Any, at_least: int = 1) 
 def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a loop that releases the GIL, once for all processes where the result can be kept.
 
-    It should not put arrays into parts of others: with that Numba compiles, for seconds, how it would say that
-    their shapes differ.
+    It should not put arrays into parts of others: with that Numba compiles, for seconds, how it would say
+    that their shapes differ.
     """
     from numba import njit
 

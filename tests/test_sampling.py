@@ -15,6 +15,8 @@ import pytest
 import physscore as ps
 from physscore.diagnostics.chains import effective_sample_size, monte_carlo_error, r_hat
 from physscore.energies.coordinates import FieldModes
+from physscore.kernels import fused
+from physscore.kernels.team import Team, sharing
 
 LIMIT = 5.2
 CHAINS = 400
@@ -153,6 +155,31 @@ def test_threads_do_not_matter(kernel, compiled):
 
 
 # --- Warm-up --------------------------------------------------------------------------------------
+
+
+class Halves(Team):
+    """Two processes in one."""
+
+    size, runs = 2, 0
+
+    def run(self, loop, calls):
+        self.runs += 1
+        return [loop.moved(*call) for call in calls]
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_shared_chains_are_moved_by_what_is_compiled(name, monkeypatch):
+    """Compiling takes half a minute."""
+    settings = {"chains": 5, "steps": 6, "warmup": 0, "seed": 3}
+    alone = ps.sample(normal(), FIXED[name], **settings)
+    loops = [getattr(fused, step) for step in ("langevin", "splitting", "hamiltonian", "adaptive")]
+    compiled = [loop.signatures for loop in loops]
+    team = Halves()
+    monkeypatch.setattr("physscore.sampling.run.shared", lambda workers: sharing(team))
+    shared = ps.sample(normal(), FIXED[name], **settings)
+    assert team.runs > 0
+    np.testing.assert_array_equal(shared.draws, alone.draws)
+    assert [loop.signatures for loop in loops] == compiled
 
 
 @pytest.mark.parametrize("metric", ["identity", "diagonal", "dense"])
