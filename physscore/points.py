@@ -150,6 +150,22 @@ def weighted_sum(terms: Sequence[tuple[float, Point]]) -> Point:
     return from_block(_sum_block, np.concatenate(parts))
 
 
+@njit(nogil=True, error_model="numpy")
+def from_rows(rows, first, n, block):
+    """Copy rows first, ..., first + n - 1 into the columns of a block; the last one fills what is left."""
+    for j in range(block.shape[1]):
+        for i in range(rows.shape[1]):
+            block[i, j] = rows[first + min(j, n - 1), i]
+
+
+@njit(nogil=True, error_model="numpy")
+def to_rows(block, rows, first, n):
+    """Copy the first n columns of a block into rows first, ..., first + n - 1."""
+    for j in range(n):
+        for i in range(rows.shape[1]):
+            rows[first + j, i] = block[i, j]
+
+
 @compiled
 def _evaluate(address, params, x, energy, gradient, start, stop):
     d = x.shape[1]
@@ -157,14 +173,11 @@ def _evaluate(address, params, x, energy, gradient, start, stop):
     columns, slopes, energies = np.empty((d, width)), np.empty((d, width)), np.empty(width)
     for first in range(start, stop, width):
         n = min(width, stop - first)
-        for j in range(width):
-            for i in range(d):
-                columns[i, j] = x[first + min(j, n - 1), i]
+        from_rows(x, first, n, columns)
         call_block(address, columns, params, slopes, energies)
         for j in range(n):
             energy[first + j] = energies[j]
-            for i in range(d):
-                gradient[first + j, i] = slopes[i, j]
+        to_rows(slopes, gradient, first, n)
 
 
 def on_card(point: Point, dim: int) -> bool:

@@ -154,9 +154,6 @@ def test_threads_do_not_matter(kernel, compiled):
     assert runs[0].kernel.step_size == runs[1].kernel.step_size
 
 
-# --- Warm-up --------------------------------------------------------------------------------------
-
-
 class Halves(Team):
     """Two processes in one."""
 
@@ -180,6 +177,9 @@ def test_shared_chains_are_moved_by_what_is_compiled(name, monkeypatch):
     assert team.runs > 0
     np.testing.assert_array_equal(shared.draws, alone.draws)
     assert [loop.signatures for loop in loops] == compiled
+
+
+# --- Warm-up --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("metric", ["identity", "diagonal", "dense"])

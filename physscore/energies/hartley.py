@@ -20,6 +20,7 @@ from physscore.arrays import compiled, parallel
 from physscore.core import Array
 from physscore.energies.fourier_gaussian import FourierGaussian
 from physscore.modes import Coordinates
+from physscore.points import to_rows
 
 _TOGETHER = 64  # fields
 
@@ -157,13 +158,6 @@ def _transform(numbers, x):
                 x[i, j] = work[i, j]
 
 
-@njit(nogil=True, error_model="numpy")
-def _put_rows(columns, out, low):
-    for i in range(columns.shape[1]):
-        for j in range(columns.shape[0]):
-            out[low + i, j] = columns[j, i]
-
-
 @compiled
 def _transform_rows(numbers, rows, out, start, stop):
     """Transform fields that are rows, some of them at a time."""
@@ -171,7 +165,7 @@ def _transform_rows(numbers, rows, out, start, stop):
         high = min(low + _TOGETHER, stop)
         block = rows[low:high].T.copy()
         _transform(numbers, block)
-        _put_rows(block, out, low)
+        to_rows(block, out, low, high - low)
 
 
 @compiled
@@ -182,7 +176,7 @@ def _unwhiten_rows(numbers, rows, out, start, stop):
         z = rows[low:high].T.copy()
         x = np.empty_like(z)
         unwhiten_waves(numbers, z, x)
-        _put_rows(x, out, low)
+        to_rows(x, out, low, high - low)
 
 
 @njit(nogil=True, error_model="numpy")

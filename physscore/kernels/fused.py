@@ -16,7 +16,7 @@ from physscore.arrays import compiled
 from physscore.core import Array
 from physscore.kernels import moves
 from physscore.noise import fill_block
-from physscore.points import call_block
+from physscore.points import call_block, from_rows, to_rows
 
 WIDTH = 128  # chains in a block, at most
 _CELLS = 8192  # numbers in a block, about: its dozen arrays stay in the second-level cache
@@ -53,21 +53,6 @@ class Work(NamedTuple):
     half: Array
     full: Array
     back_full: Array
-
-
-@njit(nogil=True, error_model="numpy")
-def _load(rows, first, n, block):
-    """Copy chains first, ..., first + n - 1 into a block; the last one fills what is left."""
-    for j in range(block.shape[1]):
-        for i in range(rows.shape[1]):
-            block[i, j] = rows[first + min(j, n - 1), i]
-
-
-@njit(nogil=True, error_model="numpy")
-def _unload(block, rows, first, n):
-    for j in range(n):
-        for i in range(rows.shape[1]):
-            rows[first + j, i] = block[i, j]
 
 
 @njit(nogil=True, error_model="numpy")
@@ -289,9 +274,9 @@ def _sweep_of(make_step: Any) -> Any:
         )  # fmt: skip
         for first in range(start, stop, width):
             n = min(width, stop - first)
-            _load(xs, first, n, x)
-            _load(ss, first, n, s)
-            _load(ps, first, n, p)
+            from_rows(xs, first, n, x)
+            from_rows(ss, first, n, s)
+            from_rows(ps, first, n, p)
             for j in range(width):
                 e[j] = es[first + min(j, n - 1)]
             for j in range(width):
@@ -305,12 +290,12 @@ def _sweep_of(make_step: Any) -> Any:
                 chains, number = (x, s, e, p), np.uint64(first_step + t)
                 make_step(block, params, kernel, metric, chains, work, origin + first, number)
                 if thin and (t + 1) % thin == 0:
-                    _unload(x, draws[0][(t + 1) // thin - 1], first, n)
+                    to_rows(x, draws[0][(t + 1) // thin - 1], first, n)
                     for j in range(n):
                         draws[1][(t + 1) // thin - 1, first + j] = e[j]
-            _unload(x, xs, first, n)
-            _unload(s, ss, first, n)
-            _unload(p, ps, first, n)
+            to_rows(x, xs, first, n)
+            to_rows(s, ss, first, n)
+            to_rows(p, ps, first, n)
             for j in range(n):
                 es[first + j] = e[j]
                 tally[0, first + j] = work.accepted[j]
