@@ -17,6 +17,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from physscore.arrays import n_threads
 from physscore.core import InputError
 from physscore.interrupt import ignored_by_children
@@ -116,16 +118,34 @@ class Workers(Team):
             process.join()
 
 
+def _put(link: Connection, message: Any) -> None:
+    """Send a message; the data of its arrays come after it, as they lie in memory."""
+    buffers: list[pickle.PickleBuffer] = []
+    data = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
+    raw = [buffer.raw() for buffer in buffers]
+    link.send((data, [part.nbytes for part in raw]))
+    for part in raw:
+        link.send_bytes(part)
+
+
+def _got(link: Connection) -> Any:
+    data, sizes = link.recv()
+    raw = [np.empty(size, np.uint8) for size in sizes]
+    for part in raw:
+        link.recv_bytes_into(part)
+    return pickle.loads(data, buffers=raw)
+
+
 def _send(link: Connection, message: Any) -> None:
     try:
-        link.send(message)
+        _put(link, message)
     except OSError as error:
         raise _ended() from error
 
 
 def _received(link: Connection) -> Any:
     try:
-        done, found = link.recv()
+        done, found = _got(link)
     except (EOFError, OSError) as error:
         raise _ended() from error
     if not done:
@@ -163,7 +183,7 @@ def _serve(link: Connection, own: list[Path]) -> None:
     things: dict[int, Any] = {}
     with suppress(EOFError, OSError):
         while True:
-            old, key, data, method, call = link.recv()
+            old, key, data, method, call = _got(link)
             for forgotten in old:
                 del things[forgotten]
             try:
@@ -174,6 +194,6 @@ def _serve(link: Connection, own: list[Path]) -> None:
                 error.add_note(traceback.format_exc())
                 answer = False, error
             try:
-                link.send(answer)
+                _put(link, answer)
             except (pickle.PicklingError, TypeError, AttributeError) as error:
-                link.send((False, InputError(f"an answer cannot be sent between processes: {error}")))
+                _put(link, (False, InputError(f"an answer cannot be sent between processes: {error}")))

@@ -18,6 +18,7 @@ from physscore.energies.integrated import IntegratedScore
 from physscore.evidence.consensus import Seen
 from physscore.evidence.excess import excess_of
 from physscore.evidence.job import Job, Unit, checking, prepare
+from physscore.evidence.pilot import LOOKED_AT
 from physscore.evidence.plan import checked_schedule
 from physscore.evidence.reference import reference_for
 from physscore.evidence.result import LogZ
@@ -279,13 +280,14 @@ def _rounded(wanted: float, by: int) -> int:
 def _result(
     job: Job, units: dict[int, Unit], seen: Seen, target: Score, settings: dict[str, Any], doubt: Doubt | None
 ) -> LogZ:
-    y = np.concatenate([units[key].y for key in sorted(units)])
     legs, total = [seen.there, seen.back], seen.total
     length, steps = float(job.plan.knots.length[-1]), len(job.plan.betas) - 1
     findings = look_at(legs, total, seen.gap, seen.gap_error, length, steps) + heavy(seen.tail)
-    findings += score_fits(job.excess, y)
-    findings += job.uneven(y)
-    samples = job.excess.to_state(y)
+    ordered = [units[key].y for key in sorted(units)]
+    few = np.concatenate([y[:LOOKED_AT] for y in ordered])[:LOOKED_AT]
+    findings += score_fits(job.excess, few)
+    findings += job.uneven(few)
+    samples = _states(job, ordered)
     error = total.error
     findings += beyond_bounds(job.excess, samples, error)
     if doubt is not None:
@@ -311,6 +313,17 @@ def _result(
         samples, job.evaluations(len(seen.back.log_z)), repr(job.kernel), repr(job.excess.reference),
         repr(target), settings["method"], job.seed, settings,
     )  # fmt: skip
+
+
+def _states(job: Job, units: list[Array]) -> Array:
+    """Return the states of all particles; unit by unit, as together they may take much memory."""
+    first = job.excess.to_state(units[0])
+    states = np.empty((sum(map(len, units)), *first.shape[1:]), first.dtype)
+    states[: len(first)], end = first, len(first)
+    for y in units[1:]:
+        states[end : end + len(y)] = job.excess.to_state(y)
+        end += len(y)
+    return states
 
 
 def _flat(units: dict[int, Unit]) -> dict[str, Array]:

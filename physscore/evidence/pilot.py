@@ -25,7 +25,8 @@ _MOST_KNOTS = 64
 _MOST_STOPS = 100_000
 _LONGEST = SHORT_OF_QUARTER + math.pi  # trajectory: half a period more forgets as much of what is normal
 _UNEVEN = 0.12  # powers of 2
-_LOOKED_AT, _SPREADING, _FAR = 512, 20, 1 << 29  # steps are counted in 32 bits
+LOOKED_AT = 512  # particles, of which it is asked whether they are uneven
+_SPREADING, _FAR = 20, 1 << 29  # steps are counted in 32 bits
 _SHRINK = 5.0  # particles that a measured variance must outnumber
 
 
@@ -284,7 +285,7 @@ def uneven(excess: Excess, y: Array, place: tuple[Array, Array], step_size: floa
     Then autoMALA, which adapts its steps to where it is, spreads them: the powers of 2 by which it changes
     its steps vary more and more. ``y`` are particles at the target.
     """
-    y = y[:_LOOKED_AT].copy()
+    y = y[:LOOKED_AT].copy()
 
     def moved(y: Array, kernel: AutoMALA, n: int, step: int) -> Particles:
         particles = Particles(excess, kernel, y, seed=seed, step=_FAR + step)
