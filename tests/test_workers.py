@@ -31,6 +31,9 @@ class Thing:
     def unsendable(self):
         return lambda: None
 
+    def given_back(self, *arrays):
+        return {"arrays": list(arrays)}
+
 
 def test_answers_come_in_order_and_calls_may_grow():
     thing, calls, seen = Thing(), [(1,), (2, 10**6)], {}
@@ -41,6 +44,18 @@ def test_answers_come_in_order_and_calls_may_grow():
             if len(calls) < 6:
                 calls.append((len(calls) + 1,))
     assert seen == {i: i + 1 for i in range(6)}
+
+
+def test_arrays_travel_as_they_are():
+    arrays = [
+        np.zeros((0, 3)), np.arange(12.0).reshape(3, 4).T, np.arange(10, dtype="int16")[::3], np.array(2.5),
+        np.full(10**6, 7, "float32"), np.array([True, False]), np.array(["a", None], object),
+    ]  # fmt: skip
+    with Workers(1) as workers:
+        ((_, found),) = workers.each(Thing(), "given_back", [tuple(arrays)])
+    for one, other in zip(found["arrays"], arrays, strict=True):
+        np.testing.assert_array_equal(one, other, strict=True)
+        assert one.flags.writeable
 
 
 def test_what_fails_is_raised():
