@@ -106,7 +106,7 @@ def _draw_slice(figure: Any, axes: Any, delta: Any, grid: Grid, length_unit: str
     )
     axes.set(xlabel=f"x [{length_unit}]", ylabel=f"y [{length_unit}]")
     label = what.replace(r"$\delta$", r"$\log_{10}(1+\delta)$") if skewed else what
-    figure.colorbar(image, ax=axes, label=label, fraction=0.046, pad=0.03)
+    figure.colorbar(image, ax=axes, label=label, shrink=0.9)
 
 
 def _draw_spectrum(
@@ -133,7 +133,7 @@ def _draw_spectrum(
     )
     if comparison is not None:
         upper.plot(comparison.k, comparison.model, color=MODEL, lw=1.5, label=model_name, zorder=3)
-        upper.tick_params(labelbottom=False)
+        upper.tick_params(labelbottom=False, which="both")
         check = check or comparison
         of_logarithm = "" if check is comparison else r" of $\ln(1+\delta)$"
         lower.axhspan(-2, 2, color="0.92")
@@ -157,6 +157,10 @@ def _draw_spectrum(
     if shown.size:
         upper.set_ylim(shown.min() / 2.5, shown.max() * 2.5)
     upper.set(xscale="log", yscale="log", ylabel=f"P(k) [({length_unit}){exponent}]")
+    if spectrum.k[-1] < 50 * spectrum.k[0]:  # powers of 10 alone would be too few
+        from matplotlib.ticker import LogLocator
+
+        upper.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_formatter="")
     nyquist = min(grid.nyquist)
     for axes in (upper, lower) if lower is not None else (upper,):
         axes.axvline(nyquist, color="0.6", lw=0.8, ls=":")
