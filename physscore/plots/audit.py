@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from physscore.core import Array
-from physscore.plots.figure import MEASURED, MODEL, pyplot, write
+from physscore.plots.figure import MEASURED, MODEL, log_x, pyplot, write
 from physscore.store.hdf5 import inverse
 
 if TYPE_CHECKING:
@@ -54,15 +54,15 @@ def plot_field_audit(
 
     _draw(panels[:, 0], [power], f"P(k) [{_power_of(length_unit, dim)}]", wavenumber)
     panels[0, 0].set_yscale("log")
-    _log_x(panels[:, 0])
+    log_x(*panels[:, 0])
     _draw(panels[:, 1], [pdf], "probability density", "value of a cell")
     _set_log(panels[0, 1], pdf)
     if (pdf.x > 0).all() and pdf.x.max() > 10 * pdf.x.min():
-        _log_x(panels[:, 1])
+        log_x(*panels[:, 1])
     triangles = [each for name, each in audit.statistics.items() if name.endswith("bispectrum")]
     _draw(panels[:, 2], triangles,
           f"B(k) [{_power_of(length_unit, 2 * dim)}]", wavenumber)  # fmt: skip
-    _log_x(panels[:, 2])
+    log_x(*panels[:, 2])
     _set_log(panels[0, 2], *triangles)
     _draw(panels[:, 3], [peaks], "peaks a map", "height of peak [standard deviations]", audit.grid.n_cells)
     panels[0, 3].set_ylim(bottom=0)
@@ -136,19 +136,6 @@ def _around(statistics: list[StatisticComparison], pulls: Array, has_ratio: bool
     seen[seen] = error[seen] <= 3 * np.median(error[seen])
     half = float(np.clip(1.1 * (value[seen] + error[seen]).max(), _LEAST_RANGE, _MOST_RANGE))
     return max(0.0, 1 - half), 1 + half
-
-
-def _log_x(panels: Array) -> None:
-    """Make the shared x axis logarithmic, with few labels, so that none touch."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    panels[0].set_xscale("log")
-    low, high = panels[0].get_xlim()
-    steps = (1.0, 3.0) if high > 10 * low else (1.0, 2.0, 5.0)
-    for axes in panels:
-        axes.xaxis.set_major_locator(LogLocator(subs=steps))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _set_log(axes: Any, *statistics: StatisticComparison) -> None:

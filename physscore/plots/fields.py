@@ -9,7 +9,7 @@ import numpy as np
 
 from physscore.core import Array
 from physscore.grid import Grid
-from physscore.plots.figure import MEASURED, MODEL, pyplot, write
+from physscore.plots.figure import MEASURED, MODEL, log_x, pyplot, write
 from physscore.store.hdf5 import inverse
 
 if TYPE_CHECKING:
@@ -156,11 +156,8 @@ def _draw_spectrum(
     shown = certain if comparison is None else np.concatenate([certain, comparison.model])
     if shown.size:
         upper.set_ylim(shown.min() / 2.5, shown.max() * 2.5)
-    upper.set(xscale="log", yscale="log", ylabel=f"P(k) [({length_unit}){exponent}]")
-    if spectrum.k[-1] < 50 * spectrum.k[0]:  # powers of 10 alone would be too few
-        from matplotlib.ticker import LogLocator
-
-        upper.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_formatter="")
+    upper.set(yscale="log", ylabel=f"P(k) [({length_unit}){exponent}]")
+    log_x(upper)
     nyquist = min(grid.nyquist)
     for axes in (upper, lower) if lower is not None else (upper,):
         axes.axvline(nyquist, color="0.6", lw=0.8, ls=":")

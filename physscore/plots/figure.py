@@ -29,6 +29,19 @@ def require_matplotlib() -> None:
     pyplot()
 
 
+def log_x(*panels: Any) -> None:
+    """Make the x axis of panels that share it logarithmic, with enough labels, which do not touch."""
+    from matplotlib.ticker import LogLocator
+
+    panels[0].set_xscale("log")
+    low, high = panels[0].get_xlim()
+    if high > 100 * low:  # powers of 10 are enough
+        return
+    steps = (1.0, 3.0) if high > 10 * low else (1.0, 2.0, 5.0)
+    for axes in panels:
+        axes.xaxis.set(major_locator=LogLocator(subs=steps), major_formatter="{x:g}", minor_formatter="")
+
+
 def write(figure: Any, path: str | os.PathLike[str]) -> None:
     """Write a figure to a picture whose ending says the format."""
     plt = pyplot()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from physscore.arrays import to_host
-from physscore.plots.figure import MEASURED, pyplot, write
+from physscore.plots.figure import MEASURED, log_x, pyplot, write
 
 if TYPE_CHECKING:
     from physscore.sampling.result import Run
@@ -101,7 +101,8 @@ def _plot_fields(path: str | os.PathLike[str], run: Run, title: str) -> None:
     low, middle, high = np.quantile(measured, [0.16, 0.5, 0.84], axis=0)
     axes[1, 0].fill_between(k, low, high, color=MEASURED, alpha=0.3, label="68% of the draws")
     axes[1, 0].plot(k, middle, color=MEASURED, label="median")
-    axes[1, 0].set(xscale="log", yscale="log", xlabel="k", ylabel="P(k)", title="power spectrum of the draws")
+    axes[1, 0].set(yscale="log", xlabel="k", ylabel="P(k)", title="power spectrum of the draws")
+    log_x(axes[1, 0])
     axes[1, 0].legend(frameon=False)
     running = measured.reshape(*some.shape[:2], -1).mean(axis=1)
     steps = np.arange(0, draws, every) * run.thin
