@@ -12,7 +12,7 @@ from physscore.plots import fields
 
 @pytest.mark.parametrize("box", [5.0, 50.0, 500.0, 1000.0, 20000.0])
 @pytest.mark.parametrize("shape", [(16, 16, 16), (16, 32), (32, 16)])
-def test_nothing_is_cut_off(shape, box, tmp_path, monkeypatch):
+def test_nothing_is_cut_off(shape, box, monkeypatch):
     grid = ps.Grid(shape, box)
     prior = ps.GaussianRandomField(grid, ps.spectra.PowerLaw(index=-1.0, amplitude=1.0))
     delta = prior.sample(1, seed=1)[0]
