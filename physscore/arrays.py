@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -101,28 +100,11 @@ def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
     """
     from numba import njit
 
+    from physscore.code_on_disk import keep_on_disk
+
     dispatcher = njit(loop, nogil=True, error_model="numpy")
     keep_on_disk(dispatcher)
     return cast(Callable[..., Any], dispatcher)
-
-
-def keep_on_disk(function: Any) -> None:
-    """Have Numba keep what it compiles, where there is a folder for it, until the package changes."""
-    try:
-        function.enable_caching()
-        # Numba would look at the function's own file only; what it calls may stand in another one.
-        function._cache._cache_file._source_stamp = _source_stamp()
-    except (RuntimeError, AttributeError):  # no folder to keep it in, or another Numba
-        from numba.core.caching import NullCache
-
-        function._cache = NullCache()
-
-
-@cache
-def _source_stamp() -> tuple[float, int]:
-    """Return what changes when any file of the package does."""
-    found = [path.stat() for path in Path(__file__).parent.rglob("*.py")]
-    return max(file.st_mtime for file in found), sum(file.st_size for file in found)
 
 
 DEVICES = ("cpu", "gpu")

@@ -21,7 +21,8 @@ from numba.core import sigutils
 from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 
-from physscore.arrays import compiled, contiguous, cupy, keep_on_disk, on_gpu, parallel, to_host
+from physscore.arrays import compiled, contiguous, cupy, on_gpu, parallel, to_host
+from physscore.code_on_disk import keep_on_disk
 from physscore.core import Array, Point
 
 compiled_block = compiled

@@ -26,6 +26,7 @@ LAYERS = [
         "philox",
         "noise",
         "elementary",
+        "code_on_disk",
         "points",  # the algebra of core compiles its sums
         "grid",
         "cuda",

@@ -244,7 +244,6 @@ def _leapfrog(block, params, step, metric, x, s, e, p, work, exponent):
 def _sweep_of(make_step: Any) -> Any:
     """Return the loop of one step over blocks of chains: only that step is compiled with it."""
 
-    @njit(nogil=True, error_model="numpy")
     def sweep(target, kernel, metric, key, state, draws, tally, steps, start, stop):
         """Move chains start to stop by ``n_steps``, and keep every ``thin``-th of their states (0: none).
         They are counted from ``origin`` for their noise.
@@ -302,7 +301,9 @@ def _sweep_of(make_step: Any) -> Any:
                 tally[1, first + j] = work.divergent[j]
                 tally[2, first + j] = work.exponents[j]
 
-    return sweep
+    # By its name alone the linker tells one from another, where they come from disk.
+    sweep.__qualname__ = f"sweep_of_{make_step.__name__}"
+    return njit(nogil=True, error_model="numpy")(sweep)
 
 
 # A loop for each step, each kept on disk.
