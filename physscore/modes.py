@@ -268,6 +268,18 @@ def coordinates_in_use(cube: tuple[int, int, int]) -> npt.NDArray[np.bool_]:
     return np.asarray(to_coordinates(ones, cube)[0] != 0)
 
 
+def octant_of(numbers: Array, cube: tuple[int, int, int]) -> Array:
+    """Return the numbers of the modes with no negative frequency, of those of all coordinates."""
+    planes = numbers.reshape(cube[0], cube[1], cube[2] // 2 + 1, 2)
+    return planes[: cube[0] // 2 + 1, : cube[1] // 2 + 1, :, 0]
+
+
+def spread_octant(octant: Array, cube: tuple[int, int, int]) -> Array:
+    """Return numbers of all coordinates, those of (|kx|, |ky|, |kz|), and 0 where they are not used."""
+    x, y = (np.minimum(np.arange(n), n - np.arange(n)) for n in cube[:2])
+    return np.repeat(octant[x][:, y], 2) * coordinates_in_use(cube)
+
+
 class Coordinates:
     """The way between fields on a grid and their coordinates, as many at once as stay in the cache.
 

@@ -23,7 +23,9 @@ from physscore.arrays import on_gpu, to_host
 from physscore.cuda import fft
 from physscore.diagnostics.comparison import check_field
 from physscore.evidence import excess
+from physscore.kernels.loops import Loop
 from physscore.plots import plot_run
+from physscore.sampling.engine import Engine
 
 SPECTRUM = ps.spectra.PowerLaw(index=-1.5, amplitude=20.0)
 SHAPES = [(16,), (15,), (8, 12), (7, 9), (8, 8, 8), (5, 6, 7), (4, 12, 10)]
@@ -147,7 +149,7 @@ KERNELS = [
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("kernel", KERNELS, ids=repr)
-@pytest.mark.parametrize("shape", [(6, 8), (5, 4, 6)])
+@pytest.mark.parametrize("shape", [(6, 8), (5, 4, 6), (7,), (3, 5, 7)])
 def test_a_field_moves_the_same(card: Any, shape: tuple[int, ...], kernel: Any, dtype: Any) -> None:
     target = posterior(shape)
     if kernel.needs_energy is False and kernel.metric == "diagonal":
@@ -163,6 +165,56 @@ def test_a_field_moves_the_same(card: Any, shape: tuple[int, ...], kernel: Any, 
     assert np.abs(to_host(found.draws) - expected.draws).max() <= rounding * size
     np.testing.assert_allclose(found.energies, expected.energies, rtol=1e-4 if dtype == np.float32 else 1e-9)
     np.testing.assert_allclose(found.acceptance, expected.acceptance, atol=rounding)
+
+
+METRICS = {
+    "identity": lambda box: "identity",
+    "of no symmetry": lambda box: ps.kernels.Fourier(
+        box, np.linspace(0.01, 0.2, 2 * np.prod(box.half_shape))
+    ),
+}
+
+
+@pytest.mark.parametrize("kernel", [ps.MALA(), ps.ULA()], ids=repr)
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_field_moves_the_same_by_any_metric(card: Any, metric: str, kernel: Any) -> None:
+    target = posterior((6, 5, 4))
+    step_size = 0.002 if metric == "identity" else 0.05
+    kernel = kernel.tuned(metric=METRICS[metric](target.prior.grid), step_size=step_size)
+    init = target.prior.sample(3, seed=5)
+    options = {"chains": 3, "steps": 12, "warmup": 0, "seed": 3}
+    expected = ps.sample(target, kernel, init=init, **options)
+    found = ps.sample(target, kernel, init=card.asarray(init), **options)
+    close(found.draws, expected.draws, np.float64, 1e3)
+    if kernel.goal:
+        assert 0.2 < expected.acceptance.mean() < 0.9
+
+
+@pytest.mark.parametrize("kernel", KERNELS[:4] + KERNELS[6:7], ids=repr)
+def test_steps_in_few_passes_are_those_in_many(
+    card: Any, kernel: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = posterior((6, 8))
+    kernel = kernel if kernel.whitened else kernel.tuned(metric="fourier")
+    options = {"chains": 3, "steps": 12, "warmup": 0, "seed": 3, "device": "gpu"}
+    few = ps.sample(target, kernel, **options)
+    monkeypatch.setattr(Loop, "_in_few_passes", lambda *args: False)
+    many = ps.sample(target, kernel, **options)
+    assert np.abs(to_host(few.draws - many.draws)).max() <= 1e-12
+    np.testing.assert_allclose(few.energies, many.energies, rtol=1e-12)
+    np.testing.assert_array_equal(few.divergent, many.divergent)
+
+
+def test_a_step_of_a_field_is_four_kernels(card: Any) -> None:
+    if not hasattr(card, "launches"):
+        pytest.skip("a card does not tell")
+    target = posterior((6, 8))
+    engine = Engine(target, ps.MALA(step_size=0.2, metric="fourier"), device="gpu")
+    state = engine.start(target.prior.sample(2, seed=5, device="gpu"), 1)
+    card.launches.clear()
+    engine.advance(state, 5)
+    names = [name for name, _, _ in card.launches]
+    assert names == 5 * ["propose", "cells", "respond", "decide"] + ["take"]
 
 
 @pytest.mark.parametrize("target", [

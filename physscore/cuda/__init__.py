@@ -17,14 +17,15 @@ import numpy as np
 from physscore.arrays import cupy
 from physscore.core import Array
 
-SOURCES = ("noise", "modes", "moves", "cells", "lattice", "control")
+SOURCES = ("noise", "modes", "moves", "field_moves", "cells", "lattice", "control")
+_HEADERS = ("noise.cuh", "modes.cuh", "moves.cuh")
 _THREADS = 256
 
 
 def source_of(name: str) -> str:
-    """Return a CUDA source, with the noise before it that it may call."""
+    """Return a CUDA source, with the functions before it that it may call."""
     folder = Path(__file__).parent
-    return "\n".join((folder / file).read_text() for file in ("noise.cuh", f"{name}.cu"))
+    return "\n".join((folder / file).read_text() for file in (*_HEADERS, f"{name}.cu"))
 
 
 def options_for(dtype: Any) -> tuple[str, ...]:

@@ -2,15 +2,16 @@
 
 const int GAUSSIAN = 0, EXPONENTIAL = 1;  // else linear
 
+// "uniform": one weight, for all cells.
 extern "C" __global__ void cells(
-    int kind, const REAL *x, const REAL *data, const REAL *weight, double scale, REAL *score, long long chains,
-    long long d, long long parts, double *sums
+    int kind, const REAL *x, const REAL *data, const REAL *weight, bool uniform, double scale, REAL *score,
+    long long chains, long long d, long long parts, double *sums
 ) {
     for (i64 task = blockIdx.x; task < chains * parts; task += gridDim.x) {
         i64 chain = task / parts, part = task % parts;
         double sum = 0.0;
         for (i64 i = part * d / parts + threadIdx.x; i < (part + 1) * d / parts; i += blockDim.x) {
-            double here = (double)x[chain * d + i], a = data[i], b = weight[i], energy, slope;
+            double here = (double)x[chain * d + i], a = data[i], b = weight[uniform ? 0 : i], energy, slope;
             if (kind == GAUSSIAN) {
                 slope = b * (here - a);
                 energy = 0.5 * slope * (here - a);

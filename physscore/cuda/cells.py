@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,19 @@ def energy_and_score(likelihood: Any, states: Any, kind: int, scale: float, offs
     n, d = len(states), likelihood.dim
     dtype = states.dtype
 
-    def sent(name: str) -> Any:
-        return kept(likelihood, f"{name} {dtype}", lambda: getattr(likelihood, name).astype(dtype))
+    def sent(name: str, make: Callable[[], Any]) -> Any:
+        return kept(likelihood, f"{name} {dtype}", lambda: make().astype(dtype))
 
-    data, weight = sent("_data"), sent("_weight")
+    def weights() -> Any:
+        every = likelihood._weight
+        return every[:1] if (every == every[0]).all() else every
+
+    data, weight = sent("data", lambda: likelihood._data), sent("weight", weights)
     states = cupy().ascontiguousarray(states)
     parts = parts_of(n, d)
     score, sums = cupy().empty_like(states), cupy().empty((n, parts))
     launch_blocks(
         "cells", "cells", states.dtype, n * parts, -(-d // parts), np.int32(kind), states, data, weight,
-        np.float64(scale), score, n, d, parts, sums,
+        weight.size < d, np.float64(scale), score, n, d, parts, sums,
     )  # fmt: skip
     return sums.sum(axis=1) + offset, score

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -20,8 +21,10 @@ from physscore.arrays import (
     to_host,
 )
 from physscore.core import Array, Energy, InputError, Score
+from physscore.energies.coordinates import FieldModes
 from physscore.kernels import batched
 from physscore.kernels.metric import Metric
+from physscore.kernels.moves import DENSE
 from physscore.kernels.state import Draws, Info, Moves, State
 from physscore.kernels.team import Team, team
 from physscore.noise import normal, seed_key
@@ -314,6 +317,16 @@ class Loop:
 
         parallel(one_by_one, len(edges) - 1)
 
+    def _in_few_passes(self, kernel: Moves, metric: Metric) -> bool:
+        """Return whether a card fuses steps with the energy: of fields in their modes, with new momenta."""
+        return (
+            isinstance(self.target, FieldModes)
+            and self.target.others is not None
+            and self._step in ("langevin", "hamiltonian")
+            and kernel.keep == 0
+            and (kernel.harmonic or metric.kind != DENSE)
+        )
+
     def _move(
         self, state: State, kernel: Moves, metric: Metric, n_steps: int, thin: int, draws: Draws,
         tally: Array, some: slice,
@@ -326,14 +339,22 @@ class Loop:
                 energy, score = self.evaluate(x.reshape(-1, *shape[1:]))
             return energy, contiguous(score).reshape(len(x), -1)
 
-        batch = batched.Batch(evaluate, metric, state.seed, state.first + some.start, device_of(state.x))
-        step = getattr(batched, f"{self._step}_step")
-        n = shape[0]
+        n, first = shape[0], state.first + some.start
         x, score = state.x[some].reshape(n, -1), state.score[some].reshape(n, -1)
-        chains = _Chains(x, state.energy[some], score, state.momentum[some])
+        flat = x, state.energy[some], score, state.momentum[some]
+        chains: Any
+        if on_gpu(x) and self._in_few_passes(kernel, metric):
+            from physscore.kernels import field_chains
+
+            chains = field_chains.FieldChains(self.target, metric, state.seed, first, *flat)  # type: ignore[arg-type]
+            step = partial(getattr(field_chains, f"{self._step}_step"), chains, kernel)
+        else:
+            chains = _Chains(*flat)
+            batch = batched.Batch(evaluate, metric, state.seed, first, device_of(x))
+            step = partial(getattr(batched, f"{self._step}_step"), batch, kernel, chains)
         energies: list[Array] = []  # of the draws; those of a card are fetched once
         for t in range(n_steps):
-            step(batch, kernel, chains, state.step + t, tally[:, some])
+            step(state.step + t, tally[:, some])
             if thin and (t + 1) % thin == 0:
                 draws.x[(t + 1) // thin - 1, some] = chains.x.reshape(shape)
                 energies.append(chains.e.copy())
