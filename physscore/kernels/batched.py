@@ -184,10 +184,8 @@ class Batch:
                 x, s, p, w if len(w) else None, kick, drift, harmonic, y if len(y) else None, anew,
                 self.key, self.first,
             ))  # fmt: skip
-        kicks, drifts = (
-            np.broadcast_to(np.asarray(value, dtype), len(x)).copy()
-            for value, dtype in ((kick, x.dtype), (drift, np.float64 if harmonic else x.dtype))
-        )
+        kicks, drifts = np.empty(len(x), x.dtype), np.empty(len(x), np.float64 if harmonic else x.dtype)
+        kicks[:], drifts[:] = kick, drift
         kinetic = _pieces(p)
         parallel(
             _push, kinetic.size, x, s, p, w, kicks, drifts, harmonic, y, anew is not None, self.key,
