@@ -122,7 +122,8 @@ def _arrive_dense(v, score, mean, scale, inverse, beta, y, slope, squares, start
     d = v.shape[1]
     for row in range(start, stop):
         here, bent, there, out = v[row], score[row], y[row], slope[row]
-        there[:], out[:] = mean, 0.0
+        for i in range(d):
+            there[i], out[i] = mean[i], 0.0
         for k in range(d):
             x, force = here[k], bent[k]
             column, line = scale[k], inverse[k]

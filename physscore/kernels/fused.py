@@ -7,6 +7,7 @@ by its address, so that the loops are compiled once for all energies and kept on
 from __future__ import annotations
 
 import math
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -241,98 +242,75 @@ def _leapfrog(block, params, step, metric, x, s, e, p, work, exponent):
     moves.add_kinetic(work.old, x.shape[0], -1.0, work.log_ratio)
 
 
-def _sweep_of(make_step: Any) -> Any:
-    """Return the loop of one step over blocks of chains: only that step is compiled with it."""
-
-    def sweep(target, kernel, metric, key, state, draws, tally, steps, start, stop):
-        """Move chains start to stop by ``n_steps``, and keep every ``thin``-th of their states (0: none).
-        They are counted from ``origin`` for their noise.
-
-        ``state`` holds positions (n, d), energies (n,), scores and momenta; ``draws`` the kept positions
-        (kept, n, d) and energies; ``tally`` the sums over steps of acceptance probability, divergence and
-        exponent, which go on from what they are: they do not depend on the pieces a run is made in.
-        """
-        block, params = target
-        first_step, n_steps, thin, origin = steps
-        xs, es, ss, ps = state
-        d = xs.shape[1]
-        even = d + d % 2
-        width = min(WIDTH, max(32, _CELLS // d))
-        n_blocks = (stop - start + width - 1) // width
-        # Blocks of one size, in whole vectors.
-        width = ((stop - start + n_blocks - 1) // n_blocks + 7) // 8 * 8
-        x, s, p, e = np.empty((d, width)), np.empty((d, width)), np.zeros((even, width)), np.empty(width)
-        rows, columns, line = (d, width), (even, width), width
-        work = Work(
-            key, np.empty(columns), np.empty(columns), np.empty(rows), np.empty(rows), np.empty(line),
-            np.empty(rows), np.empty(rows), np.empty(line), np.empty((6, width)), np.empty(line),
-            np.empty(line), np.empty(line), np.empty(line), np.empty(line), np.empty(line, np.bool_),
-            np.empty(line, np.int64), np.empty(line, np.int64), np.empty(line, np.int64),
-            np.empty((4, width), np.uint32), np.empty((4, width), np.uint32), np.empty(line), np.empty(line),
-            np.empty(line), np.empty(line), np.empty(line), np.empty(line),
-        )  # fmt: skip
-        for first in range(start, stop, width):
-            n = min(width, stop - first)
-            from_rows(xs, first, n, x)
-            from_rows(ss, first, n, s)
-            from_rows(ps, first, n, p)
-            for j in range(width):
-                e[j] = es[first + min(j, n - 1)]
-            for j in range(width):
-                column = first + min(j, n - 1)
-                work.accepted[j], work.divergent[j], work.exponents[j] = (
-                    tally[0, column],
-                    tally[1, column],
-                    tally[2, column],
-                )
-            for t in range(n_steps):
-                chains, number = (x, s, e, p), np.uint64(first_step + t)
-                make_step(block, params, kernel, metric, chains, work, origin + first, number)
-                if thin and (t + 1) % thin == 0:
-                    to_rows(x, draws[0][(t + 1) // thin - 1], first, n)
-                    for j in range(n):
-                        draws[1][(t + 1) // thin - 1, first + j] = e[j]
-            to_rows(x, xs, first, n)
-            to_rows(s, ss, first, n)
-            to_rows(p, ps, first, n)
-            for j in range(n):
-                es[first + j] = e[j]
-                tally[0, first + j] = work.accepted[j]
-                tally[1, first + j] = work.divergent[j]
-                tally[2, first + j] = work.exponents[j]
-
-    # By its name alone the linker tells one from another, where they come from disk.
-    sweep.__qualname__ = f"sweep_of_{make_step.__name__}"
-    return njit(nogil=True, error_model="numpy")(sweep)
+_make_step: Any = None  # in each copy of the loop below, the step that it makes
 
 
-# A loop for each step, each kept on disk.
+def _sweep(target, kernel, metric, key, state, draws, tally, steps, start, stop):
+    """Move chains start to stop by ``n_steps``, and keep every ``thin``-th of their states (0: none).
+    They are counted from ``origin`` for their noise.
 
-_langevin = _sweep_of(langevin_step)
-_splitting = _sweep_of(splitting_step)
-_hamiltonian = _sweep_of(hamiltonian_step)
-_adaptive = _sweep_of(adaptive_step)
+    ``state`` holds positions (n, d), energies (n,), scores and momenta; ``draws`` the kept positions
+    (kept, n, d) and energies; ``tally`` the sums over steps of acceptance probability, divergence and
+    exponent, which go on from what they are: they do not depend on the pieces a run is made in.
+    """
+    block, params = target
+    first_step, n_steps, thin, origin = steps
+    xs, es, ss, ps = state
+    d = xs.shape[1]
+    even = d + d % 2
+    width = min(WIDTH, max(32, _CELLS // d))
+    n_blocks = (stop - start + width - 1) // width
+    # Blocks of one size, in whole vectors.
+    width = ((stop - start + n_blocks - 1) // n_blocks + 7) // 8 * 8
+    x, s, p, e = np.empty((d, width)), np.empty((d, width)), np.zeros((even, width)), np.empty(width)
+    rows, columns, line = (d, width), (even, width), width
+    work = Work(
+        key, np.empty(columns), np.empty(columns), np.empty(rows), np.empty(rows), np.empty(line),
+        np.empty(rows), np.empty(rows), np.empty(line), np.empty((6, width)), np.empty(line),
+        np.empty(line), np.empty(line), np.empty(line), np.empty(line), np.empty(line, np.bool_),
+        np.empty(line, np.int64), np.empty(line, np.int64), np.empty(line, np.int64),
+        np.empty((4, width), np.uint32), np.empty((4, width), np.uint32), np.empty(line), np.empty(line),
+        np.empty(line), np.empty(line), np.empty(line), np.empty(line),
+    )  # fmt: skip
+    for first in range(start, stop, width):
+        n = min(width, stop - first)
+        from_rows(xs, first, n, x)
+        from_rows(ss, first, n, s)
+        from_rows(ps, first, n, p)
+        for j in range(width):
+            e[j] = es[first + min(j, n - 1)]
+        for j in range(width):
+            column = first + min(j, n - 1)
+            work.accepted[j], work.divergent[j], work.exponents[j] = (
+                tally[0, column],
+                tally[1, column],
+                tally[2, column],
+            )
+        for t in range(n_steps):
+            chains, number = (x, s, e, p), np.uint64(first_step + t)
+            _make_step(block, params, kernel, metric, chains, work, origin + first, number)
+            if thin and (t + 1) % thin == 0:
+                to_rows(x, draws[0][(t + 1) // thin - 1], first, n)
+                for j in range(n):
+                    draws[1][(t + 1) // thin - 1, first + j] = e[j]
+        to_rows(x, xs, first, n)
+        to_rows(s, ss, first, n)
+        to_rows(p, ps, first, n)
+        for j in range(n):
+            es[first + j] = e[j]
+            tally[0, first + j] = work.accepted[j]
+            tally[1, first + j] = work.divergent[j]
+            tally[2, first + j] = work.exponents[j]
 
 
-@compiled
-def langevin(target, kernel, metric, key, state, draws, tally, steps, start, stop):
-    """Make steps of unadjusted Langevin."""
-    _langevin(target, kernel, metric, key, state, draws, tally, steps, start, stop)
+def _loop_of(make_step: Any, name: str) -> Any:
+    """Return the loop of one step, which alone is compiled with it, and kept on disk by its name."""
+    loop = FunctionType(_sweep.__code__.replace(co_name=name), {**globals(), "_make_step": make_step}, name)
+    loop.__qualname__ = name
+    return compiled(loop)
 
 
-@compiled
-def splitting(target, kernel, metric, key, state, draws, tally, steps, start, stop):
-    """Make steps of underdamped Langevin."""
-    _splitting(target, kernel, metric, key, state, draws, tally, steps, start, stop)
-
-
-@compiled
-def hamiltonian(target, kernel, metric, key, state, draws, tally, steps, start, stop):
-    """Make steps that end in an acceptance."""
-    _hamiltonian(target, kernel, metric, key, state, draws, tally, steps, start, stop)
-
-
-@compiled
-def adaptive(target, kernel, metric, key, state, draws, tally, steps, start, stop):
-    """Make steps of autoMALA."""
-    _adaptive(target, kernel, metric, key, state, draws, tally, steps, start, stop)
+langevin = _loop_of(langevin_step, "langevin")
+splitting = _loop_of(splitting_step, "splitting")
+hamiltonian = _loop_of(hamiltonian_step, "hamiltonian")
+adaptive = _loop_of(adaptive_step, "adaptive")
