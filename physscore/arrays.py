@@ -206,6 +206,22 @@ def floating_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
     return found
 
 
+def unmasked(x: Any, name: str) -> Array:
+    """Return ``x`` as a NumPy array.
+
+    Raises
+    ------
+    InputError
+        If it is a masked array in which something is masked, which would be lost.
+    """
+    if isinstance(x, np.ma.MaskedArray) and x.mask.any():
+        raise InputError(
+            f"{name} is a masked array with {int(x.mask.sum())} masked values: fill them, or leave them out "
+            "by mask= where there is one"
+        )
+    return np.asarray(x)
+
+
 def as_states(x: Any, shape: tuple[int, ...], name: str = "x") -> Array:
     """Return ``x`` as a float32 or float64 array of shape (n, *shape), converting other real types.
 
@@ -214,7 +230,7 @@ def as_states(x: Any, shape: tuple[int, ...], name: str = "x") -> Array:
     InputError
         If the shape does not fit or the values are not real numbers.
     """
-    states = x if on_gpu(x) else np.asarray(x)
+    states = x if on_gpu(x) else unmasked(x, name)
     if states.shape[1:] != shape or states.ndim != len(shape) + 1:
         wanted = ", ".join(["n", *map(str, shape)])
         raise InputError(f"{name} has shape {states.shape}: it must be ({wanted}), a batch of states")

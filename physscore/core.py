@@ -75,6 +75,9 @@ class Energy(Score):
     log_z: float | None = None
     """Log of the integral of exp(-E), where it is known."""
 
+    has_walls: bool = False
+    """Whether the energy is infinite beyond some bounds."""
+
     by_arrays: bool = False
     """Whether a card takes its arrays, though there is a compiled form."""
 

@@ -89,7 +89,9 @@ def _sum_power(a, b, n_x, octant, signs_of_y, weights, shared, total, start, sto
                             continue
                         u, v = a[xx, yy], b[xx, yy]
                         for z in range(n_z):
-                            row[z] += np.float64(u[2 * z] * v[2 * z] + u[2 * z + 1] * v[2 * z + 1])
+                            row[z] += (
+                                np.float64(u[2 * z]) * v[2 * z] + np.float64(u[2 * z + 1]) * v[2 * z + 1]
+                            )
                 base, weight = octant[0][x] + octant[1][y], weights[0][x] * weights[1][y]
                 for z in range(n_z):
                     sums[base + octant[2][z]] += weight * weights[2][z] * row[z]

@@ -37,6 +37,8 @@ __all__ = ["MAX_DRAWS", "checked_draw", "field_modes", "fill_block", "fill_row",
 FIELD = 0 << 24
 CHAIN = 2 << 24
 MAX_DRAWS = 1 << 24
+# The numbers of the draws that exact samples are made of, apart from those that move chains of the same seed.
+EXACT, WHICH = 66, 67
 
 _u64 = np.uint64
 _MASK = _u64(0xFFFFFFFF)

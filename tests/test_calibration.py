@@ -235,3 +235,10 @@ def test_bad_input_is_one_sentence(call, message):
     with pytest.raises(InputError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_a_truth_that_is_not_a_number_is_in_no_interval():
+    with pytest.raises(InputError, match="truth holds nan"):
+        interval_coverage(np.full(30, np.nan), np.zeros(30), np.ones(30))
+    with pytest.raises(InputError, match="levels is empty"):
+        central_coverage(np.zeros((30, 1)), np.random.default_rng(0).normal(size=(30, 20, 1)), levels=[])

@@ -286,3 +286,25 @@ def test_second_process_does_not_compile(tmp_path):
     physscore("field", "--grid", 64, "--box", 100, "-o", "b.h5", cwd=tmp_path, env=environment)
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*") if path.is_file()}
     assert before == after
+
+
+def test_cells_of_a_field_are_no_periodic_box(tmp_path):
+    options = ["--spectrum", "powerlaw:index=-1,amplitude=5", "--seed", "3"]
+    physscore(
+        "field", "--grid", "16", "--box", "40", *options, "-o", "a.h5", "--cells", "0:8,0:8,0:8", cwd=tmp_path
+    )
+    refused = physscore("spectrum", "a.h5", "--compare", options[1], cwd=tmp_path, code=2)
+    assert "holds some cells" in refused.stderr
+    assert "8 x 8 x 8 cells" in physscore("spectrum", "a.h5", cwd=tmp_path).stdout
+    assert "cells: 0:8,0:8,0:8 of a larger field" in physscore("info", "a.h5", cwd=tmp_path).stdout
+    refused = physscore("spectrum", "a.h5", "--box", "5", cwd=tmp_path, code=2)
+    assert "--box is for a --dataset" in refused.stderr
+    with h5py.File(tmp_path / "maps.h5", "w") as file:
+        file["maps"] = np.random.default_rng(0).normal(size=(3, 8, 8))
+    refused = physscore("spectrum", "maps.h5", "--dataset", "maps", "--box", "8", cwd=tmp_path, code=2)
+    assert "may be one field or 3 of one dimension less" in refused.stderr
+    found = physscore("spectrum", "maps.h5", "--dataset", "maps", "--box", "8,8", cwd=tmp_path)
+    assert "mean of 3 independent field(s) of 8 x 8 cells" in found.stdout
+    refused = physscore("spectrum", "maps.h5", "--dataset", "maps", "--box", "8,8", "--compare",
+                        "powerlaw:index=0,amplitude=0", cwd=tmp_path, code=2)  # fmt: skip
+    assert "no power at any" in refused.stderr

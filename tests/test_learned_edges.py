@@ -221,3 +221,32 @@ def test_modules_that_return_energies_or_take_parameters():
 def test_bad_input(call, words):
     with pytest.raises(ps.InputError, match=words):
         call()
+
+
+class _OfOneNumber(torch.nn.Module):
+    def forward(self, x):
+        return 0.5 * x**2
+
+
+def test_what_a_model_of_one_number_returns_is_to_be_said():
+    with pytest.raises(ps.InputError, match='say kind="score" or kind="energy"'):
+        ps.from_torch(_OfOneNumber(), 1)
+    x = np.array([[2.0], [3.0]])
+    energy = ps.from_torch(_OfOneNumber(), 1, kind="energy")
+    np.testing.assert_allclose(energy.energy(x), [2.0, 4.5])
+    np.testing.assert_allclose(energy.score(x), -x)
+    np.testing.assert_allclose(energy.directional(x, np.ones_like(x))[1], [[-1.0], [-1.0]])
+    np.testing.assert_allclose(ps.from_torch(_OfOneNumber(), 1, kind="score").score(x), [[2.0], [4.5]])
+    assert type(ps.from_torch(learning.MLP(1, (4,)), 1)).__name__ == "LearnedScore"
+
+
+def test_training_data_are_finished_fields(tmp_path):
+    with FieldWriter(tmp_path / "a.h5", ps.Grid((8, 8), 8.0), n=4, dtype=np.dtype("f4"), seed=1) as writer:
+        for i in range(2):
+            writer.write(i, np.full((8, 8), i + 1.0, "f4"))
+    with pytest.warns(UserWarning, match="unfinished: it has 2 of 4 fields"):
+        data = learning.data.read(tmp_path / "a.h5.part")
+    assert data.x.shape == (2, 8, 8)
+    ps.save(tmp_path / "one.h5", ps.Fields(np.ones((4, 4, 4)), ps.Grid((4, 4, 4), 4.0)))
+    with pytest.raises(ps.InputError, match="a single field"):
+        learning.data.read(tmp_path / "one.h5")

@@ -129,3 +129,12 @@ def test_fixed_and_paired_act_on_the_gaussian_field():
     single, double = prior.sample(1, seed=3, dtype="float32"), prior.sample(1, seed=3)
     assert single.dtype == np.float32
     np.testing.assert_allclose(single, double, atol=1e-4)
+
+
+def test_empty_cells_stay_above_minus_one():
+    """In single precision some would be -1, where the energy is infinite."""
+    prior = ps.LognormalField(ps.Grid((64, 64, 64), 64.0), ps.spectra.PowerLaw(0.0, 3000.0))
+    delta = prior.sample(1, seed=0, dtype="float32")
+    assert delta.min() == np.nextafter(np.float32(-1), np.float32(0))
+    assert np.isfinite(prior.energy(delta)).all()
+    assert ps.check_field(delta[0], prior).passed

@@ -286,3 +286,45 @@ def test_bad_comparison():
         ps.power_spectrum(x[0], grid, x[1]).compare(spectrum)
     with pytest.raises(InputError, match=r"model is -1.0 at k = .*not negative"):
         ps.power_spectrum(x[0], grid).compare(lambda k: -np.ones_like(k))
+
+
+@pytest.mark.parametrize("scale", [1e-29, 1e17])
+def test_power_of_single_precision_has_the_range_of_double(scale):
+    grid = ps.Grid((8, 6, 4), 10.0)
+    x = scale * np.random.default_rng(0).lognormal(size=grid.shape)
+    found, expected = (ps.power_spectrum(values, grid).power for values in (x.astype(np.float32), x))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+WRONG_MODELS = {
+    "power of the bins": (lambda measured: measured.power, "not for each bin"),
+    "a number": (lambda measured: 3.0, "it must be a function"),
+    "too few": (lambda measured: lambda k: k[:-1], "one P each"),
+    "nothing": (lambda measured: lambda k: 0 * k, "no power at any of the modes"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_MODELS)
+def test_models_that_are_none(name):
+    make, words = WRONG_MODELS[name]
+    measured = ps.power_spectrum(np.random.default_rng(0).normal(size=(8, 8)), ps.Grid((8, 8), 8.0))
+    with pytest.raises(InputError, match=words):
+        measured.compare(make(measured))
+
+
+def test_masked_values_are_not_taken_for_data():
+    masked = np.ma.masked_array(np.ones((4, 4)), mask=np.eye(4, dtype=bool))
+    for call in (
+        lambda: ps.power_spectrum(masked, ps.Grid((4, 4), 1.0)),
+        lambda: ps.GaussianNoise(masked, 1.0),
+    ):
+        with pytest.raises(InputError, match="4 masked values"):
+            call()
+    assert ps.GaussianNoise(np.ma.masked_array(np.ones((4, 4))), 1.0).dim == 16
+
+
+def test_what_is_no_grid_and_no_noise():
+    with pytest.raises(InputError, match=r"must be a physscore\.Grid"):
+        ps.power_spectrum(np.ones((6, 6)), (6, 6))
+    with pytest.raises(InputError, match="shot_noise is '1'"):
+        ps.power_spectrum(np.ones((6, 6)), ps.Grid((6, 6), 1.0), shot_noise="1")

@@ -325,3 +325,14 @@ def test_memory_does_not_grow_with_the_steps(tmp_path):
         peaks.append(float(out))
         (tmp_path / f"{steps}.h5").unlink()
     assert peaks[1] < peaks[0] + 60
+
+
+def test_another_metric_or_start_is_another_job(tmp_path):
+    target, path = ps.Gaussian(0.0, 1.0, dim=2), tmp_path / "run.h5"
+    options = {"chains": 4, "steps": 5, "warmup": 0, "output": path, "resume": True}
+    kernel = ps.ULA(0.1, metric=ps.kernels.Diagonal([1.0, 1.0]))
+    draws = ps.sample(target, kernel, **options).draws[...]
+    for other, init in ((ps.kernels.Diagonal([9.0, 9.0]), None), (kernel.metric, [1.0, 1.0])):
+        with pytest.raises(ps.InputError, match="belongs to another job"):
+            ps.sample(target, kernel.tuned(metric=other), init=init, **options)
+    np.testing.assert_array_equal(ps.sample(target, kernel, **options).draws[...], draws)

@@ -122,3 +122,42 @@ def test_bad_input_is_one_sentence(name):
     with pytest.raises(ps.InputError, match=message) as caught:
         function()
     assert "\n" not in str(caught.value)
+
+
+HALF = ps.Parameters(x=ps.HalfNormal(10.0))
+WALLS = {
+    "two priors": HALF + ps.Gaussian([0.6], [0.09]),
+    "a power": 2.0 * HALF + ps.GaussianNoise([0.6], 0.3),
+    "a score": HALF + ps.from_functions(score=lambda x: -(x - 0.6) / 0.09, shape=1),
+    "counts": ps.Gaussian([0.0], [0.3]) + ps.PoissonCounts([3], 3.0, link="linear"),
+}
+
+
+@pytest.mark.parametrize("name", WALLS)
+def test_walls_are_seen_wherever_they_are(name):
+    with pytest.raises(ps.InputError, match="has bounds, which ULA steps over"):
+        ps.sample(WALLS[name], ps.ULA(0.02), chains=2, steps=4, init=[0.5])
+
+
+def test_draws_beyond_a_wall_are_no_success():
+    energy = ps.from_functions(
+        energy=lambda x: np.where(x[:, 0] > -1.5, 0.5 * x[:, 0] ** 2, np.inf), score=lambda x: -x, shape=1
+    )
+    run = ps.sample(energy, ps.ULA(0.1), chains=4, steps=400, warmup=10, init=[0.5])
+    assert not run.mixing.passed
+    assert "where the density is 0" in str(run.mixing)
+
+
+def test_a_start_at_the_edge_of_a_prior():
+    target = ps.Parameters(a=ps.Uniform(0.0, 1.0)) + ps.GaussianNoise([0.5], 1.0)
+    with pytest.raises(ps.InputError, match="at the edge of the prior"):
+        ps.sample(target, ps.CrankNicolson(0.5), init=[0.0], chains=2, steps=4, warmup=0)
+
+
+def test_coordinates_that_stay_are_swept_too():
+    grid = ps.Grid((4, 4), 4.0)
+    field = ps.GaussianRandomField(grid, ps.spectra.PowerLaw(-1.0, 1.0))
+    target = field + ps.GaussianNoise(field.sample(1, seed=1)[0], 1.0)
+    run = ps.sample(target, ps.AutoMALA(0.1, sweep=True), chains=2, steps=40, warmup=0)
+    assert np.abs(run.draws.mean(axis=(2, 3))).max() < 1e-12
+    assert run.draws.std() > 0.1

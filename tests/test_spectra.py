@@ -352,3 +352,18 @@ def test_foreign_hdf5_spectra(tmp_path, power):
             file.create_dataset(f"spectra/{name}", data=values).attrs["units"] = "1"
     with pytest.raises(InputError, match=r"spectrum file .*p.h5 (has|cannot be read)"):
         spectra.Tabulated.from_file(path)
+
+
+def test_a_spectrum_of_other_dimensions_is_refused(tmp_path):
+    grid = ps.Grid((16, 16), 20.0)
+    field = ps.GaussianRandomField(grid, spectra.PowerLaw(-1.0, 5.0)).sample(1, seed=1)[0]
+    ps.save(tmp_path / "p.h5", ps.power_spectrum(field, grid))
+    table = spectra.parse(f"{tmp_path / 'p.h5'}:extrapolate=power law")
+    assert ps.GaussianRandomField(grid, table).dim == 256
+    for family in ps.GaussianRandomField, ps.LognormalField:
+        with pytest.raises(InputError, match="measured in 2 dimensions"):
+            family(ps.Grid((8, 8, 8), 14.0), table)
+    with pytest.raises(InputError, match="a function of wavenumbers"):
+        ps.GaussianRandomField(grid, 3.0)
+    with pytest.raises(InputError, match=r"must be a physscore\.Grid"):
+        ps.GaussianRandomField((16, 16), table)

@@ -231,3 +231,17 @@ def test_wrong_objects(tmp_path):
 def test_units_of_wavenumbers():
     assert inverse("Mpc/h") == "h/Mpc"
     assert inverse("kpc") == "1/(kpc)"
+
+
+def test_an_unfinished_file_gives_what_is_finished(tmp_path):
+    grid = ps.Grid((4, 4), 4.0)
+    with FieldWriter(tmp_path / "a.h5", grid, n=5, dtype=np.dtype("f4"), seed=1) as writer:
+        writer.write(0, np.full((4, 4), 1.0, "f4"))
+        writer.write(2, np.full((4, 4), 3.0, "f4"))
+    with pytest.warns(UserWarning, match="unfinished: it has 2 of 5 fields"):
+        delta = ps.load(tmp_path / "a.h5.part").delta
+    assert delta[:, 0, 0].tolist() == [1.0, 3.0]
+    with FieldWriter(tmp_path / "b.h5", grid, n=None, dtype=np.dtype("f4"), seed=1):
+        pass
+    with pytest.raises(InputError, match="no finished field"):
+        ps.load(tmp_path / "b.h5.part")

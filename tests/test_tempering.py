@@ -101,3 +101,23 @@ def test_bad_input_is_one_sentence(name):
     with pytest.raises(ps.InputError, match=message) as caught:
         temper(**{"target": FAR, "reference": WIDE} | change)
     assert "\n" not in str(caught.value)
+
+
+def test_a_reference_that_fixes_what_the_target_moves():
+    reference = ps.GaussianRandomField(ps.Grid((4, 4), 4.0), lambda k: 1 / (1 + k**2))
+    with pytest.raises(ps.InputError, match="fixes 1 modes that the target does not"):
+        temper(ps.Phi4((4, 4), mass2=1.0, coupling=0.0), reference, chains=2, steps=10)
+
+
+def test_ladders_begin_where_the_target_has_an_energy():
+    """The default reference reaches beyond the walls; means within 5.5 of their errors."""
+    uniform = temper(ps.Parameters(a=ps.Uniform(0.0, 1.0)), chains=8, steps=400, seed=1)
+    assert abs(uniform.mean[0] - 0.5) < 5.5 * uniform.error[0]
+    target = ps.Parameters(a=ps.Normal(0.0, 1.0)) + ps.PoissonCounts([3], 3.0, link="linear")
+    counts = temper(target, chains=8, steps=400, seed=1)
+    a = np.linspace(-1, 8, 100_001)[1:]
+    density = np.exp(-0.5 * a**2 - 3 * (1 + a) + 3 * np.log(1 + a))
+    assert abs(counts.mean[0] - (a * density).sum() / density.sum()) < 5.5 * counts.error[0]
+    never = ps.from_functions(energy=lambda x: np.full(len(x), np.inf), score=lambda x: -x, shape=1)
+    with pytest.raises(ps.InputError, match="has no draw, of 200"):
+        temper(never, chains=2, steps=10)

@@ -147,3 +147,14 @@ def test_bad_input_is_one_sentence(call, message):
     with pytest.raises(InputError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_draws_that_are_mostly_alike_are_told_apart():
+    """Half of all distances are 0: no length of the random cosines comes out of their median."""
+    generator = np.random.default_rng(0)
+    x, y = (
+        np.where(generator.random((400, 1)) < share, value, 0.0) for share, value in ((0.05, 1), (0.25, 50))
+    )
+    assert not classifier_test(x, y).passed
+    x, y = (np.where(generator.random((400, 1)) < 0.1, 1.0, 0.0) for _ in range(2))
+    assert classifier_test(x, y).passed

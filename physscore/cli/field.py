@@ -164,6 +164,7 @@ def command(
     sides = [stop - start for start, stop in cells or ()]
     if cells and (len(sides) != grid.dim or any(n > m for n, m in zip(sides, grid.shape, strict=True))):
         raise InputError(f"--cells is {cells}: it must be {grid.dim} ranges inside {grid.shape} cells")
+    spectrum = spectra.parse(spectrum_text, redshift=redshift)
     if dry_run:
         if device == "gpu" or cells or comm is not None:
             raise InputError(f"--dry-run is for fields on the CPU, by one process: it is given {ways[0]}")
@@ -180,7 +181,6 @@ def command(
     # Processes share each field; those with cards have each fields of its own.
     cut = None if comm is None or device == "gpu" else SlabDecomposition(grid, comm, dtype=precision)
     on_root(comm, lambda: check_output(output, overwrite=overwrite, resume=resume))
-    spectrum = spectra.parse(spectrum_text, redshift=redshift)
     settings = {
         "command": "field",
         **grid.settings(),

@@ -123,6 +123,9 @@ def print_summary(summary: dict[str, Any]) -> None:
     if spectrum:
         parameters = ", ".join(f"{key} = {value}" for key, value in spectrum.items() if key != "name")
         click.echo(f"spectrum: {spectrum.get('name')}" + (f" ({parameters})" if parameters else ""))
+    if cells_of := summary["settings"].get("cells"):
+        ranges = ",".join(f"{start}:{stop}" for start, stop in cells_of)
+        click.echo(f"cells: {ranges} of a larger field, so without its periodic boundaries")
     kinds = [kind for kind in ("lognormal", "fixed", "paired") if summary["settings"].get(kind)]
     if kinds:
         click.echo(f"kind: {', '.join(kinds)}")

@@ -95,9 +95,14 @@ def command(
         check_output(output, overwrite=overwrite)
     if cross is not None and model_text is not None:
         raise InputError("--compare and --cross exclude each other: a model is of an auto spectrum")
+    if box_size is not None and dataset is None:
+        raise InputError(f"--box is for a --dataset in a file that is not ours: {path} says its own")
     with FieldFile(path, dataset=dataset, box_size=box_size) as fields:
         if not fields.completed:
             raise InputError(f"file {path} holds no finished field yet")
+        if model_text is not None and fields.settings.get("cells"):
+            raise InputError(f"--compare is for whole fields: {path} holds some cells of one, which have no "
+                             "periodic spectrum")  # fmt: skip
         comm = world()
         if sum([comm is not None, memory is not None, cross is not None]) > 1:
             raise InputError("mpiexec, --memory and --cross exclude each other")
@@ -134,6 +139,7 @@ def command(
         result = {
             "file": str(path),
             "fields": len(chosen),
+            "shape": list(grid.shape),
             "units": {"k": inverse(fields.length_unit), "power": f"({fields.length_unit})^{grid.dim}"},
             "k": measured.k.tolist(),
             "power": measured.power.tolist(),
@@ -177,7 +183,8 @@ def _print(measured: PowerSpectrum, result: dict[str, Any]) -> None:
     if measured.correlation is not None:
         columns.append(measured.correlation.mean(axis=0))
         names.append("r")
-    click.echo(f"# {result['file']}: mean of {n} independent field(s)")
+    cells = " x ".join(map(str, result["shape"]))
+    click.echo(f"# {result['file']}: mean of {n} independent field(s) of {cells} cells")
     click.echo("# " + "  ".join(f"{name:>16}" for name in [*names, "modes"]))
     for row, modes in zip(np.column_stack(columns), measured.n_modes, strict=True):
         click.echo("  " + "  ".join(f"{value:16.8g}" for value in row) + f"  {modes:16d}")

@@ -100,7 +100,7 @@ DEVICE double power_of_signs(const REAL *a, const REAL *b, Octant o, Place p) {
         const Complex *u = of_signs((REAL *)a, o, p, signs), *v = of_signs((REAL *)b, o, p, signs);
         if (!u) continue;
         Complex one = *u, other = *v;
-        sum += (double)(one.re * other.re + one.im * other.im);
+        sum += (double)one.re * other.re + (double)one.im * other.im;
     }
     return p.z == 0 || 2 * p.z == o.nz ? sum : 2.0 * sum;  // the half spectrum leaves out the modes with z < 0
 }
@@ -144,7 +144,7 @@ extern "C" __global__ void weighted_power(
 #pragma unroll
             for (int signs = 0; signs < 4; signs++)
                 if (places[signs])
-                    power += (double)(found[signs].re * found[signs].re + found[signs].im * found[signs].im);
+                    power += (double)found[signs].re * found[signs].re + (double)found[signs].im * found[signs].im;
             i64 entry = ox[p.x] + oy[p.y] + oz[p.z];
             sum += weights[entry] * (p.z == 0 || 2 * p.z == nz ? power : 2.0 * power);
             if (!multiplies) continue;

@@ -231,6 +231,8 @@ def central_coverage(
     ranks = _ranks(true[:, None, :], drawn, seed)
     labels = _names(names, true.shape[1])
     cases = []
+    if len(levels) == 0:
+        raise InputError("levels is empty: give the probabilities of some intervals")
     for level in levels:
         if not 0 < level < 1:
             raise InputError(f"levels holds {level!r}: it must hold probabilities between 0 and 1")
@@ -261,6 +263,8 @@ def interval_coverage(truth: Any, lower: Any, upper: Any, *, level: float = 0.68
     if true.ndim != 1 or true.shape != low.shape or true.shape != high.shape or len(true) < _FEWEST:
         raise InputError(f"truth, lower and upper have shapes {true.shape}, {low.shape} and {high.shape}: "
                          f"they must be alike, ({_FEWEST} or more,)")  # fmt: skip
+    if not np.isfinite(true).all():
+        raise InputError(f"truth holds {true[~np.isfinite(true)][0]}: it must be finite")
     if not (low <= high).all():
         raise InputError(f"lower is above upper in {int((~(low <= high)).sum())} intervals: each must be one")
     if not 0 < level < 1:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy.special import chdtr, chdtrc, ndtri
 
 from physscore.arrays import on_gpu
-from physscore.core import Array
+from physscore.core import Array, InputError
 from physscore.diagnostics.power import FieldSequence, PowerSpectrum, Shells, power_spectrum
 from physscore.energies.lognormal import LognormalField
 from physscore.energies.random_field import GaussianRandomField
@@ -97,6 +97,8 @@ def compare(measured: PowerSpectrum, shells: Shells, power: _Floats) -> Comparis
         found = (counts, sums / expected, sums / n - noise, model * counts, expected * counts, counts * k)
         for total, values in zip(totals, found, strict=True):
             total += np.bincount(bins, values, n_bins)
+    if not totals[0].any():
+        raise InputError("model has no power at any of the modes that were measured")
     modes, statistic, *others = totals[:, totals[0] > 0]
     measured_power, model_power, expected_power, k = (total / modes for total in others)
     pulls = _normal_score(statistic, n * modes)

@@ -11,12 +11,13 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from physscore.arrays import as_states, on_gpu
+from physscore.arrays import as_states, on_gpu, unmasked
 from physscore.core import Array, InputError
 from physscore.fft import forward_fft
 from physscore.grid import Grid, WavenumberTable
 from physscore.modes import sum_power
 from physscore.slabs import FieldInPieces
+from physscore.spectra.model import require_dimension
 
 if TYPE_CHECKING:
     from physscore.diagnostics.comparison import Comparison
@@ -116,7 +117,8 @@ class PowerSpectrum:
         shells = self.shells
         used = (shells.bins >= 0) & (shells.counts > 0)
         expected = np.zeros(len(used))
-        expected[used] = model(shells.k[used]) if callable(model) else np.asarray(model)[used]
+        require_dimension("model", model, self.dim)
+        expected[used] = _values_of(model, shells.k, used)
         bad = ~(np.isfinite(expected) & (expected >= 0))
         if bad.any():
             raise InputError(
@@ -206,6 +208,8 @@ def power_spectrum(
     InputError
         If shapes do not fit the grid, values are not finite, or an option is unknown.
     """
+    if not isinstance(grid, Grid):
+        raise InputError(f"grid is {grid!r}: it must be a physscore.Grid")
     stacked = getattr(delta, "ndim", np.ndim(delta)) == grid.dim + 1
     fields = delta if stacked else [delta]
     others = None if other is None else (other if stacked else [other])
@@ -214,7 +218,7 @@ def power_spectrum(
             f"delta holds {len(fields)} fields and other {'none' if others is None else len(others)}: "
             "they must hold the same number, at least 1"
         )
-    if not 0 <= shot_noise < np.inf:
+    if not isinstance(shot_noise, int | float | np.number) or not 0 <= shot_noise < np.inf:
         raise InputError(f"shot_noise is {shot_noise!r}: it must be a volume per particle, at least 0")
     table = wavenumbers or grid.wavenumbers
     binned = power_bins(grid, bins, table)
@@ -267,6 +271,25 @@ def power_spectrum(
     )
 
 
+def _values_of(model: Any, k: _Floats, used: npt.NDArray[np.bool_]) -> _Floats:
+    """Return the values of a model where there are modes: of a function, or of one for each entry."""
+    if callable(model):
+        values = np.asarray(model(k[used]), np.float64)
+        if values.shape != k[used].shape:
+            raise InputError(
+                f"model returned the shape {values.shape} for {k[used].shape} wavenumbers: it must return "
+                "one P each"
+            )
+        return values
+    values = np.asarray(model, np.float64)
+    if values.shape != k.shape:
+        raise InputError(
+            f"model has shape {values.shape}: it must be a function P(k), or have a value for each of the "
+            f"{len(k)} entries of the wavenumber table, not for each bin"
+        )
+    return values[used]
+
+
 def _counted(n: int, progress: bool) -> Any:
     if not progress:
         return range(n)
@@ -276,7 +299,7 @@ def _counted(n: int, progress: bool) -> Any:
 
 
 def _modes(delta: Any, grid: Grid, name: str) -> Array:
-    field = delta if on_gpu(delta) else np.asarray(delta)
+    field = delta if on_gpu(delta) else unmasked(delta, name)
     return forward_fft(as_states(field[np.newaxis], grid.shape, name)[0])
 
 

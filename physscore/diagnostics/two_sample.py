@@ -5,6 +5,7 @@ Both probabilities are exact: the draws are dealt out to the sets again and the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -275,7 +276,9 @@ def _cosines(both: _Floats, n_random: int, seed: int) -> _Floats:
     columns = [z / np.sqrt(dim)]
     if n_random:
         some = z[np.linspace(0, len(z) - 1, min(len(z), _FOR_DISTANCE)).astype(int)]
-        length = float(np.median(pdist(some)))
+        apart = pdist(some)
+        apart = apart[apart > 0]  # equal draws, such as empty cells, say nothing about lengths
+        length = float(np.median(apart)) if len(apart) else math.sqrt(2 * dim)
         deviates = normal(n_random, dim + 1, seed=seed, draw=_FREQUENCIES)
         phases = 2 * np.pi * ndtr(deviates[:, dim])
         wave = np.sqrt(2 / n_random) * np.cos(z @ deviates[:, :dim].T / length + phases)

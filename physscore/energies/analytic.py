@@ -131,7 +131,7 @@ class Funnel(Analytic, Prior):
 
     def sample(self, n: int, *, seed: int) -> Array:
         """Return ``n`` independent draws, of shape (n, dim)."""
-        return self.unwhiten(noise.normal(n, self.dim, seed=seed))
+        return self.unwhiten(noise.normal(n, self.dim, seed=seed, draw=noise.EXACT))
 
     def whiten(self, x: Array) -> Array:
         """Return (x_0 / scale, x_i exp(-x_0 / 2))."""

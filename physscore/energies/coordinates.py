@@ -230,6 +230,23 @@ def prior_and_likelihood(target: Any) -> tuple[Prior | None, Energy | None]:
     return None, None
 
 
+def require_same_modes(reference: Any, target: Energy, free: Array) -> None:
+    """Refuse a target that has other ``free`` modes than a reference that is a random field.
+
+    Raises
+    ------
+    InputError
+        If so.
+    """
+    own = FieldModes(target, reference.grid).free
+    for other, way in ((own & ~free, "fixes"), (free & ~own, "moves")):
+        if other.any():
+            raise InputError(
+                f"reference {reference!r} {way} {other.sum()} modes that the target does not (such as "
+                "k = 0): give one that moves the same"
+            )
+
+
 def has_field(target: Any) -> bool:
     """Return whether random fields fix some modes of an energy, which then moves in its modes."""
     terms = [term for _, term in target.terms] if isinstance(target, EnergySum) else [target]

@@ -109,7 +109,8 @@ class _EnergyFunctions(Energy):
 
 
 def _checked_energy(energy: Any, x: Array) -> npt.NDArray[np.float64]:
-    found = energy.astype(np.float64) if on_gpu(energy) else np.asarray(energy, np.float64)
+    # Its own: the function may use its array again, or not let it be changed.
+    found = energy.astype(np.float64) if on_gpu(energy) else np.array(energy, np.float64)
     if found.shape != (len(x),):
         raise InputError(
             f"energy(x) returned {found.shape}, expected ({len(x)},): one number a chain; return -log p"
@@ -118,7 +119,6 @@ def _checked_energy(energy: Any, x: Array) -> npt.NDArray[np.float64]:
 
 
 def _checked_score(score: Any, x: Array) -> Array:
-    # Its own: the function may use its array again, or not let it be changed.
     found = score.copy() if on_gpu(score) else np.array(score)
     if found.shape != x.shape:
         raise InputError(

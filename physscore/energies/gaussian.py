@@ -117,7 +117,7 @@ class Gaussian(Prior):
 
     def sample(self, n: int, *, seed: int) -> Array:
         """Return ``n`` independent draws, of shape (n, d)."""
-        return self.unwhiten(noise.normal(n, self.dim, seed=seed))
+        return self.unwhiten(noise.normal(n, self.dim, seed=seed, draw=noise.EXACT))
 
     def whiten(self, x: Array) -> Array:
         """Return L^-1 (x - mean), with the covariance L L^T."""
@@ -299,7 +299,7 @@ class GaussianMixture(Energy):
     def sample(self, n: int, *, seed: int) -> Array:
         """Return ``n`` independent draws, of shape (n, d)."""
         parts = np.array([part.sample(n, seed=seed) for part in self.components])
-        pair = noise.normal(n, 2, seed=seed, draw=1)
+        pair = noise.normal(n, 2, seed=seed, draw=noise.WHICH)
         u = np.exp(-0.5 * (pair**2).sum(axis=1))
         which = np.minimum(np.searchsorted(np.cumsum(self.weights), u), len(self.weights) - 1)
         return np.asarray(parts[which, np.arange(n)])

@@ -82,14 +82,21 @@ class _Module:
         self.parameters = None if parameters is None else np.atleast_2d(np.asarray(parameters, np.float64))
 
     def kind(self) -> str:
-        """Return what the module is, by what it returns for two states."""
+        """Return what the module is: by what it says of itself, or returns for two states."""
         from physscore.energies.torch_modules import is_energy
 
+        own = getattr(self.module, "kind", "energy" if hasattr(self.module, "energy") else None)
+        if own in ("score", "energy"):
+            return str(own)
         x = self.tensor(np.zeros((2, *self.shape)))
-        if hasattr(self.module, "energy") and getattr(self.module, "kind", "energy") == "energy":
-            return "energy"
         with _torch().no_grad():
-            return "energy" if is_energy(self.call(x), x) else "score"
+            found = self.call(x)
+        if math.prod(self.shape) == 1 and found.shape == (2, 1):
+            raise InputError(
+                "module returned (2, 1) for states of one number, which may be scores or energies: say "
+                'kind="score" or kind="energy"'
+            )
+        return "energy" if is_energy(found, x) else "score"
 
     def tensor(self, x: Array) -> Any:
         """Return states as a tensor where the module is; those on its card are not copied."""
@@ -114,11 +121,13 @@ class _Module:
         return self._call(function, x)
 
     def energies(self, x: Any, explicit: bool) -> Any:
-        from physscore.energies.torch_modules import is_energy
-
         found = self.call(x, "energy" if explicit else None)
-        if not is_energy(found, x):
-            raise InputError(f"module returned scores for states {tuple(x.shape)}: kind is 'energy'")
+        if found.shape not in ((len(x),), (len(x), 1)):
+            what = "scores" if found.shape == x.shape else tuple(found.shape)
+            raise InputError(
+                f"module returned {what} for states {tuple(x.shape)}: kind is 'energy', so it "
+                f"must return energies ({len(x)},)"
+            )
         return found
 
     def score(self, x: Any, *, graph: bool = False) -> Any:
@@ -181,6 +190,10 @@ class LearnedEnergy(Energy):
         self._about, self._name = about, name
         self.shape = about.shape
         self._explicit = hasattr(about.module, "energy")  # its call gives the score
+        if not self._explicit:
+            from physscore.energies.torch_modules import known_energies
+
+            known_energies.add(about.module)
 
     @property
     def module(self) -> Any:

@@ -13,7 +13,7 @@ from numba import njit
 from scipy.special import gammaln
 
 from physscore import noise
-from physscore.arrays import as_states, compiled, on_gpu, parallel, to_host
+from physscore.arrays import as_states, compiled, on_gpu, parallel, to_host, unmasked
 from physscore.core import Array, Energy, InputError, Point, Score
 from physscore.elementary import exp, exp_single, log
 from physscore.energies.functions import state_shape
@@ -171,7 +171,7 @@ class _CellByCell(Energy):
 
 
 def _numbers(name: str, value: Any) -> Array:
-    given = np.asarray(value)
+    given = unmasked(value, name)
     if given.dtype.kind not in "fiub":
         raise InputError(f"{name} is {value!r}: it must hold real numbers")
     return given.astype(np.float64)
@@ -287,7 +287,7 @@ class PoissonCounts(_CellByCell):
             raise InputError(f'link is {link!r}: it must be "exp" or "linear"')
         if not isinstance(bias, int | float | np.number) or not math.isfinite(bias) or bias == 0:
             raise InputError(f"bias is {bias!r}: it must be a finite number other than 0")
-        self.bias, self.link = float(bias), link
+        self.bias, self.link, self.has_walls = float(bias), link, link == "linear"
         self.counts = np.where(self.mask, given, 0.0)
         self._scale = self.bias
         self._set(self.counts, np.where(self.mask, self.mean_count, 0.0))

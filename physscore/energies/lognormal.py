@@ -18,6 +18,7 @@ from physscore.energies.random_field import (
     require_memory_for,
 )
 from physscore.grid import Columns, Grid, WavenumberTable
+from physscore.spectra.model import require_dimension
 
 _Floats = npt.NDArray[np.float64]
 
@@ -66,6 +67,9 @@ class LognormalField(Prior):
     one_by_one = True
 
     def __init__(self, grid: Grid, spectrum: SpectrumLike) -> None:
+        if not isinstance(grid, Grid):
+            raise InputError(f"grid is {grid!r}: it must be a physscore.Grid")
+        require_dimension("spectrum", spectrum, grid.dim)
         self.grid = grid
         self.shape = grid.shape
         self.spectrum = spectrum
@@ -183,11 +187,13 @@ class LognormalField(Prior):
         return g
 
     def cells_of(self, g: Array) -> Array:
-        """Turn g into delta, in place, whatever the shape."""
+        """Turn g into delta, in place, whatever the shape; cells that round to -1 stay above it."""
+        lowest = np.nextafter(g.dtype.type(-1), g.dtype.type(0))
         if on_gpu(g):
             g -= g.dtype.type(self.shift)
             np.exp(g, out=g)
             g -= g.dtype.type(1)
+            np.maximum(g, lowest, out=g)
             return g
         flat = g.reshape(-1)
         piece = 1 << 15  # three passes over what stays in the cache
@@ -199,6 +205,7 @@ class LognormalField(Prior):
                 part -= shift
                 np.exp(part, out=part)
                 part -= 1
+                np.maximum(part, lowest, out=part)
 
         parallel(run, -(-len(flat) // piece))
         return g

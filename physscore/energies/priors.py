@@ -83,6 +83,7 @@ class Parameters(Prior):
         self.shape = (len(names),)
         self.lower = np.array([prior.bounds[0] for prior in priors])
         self.upper = np.array([prior.bounds[1] for prior in priors])
+        self.has_walls = bool(np.isfinite([self.lower, self.upper]).any())
 
     @cached_property
     def _point(self) -> Point:
@@ -130,7 +131,7 @@ class Parameters(Prior):
 
     def sample(self, n: int, *, seed: int) -> Array:
         """Return ``n`` independent draws, of shape (n, k)."""
-        return self.unwhiten(noise.normal(n, self.dim, seed=seed))
+        return self.unwhiten(noise.normal(n, self.dim, seed=seed, draw=noise.EXACT))
 
     def whiten(self, x: Array) -> Array:
         """Return z with x = F^-1(Phi(z)) for each parameter's distribution function F.

@@ -25,6 +25,7 @@ from physscore.grid import BYTES_AN_ENTRY, Columns, Grid, WavenumberTable
 from physscore.modes import multiply, sum_power
 from physscore.noise import field_modes
 from physscore.slabs import Slabs, checked_box
+from physscore.spectra.model import require_dimension
 
 SpectrumLike = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 
@@ -63,6 +64,9 @@ class GaussianRandomField(Prior):
     one_by_one = True
 
     def __init__(self, grid: Grid, spectrum: SpectrumLike) -> None:
+        if not isinstance(grid, Grid):
+            raise InputError(f"grid is {grid!r}: it must be a physscore.Grid")
+        require_dimension("spectrum", spectrum, grid.dim)
         require_memory(BYTES_AN_ENTRY * grid.n_wavenumbers, f"the table of the wavenumbers of {_cells(grid)}")
         self.spectrum = spectrum
         self._set_power(grid, grid.wavenumbers, power_of_modes(grid.wavenumbers, spectrum))
@@ -328,6 +332,8 @@ def power_of_modes(table: WavenumberTable, spectrum: SpectrumLike) -> npt.NDArra
     InputError
         If the spectrum does not cover the wavenumbers of the grid, or is negative or not finite.
     """
+    if not callable(spectrum):
+        raise InputError(f"spectrum is {spectrum!r}: it must be a function of wavenumbers, P(k)")
     wanted = (table.counts > 0) & (table.k > 0)
     k = table.k[wanted]
     k_min, k_max = getattr(spectrum, "k_min", 0.0), getattr(spectrum, "k_max", math.inf)

@@ -19,7 +19,8 @@ same shape or to energies (n,)."""
 
 
 _NAMES = ("sigma", "sigmas", "noise", "noise_level", "level", "t", "time")
-_energies: WeakSet[Any] = WeakSet()  # models known to return energies
+known_energies: WeakSet[Any] = WeakSet()
+"""Models that return energies, which is not to be asked again."""
 
 
 def takes_sigma(model: Model) -> bool:
@@ -94,13 +95,13 @@ def score_of(
 
     With ``graph`` it can be differentiated over the weights, and over ``x`` where that asks for it.
     """
-    if model not in _energies or x.requires_grad:
+    if model not in known_energies or x.requires_grad:
         output = call(model, x, sigma, parameters)
-        if not is_energy(output, x):
+        if model not in known_energies and not is_energy(output, x):
             return output
         if x.requires_grad and output.requires_grad:
             return -torch.autograd.grad(output.sum(), x, create_graph=graph)[0]
-        _energies.add(model)  # met for the first time
+        known_energies.add(model)  # met for the first time
     with torch.enable_grad():
         given = x if x.requires_grad else x.detach().clone().requires_grad_()
         total = call(model, given, sigma, parameters).sum()

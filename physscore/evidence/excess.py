@@ -12,7 +12,7 @@ import numpy.typing as npt
 from physscore import noise
 from physscore.arrays import device_of, namespace, on_gpu
 from physscore.core import Array, Energy, InputError, Point, Prior
-from physscore.energies.coordinates import FieldModes, prior_and_likelihood
+from physscore.energies.coordinates import FieldModes, prior_and_likelihood, require_same_modes
 from physscore.energies.fourier_gaussian import FourierGaussian
 from physscore.energies.gaussian import Gaussian
 from physscore.energies.hartley import Waves
@@ -240,13 +240,7 @@ def excess_of(reference: Prior, target: Energy, device: str = "cpu") -> Excess:
     energy: Any = target if not own else (0.0 * target if likelihood is None else likelihood)
     if isinstance(reference, GaussianRandomField):
         reference = as_modes(reference)
-    free = FieldModes(target, reference.grid).free
-    for other, way in ((free & ~reference.free, "fixes"), (reference.free & ~free, "moves")):
-        if other.any():
-            raise InputError(
-                f"reference {reference!r} {way} {other.sum()} modes that the target does not (such as "
-                "k = 0): give one that moves the same"
-            )
+    require_same_modes(reference, target, reference.free)
     cells, sides = reference.grid.n_cells, sum(reference.grid.shape)
     if (
         device == "cpu"

@@ -17,7 +17,7 @@ from numba import njit
 from physscore.arrays import compiled, namespace, on_gpu, parallel
 from physscore.core import Array
 from physscore.kernels import moves
-from physscore.kernels.metric import Diagonal
+from physscore.kernels.metric import Metric
 from physscore.noise import fill_row, normal, seed_key
 from physscore.philox import inline
 
@@ -134,7 +134,8 @@ class Batch:
 
     def moving(self, factor: Array) -> Batch:
         """Return the same with a diagonal metric, W of shape (1, d)."""
-        metric = Diagonal(factor[0] ** 2)
+        metric = Metric()  # which may keep all where they are
+        metric.kind, metric.factor = moves.DIAGONAL, factor
         return Batch(self.evaluate, metric, self.seed, self.first, self.device)
 
     def renew(self, p: Array, keep: float, number: int) -> Array:

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from physscore.core import Energy, InputError, Score
-from physscore.energies.coordinates import has_field, prior_and_likelihood
+from physscore.core import Energy, EnergySum, InputError, Score, ScoreSum
+from physscore.energies.coordinates import has_field
 from physscore.kernels.loops import Loop
 from physscore.kernels.metric import Fourier, Identity, Metric
 from physscore.kernels.state import Info, Moves, State
@@ -93,9 +93,8 @@ class Kernel(ABC):
                 f"target {target!r} has a score but no energy, which {type(self).__name__} needs to accept "
                 "or reject: use ULA or Underdamped"
             )
-        prior = prior_and_likelihood(target)[0]
-        bounds = [*getattr(prior, "lower", ()), *getattr(prior, "upper", ())]
-        if not self.needs_energy and any(math.isfinite(bound) for bound in bounds):
+        terms = [term for _, term in target.terms] if isinstance(target, EnergySum | ScoreSum) else [target]
+        if not self.needs_energy and any(getattr(term, "has_walls", False) for term in terms):
             raise InputError(
                 f"target {target!r} has bounds, which {type(self).__name__} steps over, as it does not "
                 "reject: use MALA or HMC"

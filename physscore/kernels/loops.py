@@ -136,7 +136,10 @@ class Loop:
                 score.astype(x.dtype, copy=False),
             )
         else:
-            energy, score = np.asarray(energy, np.float64), np.asarray(score, x.dtype)
+            # A user's class may use its arrays again.
+            own = type(self.target).__module__.startswith("physscore.")
+            energy = np.array(energy, np.float64)
+            score = np.asarray(score, x.dtype) if own else np.array(score, x.dtype)
         if energy.shape != (len(x),):
             raise InputError(
                 f"energy(x) returned {energy.shape}, expected ({len(x)},): one number a chain; return -log p"

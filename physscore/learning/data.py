@@ -19,6 +19,7 @@ from physscore.core import InputError
 from physscore.grid import Grid
 from physscore.learning.preconditioning import full_table
 from physscore.modes import sum_power
+from physscore.store.field_file import FieldFile
 from physscore.store.hdf5 import open_hdf5
 
 _Float32 = npt.NDArray[np.float32]
@@ -77,7 +78,7 @@ def read(source: Any, dataset: str | None = None, *, name: str = "data") -> Data
                 f"dataset {place!r} has shape {found.shape}: it must be a batch of states (n, *shape)"
             )
         require_memory(10 * int(np.prod(found.shape)), f"reading {place!r} of {path}")
-        x = _checked(found[...], f"dataset {place!r} of {path}")
+        x = _checked(_states(file, found, path), f"dataset {place!r} of {path}")
         header = file.attrs if "BoxSize" in file.attrs or "Header" not in file else file["Header"].attrs
         units = file["Units"].attrs if "Units" in file else {}
         about = {
@@ -88,6 +89,16 @@ def read(source: Any, dataset: str | None = None, *, name: str = "data") -> Data
             "attributes": {k: str(v) for k, v in file.attrs.items() if k not in ("settings",)},
         }
         return Data(x, _box(header.get("BoxSize"), x.ndim - 1), about)
+
+
+def _states(file: h5py.File, found: h5py.Dataset, path: Path) -> Any:
+    """Return what a dataset holds; of a file of ours the fields that are finished."""
+    if dict(file.attrs).get("dataset") != found.name.lstrip("/") or file.attrs.get("kind") != "fields":
+        return found[...]
+    with FieldFile(path) as fields:
+        if not fields.batched:
+            raise InputError(f"file {path} holds a single field: a training needs many, as of -n 100")
+        return fields.finished()
 
 
 def _checked(values: Any, name: str) -> _Float32:

@@ -63,7 +63,10 @@ class Engine:
             return self.loop.start(x, seed)
         Loop(self.target, self.kernel.step_function, "batched").start(x, seed)  # says what is wrong with x
         x = x if on_gpu(x) else np.asarray(x)
-        return self.loop.start(self.inner.from_state(x), seed)  # type: ignore[attr-defined]
+        inside = self.inner.from_state(x)  # type: ignore[attr-defined]
+        if not np.isfinite(inside).all():
+            raise InputError("init has a state at the edge of the prior, where its coordinates are infinite")
+        return self.loop.start(inside, seed)
 
     def positions(self, x: Array) -> Array:
         """Return the target's states of the chains' coordinates."""

@@ -163,13 +163,18 @@ class Run:
         if np.isfinite(energies).all() and np.ptp(energies) > 0:  # it is the same everywhere if uniform
             names = [*names, "the energy"]
             parts = [[*part, f(energies)] for part, f in zip(parts, (r_hat, _bulk, _tail), strict=True)]
-        return mixing_verdict(
+        verdict = mixing_verdict(
             *(np.concatenate(part) for part in parts),
             draws=kept,
             chains=chains,
             divergent=self.n_divergent,
             names=names,
         )
+        beyond = int(np.isposinf(energies).sum())
+        if beyond and not self.n_divergent:
+            reason = f"{beyond} draws are where the density is 0: take a kernel that rejects them"
+            return Mixing(False, [*verdict.reasons, reason])
+        return verdict
 
     def _labels(self) -> list[str]:
         if self.names is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import time
@@ -128,6 +129,8 @@ def sample(
         "target": repr(target), "kernel": repr(kernel), "chains": chains, "steps": steps,
         "warmup": warmup, "thin": thin, "dtype": str(precision),
     }  # fmt: skip
+    given = {"metric": getattr(kernel.metric, "factor", None), "init": init}
+    settings |= {f"{name}_sha256": _digest(array) for name, array in given.items() if array is not None}
     about: dict[str, Any] = {
         "target": repr(target), "seed": seed, "warmup": warmup, "thin": thin, "loop": engine.loop.name,
         "names": _names(target), "grid": _grid(target),
@@ -292,6 +295,11 @@ def iterate(
         info = engine.advance(state, 1, 0)
         x = engine.positions(state.x)
         yield x.copy() if engine.plain else x, engine.energies(state, x).copy(), info
+
+
+def _digest(array: Any) -> str:
+    whole_array = np.ascontiguousarray(to_host(array))
+    return hashlib.sha256(whole_array.tobytes() + repr(whole_array.shape).encode()).hexdigest()
 
 
 def _names(target: Score) -> list[str] | None:

@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from physscore.arrays import checked_device, contiguous, namespace, to_host
 from physscore.core import Array, Energy, InputError, Prior
-from physscore.energies.coordinates import prior_and_likelihood
+from physscore.energies.coordinates import FieldModes, prior_and_likelihood, require_same_modes
+from physscore.energies.random_field import GaussianRandomField
 from physscore.interrupt import interruptible
 from physscore.kernels.kernel import Kernel
 from physscore.kernels.langevin import MALA
@@ -132,6 +133,8 @@ def temper(
         raise InputError(f"reference is {reference!r}: it must be a prior, which is sampled exactly")
     if reference.shape != target.shape:
         raise InputError(f"reference has states of shape {reference.shape}, the target {target.shape}")
+    if isinstance(reference, GaussianRandomField):
+        require_same_modes(reference, target, FieldModes(reference, reference.grid).free)
     device, workers, comm = checked_device(device), whole(workers=workers), world()
     require_same_everywhere(
         comm, (target, reference, kernel, chains, steps, warmup, rungs, swap_every, thin, seed)
@@ -210,11 +213,12 @@ class _Ladder:
         self.hot = draws_of(self.reference, self.chains, self.seed, self.device)
         for i, beta in enumerate(self.betas[1:], 1):
             engine = Engine(self.path.at(float(beta)), self.kernel, device=self.device)
-            x = self.hot.copy()
+            x = self._possible()
             if old:
                 nearest = old[int(np.abs(old_betas - beta).argmin())]
                 # Lost ones begin anew.
                 kept = to_host(np.isfinite(nearest.reshape(self.chains, -1)).all(axis=1))
+                kept[kept] = np.isfinite(to_host(self.path.target.energy(nearest[kept])))
                 x[kept] = nearest[kept]
             state = engine.start(x, _derived(self.seed, -1 - i))  # apart from those of the rounds
             state.step = 2 * self.rounds * self.swap_every + 1_000_000 * (len(old) > 0)
@@ -222,6 +226,28 @@ class _Ladder:
             self.engines.append(engine)
             self.states.append(state)
         self.clear()
+
+    def _possible(self) -> Array:
+        """Return draws of the reference at which the target has an energy.
+
+        Raises
+        ------
+        InputError
+            If there are none.
+        """
+        x = self.hot.copy()
+        lost = ~np.isfinite(to_host(self.path.target.energy(x)))
+        if not lost.any():
+            return x
+        more = draws_of(self.reference, 100 * self.chains, _derived(self.seed, -10_000), self.device)
+        found = np.flatnonzero(np.isfinite(to_host(self.path.target.energy(more))))
+        if len(found) == 0:
+            raise InputError(
+                f"reference {self.reference!r} has no draw, of {len(more)}, at which the target's energy "
+                "is finite: give one that covers the target"
+            )
+        x[np.flatnonzero(lost)] = more[np.resize(found, int(lost.sum()))]
+        return x
 
     def positions(self) -> list[Array]:
         """Return the target's states at each temperature, the reference first."""

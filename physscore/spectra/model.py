@@ -119,3 +119,16 @@ def require_number(
         top = "" if math.isinf(high) else f" and at most {high:g}"
         raise InputError(f"{name} is {value!r}: it must be a finite number{bound}{top}")
     return number
+
+
+def require_dimension(name: str, spectrum: Any, dim: int) -> None:
+    """Refuse a spectrum that was measured in another number of dimensions.
+
+    Raises
+    ------
+    InputError
+        If so.
+    """
+    own = getattr(spectrum, "dim", None)
+    if own not in (None, dim):
+        raise InputError(f"{name} was measured in {own} dimensions, so it is no P(k) of fields of {dim}")

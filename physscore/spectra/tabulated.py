@@ -50,6 +50,7 @@ class Tabulated(Spectrum):
         extrapolate: str | None = None,
         name: str = "table",
         units: tuple[str, str] = Spectrum.units,
+        dim: int | None = None,
     ) -> None:
         wavenumbers, values = require_array("k", k), require_array("power", power)
         if wavenumbers.ndim != 1 or wavenumbers.shape != values.shape or len(wavenumbers) < 2:
@@ -81,7 +82,7 @@ class Tabulated(Spectrum):
         self.k, self.power = wavenumbers, values
         self.extrapolate = extrapolate
         self.name = name
-        self.units = units
+        self.units, self.dim = units, dim
         if extrapolate is None:
             self.k_min, self.k_max = float(wavenumbers[0]), float(wavenumbers[-1])
         self._frozen = True
@@ -114,9 +115,10 @@ class Tabulated(Spectrum):
             raise InputError(f"spectrum file {str(found)!r} cannot be read: {error}") from error
         if is_hdf5:
             k, power, units = _measured(found)
+            dim = int(units[1][-1]) if units[1][-2:-1] == "^" and units[1][-1].isdigit() else None
         else:
-            (k, power), units = _columns(found), COSMOLOGICAL_UNITS
-        return cls(k, power, extrapolate=extrapolate, name=str(found), units=units)
+            (k, power), units, dim = _columns(found), COSMOLOGICAL_UNITS, None
+        return cls(k, power, extrapolate=extrapolate, name=str(found), units=units, dim=dim)
 
     def _power(self, k: _Floats) -> _Floats:
         inside = np.clip(k, self.k[0], self.k[-1])

@@ -108,7 +108,8 @@ def save(
 def load(path: str | os.PathLike[str], *, module: Any = None) -> Any:
     """Return what :func:`save`, ``physscore field``, a run, an estimate of log Z or a training wrote.
 
-    All is read into memory, but draws of a run, which are an h5py dataset.
+    All is read into memory, but draws of a run, which are an h5py dataset. Of an unfinished job it is the
+    fields that are there, with a warning.
 
     Parameters
     ----------
@@ -146,7 +147,7 @@ def load(path: str | os.PathLike[str], *, module: Any = None) -> Any:
         return read_log_z(path)
     with FieldFile(path) as fields:
         return Fields(
-            delta=fields.delta[...],
+            delta=fields.finished(),
             grid=fields.grid,
             length_unit=fields.length_unit,
             redshift=fields.redshift,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +103,11 @@ class FieldFile:
                 f"box_size is missing: the box of {dataset!r} in {self.path} is not known (--box)"
             )
         dim = len(box_size) if len(box_size) > 1 else min(found.ndim, 3)
+        if len(box_size) == 1 and found.ndim in (2, 3) and len(set(found.shape)) > 1:
+            raise InputError(
+                f"dataset {dataset!r} has shape {found.shape}, which may be one field or "
+                f"{found.shape[0]} of one dimension less: give the box a length for each dimension"
+            )
         if found.ndim not in (dim, dim + 1):
             raise InputError(
                 f"dataset {dataset!r} has shape {found.shape}: it must be one field of {dim} dimensions, "
@@ -120,6 +126,24 @@ class FieldFile:
     def read(self, i: int = 0) -> Array:
         """Return field ``i``, of shape ``grid.shape``."""
         return np.asarray(self.delta[i] if self.batched else self.delta[...])
+
+    def finished(self) -> Array:
+        """Return the fields that are there, with a warning if these are not all.
+
+        Raises
+        ------
+        InputError
+            If there are none.
+        """
+        if not self.completed:
+            raise InputError(f"file {self.path} holds no finished field yet")
+        if not self.batched or len(self.completed) == len(self.delta):
+            return np.asarray(self.delta[...])
+        warnings.warn(
+            f"file {self.path} is unfinished: it has {len(self.completed)} of {len(self.delta)} fields",
+            stacklevel=3,
+        )
+        return np.asarray(self.delta[self.completed])
 
     def view(self, i: int = 0) -> FieldView:
         """Return field ``i``, of which parts are read when they are asked for."""
