@@ -85,12 +85,14 @@ def test_data_are_those_of_the_prior(simulated):
     ids=["counts", "parameters"],
 )
 def test_short_schedules_are_flagged(target):
-    found = ps.verify(target, seed=1, schedule=2)
-    assert not found.passed
-    assert any(reason.startswith("the estimate is") for reason in found.reasons)
-    assert any(reason.startswith("the bounds are") for reason in found.reasons)
-    assert "NOT VERIFIED" in str(found)
-    assert found.gap[0] > 1
+    """By every seed for its estimate; for its bounds by about half of them, where those are well known."""
+    found = [ps.verify(target, seed=seed, schedule=2) for seed in range(1, 5)]
+    for one in found:
+        assert not one.passed
+        assert any(reason.startswith("the estimate is") for reason in one.reasons)
+        assert "NOT VERIFIED" in str(one)
+    assert any(reason.startswith("the bounds are") for one in found for reason in one.reasons)
+    assert np.median([one.gap[0] for one in found]) > 1
 
 
 def test_the_second_opinion_is_verified():
