@@ -1,6 +1,7 @@
 """estimate_log_z: right numbers with right errors, and a word where they cannot be right."""
 
 import math
+import warnings
 from itertools import pairwise
 
 import numba
@@ -353,3 +354,25 @@ def test_interval():
     assert 1.9 * found.error < high - found.log_z < 2.4 * found.error
     with pytest.raises(ps.InputError, match="between 0 and 1"):
         found.interval(1.5)
+
+
+def test_an_energy_without_a_log_z_can_be_printed():
+    flat = ps.from_functions(energy_and_score=lambda x: (np.zeros(len(x)), 0 * x), shape=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        found = ps.estimate_log_z(flat, particles=256, islands=16)
+    assert found.verdict != "pass"
+    assert "log Z = " in str(found)
+    found.log_z = found.error = math.nan
+    assert "log Z = nan +- nan" in str(found)
+
+
+@pytest.mark.parametrize("method", ["ais", "tempering"])
+def test_a_kernel_that_is_none(method):
+    with pytest.raises(ps.InputError, match="kernel is 'hmc': it must be one such as MALA"):
+        ps.estimate_log_z(ps.Gaussian(0.0, 1.0, dim=1), kernel="hmc", method=method)
+    posterior = ps.Gaussian(0.0, 1.0, dim=1) + ps.GaussianNoise([0.0], 1.0)
+    with pytest.raises(ps.InputError, match="kernel is 'hmc': it must be one such as MALA"):
+        ps.verify(posterior, kernel="hmc")
+    with pytest.raises(ps.InputError, match="kernel is 'hmc': it must be one such as MALA"):
+        ps.thermodynamics(lambda k: ps.Ising((4, 4), k), [0.1, 0.2], particles=64, kernel="hmc")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -31,6 +31,9 @@ _MOST_MOVES, _MOST_SCOUTS = 40, 256
 @runtime_checkable
 class HiddenSpins(Protocol):
     """An energy with spins summed out, whose own energy is what the coupling multiplies."""
+
+    coupling: float
+    field: float
 
     def spin_energy_given(self, x: Array) -> tuple[Array, Array]:
         """Return mean and variance of their energy given the states."""
@@ -76,6 +79,15 @@ class Family:
     def _excess(self, beta: float) -> Excess:
         return excess_of(self.reference, self.model(self.at(beta)))
 
+    @cached_property
+    def _couples_spins(self) -> bool:
+        """Whether the coupling multiplies the energy of hidden spins, and changes nothing else."""
+        models = [self.model(float(k)) for k in self.couplings]
+        return all(isinstance(m, HiddenSpins) for m in models) and all(
+            m.coupling == k and m.field == models[0].field  # type: ignore[attr-defined]
+            for m, k in zip(models, self.couplings, strict=True)
+        )
+
     def slopes(self, beta: float, x: Array) -> tuple[Array, Array]:
         """Return the first and second derivative of E over the coupling at states, both (n,).
 
@@ -84,7 +96,7 @@ class Family:
         """
         k = self.at(beta)
         energy = self.model(k)
-        if isinstance(energy, HiddenSpins):
+        if self._couples_spins and isinstance(energy, HiddenSpins) and energy.coupling == k:
             mean, variance = energy.spin_energy_given(x)
             return mean, -variance
         gap = np.diff(self.couplings)[np.clip(np.searchsorted(self.couplings, k), 1, None) - 1]

@@ -118,7 +118,8 @@ class LogZ:
         return {key: _plain(value) for key, value in found.items()}
 
     def __str__(self) -> str:
-        digits = 2 if self.error == 0 else int(np.clip(1 - math.floor(math.log10(self.error)), 2, 10))
+        known = math.isfinite(self.error) and self.error > 0
+        digits = int(np.clip(1 - math.floor(math.log10(self.error)), 2, 10)) if known else 2
         lines = [
             f"log Z = {self.log_z:.{digits}f} +- {self.error:.{digits}f}   ({self.verdict})",
             *(f"  {reason}" for reason in self.reasons),

@@ -62,7 +62,7 @@ def estimate_by_tempering(
     Processes that share it all call it, the first one with the ``writer``, if there is one. Every rung is
     seen about as often as by annealing with as many ``particles`` there and back.
     """
-    if kernel is not None and kernel.step_function == "langevin":
+    if getattr(kernel, "step_function", None) == "langevin":
         raise InputError(
             f"kernel is {kernel!r}, which never rejects: replica exchange has no weights to mend that, so "
             "use MALA() or HMC()"

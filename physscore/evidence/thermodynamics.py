@@ -111,7 +111,7 @@ def thermodynamics(
     known = isinstance(log_z_first, int | float | np.number) and math.isfinite(log_z_first)
     if log_z_first is not None and not known:
         raise InputError(f"log_z_first is {log_z_first!r}: it must be a finite number, or None")
-    if kernel is not None and kernel.step_function == "langevin":
+    if getattr(kernel, "step_function", None) == "langevin":
         raise InputError(
             f"kernel is {kernel!r}, which never rejects: means along the couplings would be biased, so use "
             "MALA() or HMC()"

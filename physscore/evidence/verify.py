@@ -141,7 +141,7 @@ def verify(
     """
     simulations, seed = whole(simulations=simulations), whole(0, seed=seed)
     prior, likelihoods = _parts(target)
-    if kernel is not None and kernel.step_function == "langevin":
+    if getattr(kernel, "step_function", None) == "langevin":
         raise InputError(
             f"kernel is {kernel!r}, which never rejects: copies of an exact draw do not stay exact under it, "
             "so use MALA() or HMC()"
