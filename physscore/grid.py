@@ -272,3 +272,15 @@ def _lengths(box_size: float | Sequence[float], dim: int) -> tuple[float, ...]:
     if max(lengths) / min(lengths) > 1e6:
         raise InputError(f"box_size is {box_size!r}: the sides may differ by a factor of 1e6 at most")
     return lengths
+
+
+def require_grid(grid: Any) -> None:
+    """Refuse what is no grid.
+
+    Raises
+    ------
+    InputError
+        If so.
+    """
+    if not isinstance(grid, Grid):
+        raise InputError(f"grid is {grid!r}: it must be a physscore.Grid")

@@ -207,7 +207,7 @@ def test_steps_in_few_passes_are_those_in_many(
 
 def test_a_step_of_a_field_is_four_kernels(card: Any) -> None:
     if not hasattr(card, "launches"):
-        pytest.skip("a card does not tell")
+        pytest.skip("a card does not say what was launched on it; the stand-in does")
     target = posterior((6, 8))
     engine = Engine(target, ps.MALA(step_size=0.2, metric="fourier"), device="gpu")
     state = engine.start(target.prior.sample(2, seed=5, device="gpu"), 1)

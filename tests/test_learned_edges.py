@@ -236,7 +236,9 @@ def test_what_a_model_of_one_number_returns_is_to_be_said():
     np.testing.assert_allclose(energy.energy(x), [2.0, 4.5])
     np.testing.assert_allclose(energy.score(x), -x)
     np.testing.assert_allclose(energy.directional(x, np.ones_like(x))[1], [[-1.0], [-1.0]])
-    np.testing.assert_allclose(ps.from_torch(_OfOneNumber(), 1, kind="score").score(x), [[2.0], [4.5]])
+    both = _OfOneNumber()  # which is taken for either, one after the other
+    for kind, expected in (("energy", -x), ("score", 0.5 * x**2), ("energy", -x)):
+        np.testing.assert_allclose(ps.from_torch(both, 1, kind=kind).score(x), expected)
     assert type(ps.from_torch(learning.MLP(1, (4,)), 1)).__name__ == "LearnedScore"
 
 

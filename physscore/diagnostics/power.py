@@ -14,7 +14,7 @@ import numpy.typing as npt
 from physscore.arrays import as_states, on_gpu, unmasked
 from physscore.core import Array, InputError
 from physscore.fft import forward_fft
-from physscore.grid import Grid, WavenumberTable
+from physscore.grid import Grid, WavenumberTable, require_grid
 from physscore.modes import sum_power
 from physscore.slabs import FieldInPieces
 from physscore.spectra.model import require_dimension
@@ -208,8 +208,7 @@ def power_spectrum(
     InputError
         If shapes do not fit the grid, values are not finite, or an option is unknown.
     """
-    if not isinstance(grid, Grid):
-        raise InputError(f"grid is {grid!r}: it must be a physscore.Grid")
+    require_grid(grid)
     stacked = getattr(delta, "ndim", np.ndim(delta)) == grid.dim + 1
     fields = delta if stacked else [delta]
     others = None if other is None else (other if stacked else [other])

@@ -77,6 +77,7 @@ class _Module:
         self, module: Any, shape: tuple[int, ...], sigma: float | None, parameters: Any, weight: Any
     ) -> None:
         self.module, self.shape, self.sigma = module, shape, sigma
+        self.returns_energies = False  # for certain
         self.dtype = _torch().get_default_dtype() if weight is None else weight.dtype
         self.device: Any = "cpu" if weight is None else weight.device
         self.parameters = None if parameters is None else np.atleast_2d(np.asarray(parameters, np.float64))
@@ -133,7 +134,7 @@ class _Module:
     def score(self, x: Any, *, graph: bool = False) -> Any:
         from physscore.energies.torch_modules import score_of
 
-        return score_of(self.module, x, self.sigma, self._rows(x), graph=graph)
+        return score_of(self.module, x, self.sigma, self._rows(x), graph=graph, energy=self.returns_energies)
 
     def _call(self, function: Any, x: Any) -> Any:
         from physscore.energies.torch_modules import call
@@ -190,10 +191,7 @@ class LearnedEnergy(Energy):
         self._about, self._name = about, name
         self.shape = about.shape
         self._explicit = hasattr(about.module, "energy")  # its call gives the score
-        if not self._explicit:
-            from physscore.energies.torch_modules import known_energies
-
-            known_energies.add(about.module)
+        about.returns_energies = not self._explicit
 
     @property
     def module(self) -> Any:

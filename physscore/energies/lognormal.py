@@ -17,7 +17,7 @@ from physscore.energies.random_field import (
     power_of_modes,
     require_memory_for,
 )
-from physscore.grid import Columns, Grid, WavenumberTable
+from physscore.grid import Columns, Grid, WavenumberTable, require_grid
 from physscore.spectra.model import require_dimension
 
 _Floats = npt.NDArray[np.float64]
@@ -67,8 +67,7 @@ class LognormalField(Prior):
     one_by_one = True
 
     def __init__(self, grid: Grid, spectrum: SpectrumLike) -> None:
-        if not isinstance(grid, Grid):
-            raise InputError(f"grid is {grid!r}: it must be a physscore.Grid")
+        require_grid(grid)
         require_dimension("spectrum", spectrum, grid.dim)
         self.grid = grid
         self.shape = grid.shape

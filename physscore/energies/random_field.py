@@ -21,7 +21,7 @@ from physscore.arrays import (
 )
 from physscore.core import Array, InputError, Prior
 from physscore.fft import forward_fft, forward_ffts, inverse_fft, inverse_ffts
-from physscore.grid import BYTES_AN_ENTRY, Columns, Grid, WavenumberTable
+from physscore.grid import BYTES_AN_ENTRY, Columns, Grid, WavenumberTable, require_grid
 from physscore.modes import multiply, sum_power
 from physscore.noise import field_modes
 from physscore.slabs import Slabs, checked_box
@@ -64,8 +64,7 @@ class GaussianRandomField(Prior):
     one_by_one = True
 
     def __init__(self, grid: Grid, spectrum: SpectrumLike) -> None:
-        if not isinstance(grid, Grid):
-            raise InputError(f"grid is {grid!r}: it must be a physscore.Grid")
+        require_grid(grid)
         require_dimension("spectrum", spectrum, grid.dim)
         require_memory(BYTES_AN_ENTRY * grid.n_wavenumbers, f"the table of the wavenumbers of {_cells(grid)}")
         self.spectrum = spectrum

@@ -19,8 +19,7 @@ same shape or to energies (n,)."""
 
 
 _NAMES = ("sigma", "sigmas", "noise", "noise_level", "level", "t", "time")
-known_energies: WeakSet[Any] = WeakSet()
-"""Models that return energies, which is not to be asked again."""
+_energies: WeakSet[Any] = WeakSet()  # models known to return energies
 
 
 def takes_sigma(model: Model) -> bool:
@@ -89,19 +88,22 @@ def is_energy(output: Tensor, x: Tensor) -> bool:
 
 
 def score_of(
-    model: Model, x: Tensor, sigma: Any = None, parameters: Tensor | None = None, *, graph: bool = True
-) -> Tensor:
+    model: Model, x: Tensor, sigma: Any = None, parameters: Tensor | None = None, *, graph: bool = True,
+    energy: bool = False,
+) -> Tensor:  # fmt: skip
     """Return the score (n, *shape): the model's own, or minus the gradient of its energy.
 
     With ``graph`` it can be differentiated over the weights, and over ``x`` where that asks for it.
+    ``energy``: it returns energies, even (n, 1) for states of one number, which look like scores.
     """
-    if model not in known_energies or x.requires_grad:
+    if not (energy or model in _energies) or x.requires_grad:
         output = call(model, x, sigma, parameters)
-        if model not in known_energies and not is_energy(output, x):
+        if not energy and not is_energy(output, x):
             return output
         if x.requires_grad and output.requires_grad:
             return -torch.autograd.grad(output.sum(), x, create_graph=graph)[0]
-        known_energies.add(model)  # met for the first time
+        if not energy:
+            _energies.add(model)  # met for the first time
     with torch.enable_grad():
         given = x if x.requires_grad else x.detach().clone().requires_grad_()
         total = call(model, given, sigma, parameters).sum()

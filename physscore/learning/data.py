@@ -78,7 +78,8 @@ def read(source: Any, dataset: str | None = None, *, name: str = "data") -> Data
                 f"dataset {place!r} has shape {found.shape}: it must be a batch of states (n, *shape)"
             )
         require_memory(10 * int(np.prod(found.shape)), f"reading {place!r} of {path}")
-        x = _checked(_states(file, found, path), f"dataset {place!r} of {path}")
+        ours = file.attrs.get("kind") == "fields" and place == file.attrs.get("dataset", "fields/delta")
+        x = _checked(_finished(path) if ours else found[...], f"dataset {place!r} of {path}")
         header = file.attrs if "BoxSize" in file.attrs or "Header" not in file else file["Header"].attrs
         units = file["Units"].attrs if "Units" in file else {}
         about = {
@@ -91,10 +92,8 @@ def read(source: Any, dataset: str | None = None, *, name: str = "data") -> Data
         return Data(x, _box(header.get("BoxSize"), x.ndim - 1), about)
 
 
-def _states(file: h5py.File, found: h5py.Dataset, path: Path) -> Any:
-    """Return what a dataset holds; of a file of ours the fields that are finished."""
-    if dict(file.attrs).get("dataset") != found.name.lstrip("/") or file.attrs.get("kind") != "fields":
-        return found[...]
+def _finished(path: Path) -> Any:
+    """Return the fields that are there, of a file of ours."""
     with FieldFile(path) as fields:
         if not fields.batched:
             raise InputError(f"file {path} holds a single field: a training needs many, as of -n 100")

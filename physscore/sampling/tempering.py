@@ -211,9 +211,10 @@ class _Ladder:
         self.betas = np.asarray(betas, np.float64)
         self.engines, self.states = [], []
         self.hot = draws_of(self.reference, self.chains, self.seed, self.device)
+        possible = self._possible()
         for i, beta in enumerate(self.betas[1:], 1):
             engine = Engine(self.path.at(float(beta)), self.kernel, device=self.device)
-            x = self._possible()
+            x = possible.copy()
             if old:
                 nearest = old[int(np.abs(old_betas - beta).argmin())]
                 # Lost ones begin anew.
