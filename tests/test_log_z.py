@@ -1,12 +1,13 @@
 """estimate_log_z: right numbers with right errors, and a word where they cannot be right."""
 
+import itertools
 import math
 import warnings
-from itertools import pairwise
 
 import numba
 import numpy as np
 import pytest
+from scipy.special import logsumexp
 from scipy.stats import chi2
 
 import physscore as ps
@@ -125,7 +126,7 @@ def test_works_obey_the_fluctuation_relation():
     there, back, exact = exact_legs(0.0)
     forward, reverse = there.work.ravel() - exact, -(back.work.ravel() + exact)
     edges = np.quantile(np.concatenate([forward, reverse]), np.linspace(0.02, 0.98, 11))
-    for low, high in pairwise(edges):
+    for low, high in itertools.pairwise(edges):
         a = np.where((forward > low) & (forward < high), np.exp(forward), 0.0)
         b = ((reverse > low) & (reverse < high)).astype(float)
         error = math.sqrt(a.var() / len(a) + b.var() / len(b))
@@ -224,6 +225,20 @@ def test_without_a_reference_one_is_fitted():
     x = np.linspace(-12, 12, 20001)
     exact = 3 * math.log(np.exp(-(0.7 * x**2 + 1.5 * np.cos(x))).sum() * (x[1] - x[0]))
     assert abs(fitted.log_z - exact) < 5 * fitted.error
+
+
+def test_a_small_phase_of_a_lattice_is_in_the_error():
+    """40 runs where the other phase has 0.7% of Z: chi-squared of z at 10^-4, nowhere beyond 4.5."""
+    target = ps.Ising((3, 3), 0.5, field=0.3)
+    spins = np.array(list(itertools.product([-1, 1], repeat=9))).reshape(-1, 3, 3)
+    bonds = sum((spins * np.roll(spins, 1, axis)).sum((1, 2)) for axis in (1, 2))
+    exact = logsumexp(0.5 * bonds + 0.3 * spins.sum((1, 2)))
+    runs = [ps.estimate_log_z(target, seed=seed, particles=2000) for seed in range(40)]
+    assert sum(run.verdict == "pass" for run in runs) >= 36
+    z = np.array([(run.log_z - exact) / run.error for run in runs])
+    assert chi2.sf((z**2).sum(), len(z)) > 1e-4, z
+    assert chi2.cdf((z**2).sum(), len(z)) > 1e-4, z
+    assert np.abs(z).max() < 4.5
 
 
 class Rotating(Score):

@@ -84,8 +84,10 @@ def fitted(
     if isinstance(excess, FieldExcess):
         nearest = nearest_variances(rows, slopes, excess.groups)
         mean = nearest_mean((y + nearest * score).mean(axis=0), excess.groups)
-        many = np.bincount(excess.groups)
-        spread = (np.bincount(excess.groups, ((rows - mean) ** 2).mean(axis=0)) / many)[excess.groups]
+        squares = ((rows - mean) ** 2).mean(axis=0)
+        if isinstance(target, Lattice):
+            squares += mean**2  # so that the phase on the other side of zero is met, however small it is
+        spread = (np.bincount(excess.groups, squares) / np.bincount(excess.groups))[excess.groups]
         widen = min(_WIDEN, 1.0 + 4.0 / math.sqrt(excess.dim))  # so that the way grows alike in all sizes
         return excess.normal(mean, widen * spread)
     covariance = np.atleast_2d(np.cov(rows.T))
