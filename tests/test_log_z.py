@@ -14,6 +14,7 @@ import physscore as ps
 from physscore import systems
 from physscore.core import Score
 from physscore.evidence import job as job_module
+from physscore.evidence import pilot
 from physscore.evidence.annealed import Particles, run_leg
 from physscore.evidence.excess import excess_of
 from physscore.evidence.job import prepare
@@ -239,6 +240,25 @@ def test_a_small_phase_of_a_lattice_is_in_the_error():
     assert chi2.sf((z**2).sum(), len(z)) > 1e-4, z
     assert chi2.cdf((z**2).sum(), len(z)) > 1e-4, z
     assert np.abs(z).max() < 4.5
+
+
+@pytest.mark.parametrize(
+    ("power", "reference"), [(1, None), (1, ps.Gaussian(0.0, 1.0, dim=2)), (2, ps.Gaussian(0.0, 1.0, dim=2))]
+)
+def test_an_energy_that_falls_without_end_is_refused(power, reference, monkeypatch):
+    monkeypatch.setattr(pilot, "_MOST_STOPS", 300)
+    target = ps.from_functions(
+        energy=lambda x: -(x**power).sum(axis=1), score=lambda x: power * x ** (power - 1), shape=(2,)
+    )
+    with pytest.raises(ps.InputError, match="falls without end, so that .* no finite integral"):
+        ps.estimate_log_z(target, reference, particles=200, seed=1)
+
+
+def test_a_target_that_is_far_away_is_found():
+    target = ps.Gaussian([1e6, -1e6], 1e-3)
+    target = ps.from_functions(energy=target.energy, score=target.score, shape=(2,))
+    found = ps.estimate_log_z(target, particles=200, seed=1)
+    assert abs(found.log_z) < 5 * found.error
 
 
 class Rotating(Score):

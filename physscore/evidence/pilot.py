@@ -22,7 +22,7 @@ _SPREAD = 0.8  # a stop is so many standard deviations of u from the last
 _LARGE = 10_000  # dimensions
 _FORGOTTEN = 0.1  # correlation of u with where it was
 _MOST_KNOTS = 64
-_MOST_STOPS = 100_000
+_MOST_STOPS, _HOPELESS = 10_000, 10  # steps at the end of which more of them would be needed
 _LONGEST = SHORT_OF_QUARTER + math.pi  # trajectory: half a period more forgets as much of what is normal
 _UNEVEN = 0.12  # powers of 2
 LOOKED_AT = 512  # particles, of which it is asked whether they are uneven
@@ -101,14 +101,17 @@ class Pilot:
         """Go all the way from beta = 0 to 1."""
         beta = 0.0
         self.measure(beta)
-        stops = 0
+        stops = hopeless = 0
         while beta < 1.0:
             step = self.next_step(beta)
             there = 1.0 if 1.0 - beta - step < 1e-12 else beta + step
-            if there == beta or stops == _MOST_STOPS:
+            hopeless = hopeless + 1 if min(beta, 1.0 - beta) > _MOST_STOPS * step else 0
+            if there == beta or stops == _MOST_STOPS or hopeless == _HOPELESS:
                 raise InputError(
-                    f"energy falls without end: at beta = {beta:.4g} it is {self.last.min():.3g} above the "
-                    "reference's, so exp(-E) has no finite integral; is its sign wrong?"
+                    f"energy is down to {self.last.min():.3g} from the reference's at beta = {beta:.4g}, and "
+                    f"more than {_MOST_STOPS} temperatures lead from there to the target: it falls without "
+                    "end, so that exp(-E) has no finite integral (is its sign wrong?), or a nearer reference "
+                    "is needed"
                 )
             if self.spread == _SPREAD:  # of few particles and long strides one would be left
                 self.reweight(beta, there, resampling_uniforms(seed, 0, 1, stops + 1, back=False)[stops, 0])

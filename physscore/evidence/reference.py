@@ -21,6 +21,7 @@ from physscore.kernels.hamiltonian import HMC
 from physscore.sampling.engine import grid_of
 
 _MOST_STAGES, _STAGES = 40, 10
+_FAR = 100.0  # standard deviations of the crude reference
 _WIDEN = 1.5  # the variances that were fitted: tails must cover the target's
 
 
@@ -76,7 +77,9 @@ def fitted(
     seen = []
     for _ in range(_STAGES):
         pilot.settle(1.0)
+        energies.append(_energy(particles))
         seen.append((to_host(particles.y).copy(), to_host(particles.score())))
+    _check_end(energies, [math.sqrt(np.mean(y**2)) for y, _ in seen])
     y, score = (np.array(parts) for parts in zip(*seen, strict=True))
     good = np.isfinite(y).all(axis=(0, 2)) & np.isfinite(score).all(axis=(0, 2))
     y, score = y[:, good], score[:, good]  # (stages, n, d)
@@ -95,10 +98,22 @@ def fitted(
     return Gaussian(rows.mean(axis=0), wide)
 
 
-def _energy(particles: Particles) -> tuple[float, float]:
+def _check_end(energies: list[tuple[float, float, int]], sizes: list[float]) -> None:
+    """Refuse energies that still fall while the particles run away."""
+    (before, *_), (energy, spread, n) = energies[-_STAGES // 2], energies[-1]
+    falls = before - energy > 5.0 * spread * math.sqrt(2.0 / n) and sizes[-1] > 1.01 * sizes[-_STAGES // 2]
+    lost = not abs(energy) * np.finfo(float).eps < 1.0  # in rounding
+    if sizes[-1] > _FAR and (falls or lost):
+        raise InputError(
+            f"energy is {energy:.3g} at a distance of {sizes[-1]:.3g} and falls without end, so that exp(-E) "
+            "has no finite integral (is its sign wrong?), or a reference that covers the target is needed"
+        )
+
+
+def _energy(particles: Particles) -> tuple[float, float, int]:
     energy = 0.5 * to_host(np.einsum("ni,ni->n", particles.y, particles.y)) + particles.u
     energy = energy[np.isfinite(energy)]  # some may still be outside of walls
-    return float(np.mean(energy)), float(np.std(energy))
+    return float(np.mean(energy)), float(np.std(energy)), len(energy)
 
 
 def _crude_field(target: Energy) -> FourierGaussian:
