@@ -35,7 +35,9 @@ class Slabs:
     dtype
         Precision of the field.
     memory
-        Bytes for the pieces.
+        Bytes for the pieces and the tables.
+    tables
+        Bytes of these.
 
     Attributes
     ----------
@@ -50,7 +52,7 @@ class Slabs:
         If the grid has one dimension, or the memory does not hold one plane and one column.
     """
 
-    def __init__(self, grid: Grid, dtype: npt.DTypeLike, memory: int) -> None:
+    def __init__(self, grid: Grid, dtype: npt.DTypeLike, memory: int, tables: int = 0) -> None:
         if grid.dim == 1:
             raise InputError(f"grid has the shape {grid.shape}: slabs are of grids of 2 or 3 dimensions")
         self.grid, self.dtype = grid, np.dtype(dtype)
@@ -58,14 +60,15 @@ class Slabs:
         along_first, along_second = grid.half_shape[:2]
         rest = math.prod(grid.half_shape[2:])
         column, plane = along_first * rest * mode, along_second * rest * mode
-        need = _COPIES * max(column, plane)
+        need = tables + _COPIES * max(column, plane)
         if memory < need:
             raise InputError(
                 f"memory is {memory / 2**20:.3g} MiB: slabs of {' x '.join(map(str, grid.shape))} cells need "
                 f"{math.ceil(need / 2**20)} MiB"
             )
-        self.columns = equal_pieces(along_second, memory // (_COPIES * column))
-        self.planes = equal_pieces(along_first, memory // (_COPIES * plane))
+        pieces = memory - tables
+        self.columns = equal_pieces(along_second, pieces // (_COPIES * column))
+        self.planes = equal_pieces(along_first, pieces // (_COPIES * plane))
 
     def columns_of_field(
         self, modes_of: Callable[[Columns], Array], scratch: Any, first: int = 0

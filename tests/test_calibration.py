@@ -218,6 +218,7 @@ def test_intervals():
             lambda: tarp(np.zeros(30), np.zeros((30, 9)), references=np.zeros(5)),
             r"references has shape \(5,\)",
         ),
+        (lambda: central_coverage(np.zeros((30, 0)), np.zeros((30, 9, 0))), "it holds no parameter"),
         (lambda: simulation_based_calibration(np.zeros(30), np.zeros((30, 9)), thin=7), "thin is 7"),
         (
             lambda: simulation_based_calibration(np.zeros(30), np.zeros((30, 9)), thin="some"),

@@ -257,6 +257,7 @@ GOOD = {"steps": 4}
         (lambda: reverse_sde(MIXTURE, VP(), 5), "score_at is GaussianMixture"),
         (lambda: perturb(np.zeros((3, 2)), VP(), [0.1, 0.2]), "t is"),
         (lambda: perturb(np.zeros((3, 2)), VP(), 1.5), "t is 1.5"),
+        (lambda: perturb(3.0, VP(), 0.5), "x is 3.0"),
         (lambda: VE(0.0, 1.0), "sigma_min is 0.0"),
         (lambda: VP(beta_min=0.0), "beta_min is 0.0"),
         (lambda: VP(beta_max=0.05), "beta_max is 0.05"),

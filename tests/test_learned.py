@@ -119,6 +119,10 @@ def test_noise_levels_and_parameters_are_passed_on():
         (lambda: ps.from_torch(torch.nn.Identity(), 2, sigma=-1.0), "sigma is -1"),
         (lambda: ps.from_torch(torch.nn.Linear(2, 3), 2), "model returned"),
         (lambda: ps.from_torch(torch.nn.Identity(), 0), "shape is 0"),
+        (
+            lambda: ps.from_torch(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout()), 2),
+            "module has Dropout in training mode",
+        ),
     ],
 )
 def test_bad_input(call, words):

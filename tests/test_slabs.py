@@ -115,6 +115,8 @@ def test_what_does_not_fit_is_refused():
     grid = ps.Grid((64, 64, 64), 100.0)
     with pytest.raises(ps.InputError, match=r"memory is 0\.125 MiB: slabs of 64 x 64 x 64 cells need 1 MiB"):
         Slabs(grid, "float64", 1 << 17)
+    with pytest.raises(ps.InputError, match=r"memory is 0\.125 MiB: .* need 2 MiB"):
+        Slabs(grid, "float64", 1 << 17, tables=1 << 20)
     slabs = Slabs(grid, "float64", 4 << 20)
     for pieces, n in ((slabs.columns, 64), (slabs.planes, 64)):
         assert pieces[0][0] == 0

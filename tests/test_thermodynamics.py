@@ -274,8 +274,9 @@ def test_bad_input(model, couplings, message):
 
 
 def test_bad_beginning():
-    with pytest.raises(ps.InputError, match="log_z_first is 'x'"):
-        ps.thermodynamics(ising, COUPLINGS, log_z_first="x")
+    for value in ("x", True):
+        with pytest.raises(ps.InputError, match=f"log_z_first is {value!r}"):
+            ps.thermodynamics(ising, COUPLINGS, log_z_first=value)
 
 
 @pytest.mark.long

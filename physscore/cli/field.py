@@ -177,7 +177,7 @@ def command(
     if not ways or device == "gpu":
         require_memory_for(grid, 1, precision, checked_device(device))
     if out_of_core:
-        Slabs(grid, precision, working - tables_of(grid, lognormal))
+        Slabs(grid, precision, working, tables_of(grid, lognormal))
     # Processes share each field; those with cards have each fields of its own.
     cut = None if comm is None or device == "gpu" else SlabDecomposition(grid, comm, dtype=precision)
     on_root(comm, lambda: check_output(output, overwrite=overwrite, resume=resume))

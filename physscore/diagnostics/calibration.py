@@ -322,6 +322,8 @@ def _checked(truth: Any, draws: Any) -> tuple[_Floats, _Floats]:
     if len(true) < _FEWEST or drawn.shape[1] < 2:
         raise InputError(f"truth holds {len(true)} simulations with {drawn.shape[1]} draws: calibration "
                          f"needs {_FEWEST} with 2 or more")  # fmt: skip
+    if true.size == 0:
+        raise InputError(f"truth has shape {true.shape}: it holds no parameter")
     if not (np.isfinite(true).all() and np.isfinite(drawn).all()):
         raise InputError("truth or draws holds values that are not finite: they have no rank")
     return true.reshape(len(true), -1), drawn.reshape(*drawn.shape[:2], -1)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from physscore.arrays import as_states, on_gpu
 from physscore.core import Array, Energy, InputError, Point, Score
+from physscore.energies.analytic import checked_dim
 from physscore.points import evaluate
 
 
@@ -177,7 +178,7 @@ class CompiledEnergy(Energy):
             raise InputError(f"energy_and_gradient is {energy_and_gradient!r}: it must be a function")
         if not hasattr(energy_and_gradient, "py_func"):
             energy_and_gradient = numba.njit(nogil=True, error_model="numpy")(energy_and_gradient)
-        self.shape = state_shape(dim)
+        self.shape = (checked_dim(dim),)
         try:
             numbers = np.ascontiguousarray(params, np.float64).reshape(-1)
         except (TypeError, ValueError) as error:

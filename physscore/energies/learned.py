@@ -52,7 +52,8 @@ def from_torch(
     Raises
     ------
     InputError
-        If torch is missing, or the module does not return what it must.
+        If torch is missing, or the module does not return what it must, or has dropout or batch
+        normalisation in training mode.
     """
     _torch()
     sides = state_shape(shape)
@@ -62,12 +63,26 @@ def from_torch(
         raise InputError(f"kind is {kind!r}: it must be 'score' or 'energy'")
     if sigma is not None and not 0 < sigma < math.inf:
         raise InputError(f"sigma is {sigma}: a noise level must be positive")
+    if training := _that_train(module):
+        raise InputError(
+            f"module has {training} in training mode, where it is not one function: call .eval()"
+        )
     weight = next(iter(getattr(module, "parameters", list)()), None)
     about = _Module(module, sides, sigma, parameters, weight)
     if kind is None:
         kind = about.kind()
     label = name or type(module).__name__
     return LearnedEnergy(about, label) if kind == "energy" else LearnedScore(about, label)
+
+
+def _that_train(module: Any) -> str:
+    """Return the layers of a module that give something else in training mode, if it is in that."""
+    layers = _torch().nn.modules
+    other = layers.dropout._DropoutNd, layers.batchnorm._NormBase
+    parts = module.modules() if isinstance(module, layers.Module) else ()
+    return ", ".join(
+        sorted({type(part).__name__ for part in parts if part.training and isinstance(part, other)})
+    )
 
 
 class _Module:

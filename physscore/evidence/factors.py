@@ -81,7 +81,8 @@ class BayesFactor:
         return found | {"a": self.a.summary(), "b": self.b.summary()}
 
     def __str__(self) -> str:
-        digits = 2 if not self.error > 0 else int(np.clip(1 - math.floor(math.log10(self.error)), 2, 10))
+        known = math.isfinite(self.error) and self.error > 0
+        digits = 2 if not known else int(np.clip(1 - math.floor(math.log10(self.error)), 2, 10))
         better = self.a if self.log_factor >= 0 else self.b
         how = "paired islands" if self.paired else "independent runs"
         lines = [

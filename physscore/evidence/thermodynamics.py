@@ -15,7 +15,7 @@ from scipy.special import ndtri, stdtr
 from tqdm import tqdm
 
 from physscore.core import Array, Energy, InputError, Prior
-from physscore.energies.lattice import Lattice
+from physscore.energies.lattice import Lattice, checked_number
 from physscore.evidence.bridge import Estimate, averaged, bridged
 from physscore.evidence.coupling import Family, Seen, explore_couplings, go_along, ladder
 from physscore.evidence.curves import Thermodynamics
@@ -108,9 +108,8 @@ def thermodynamics(
     if len({energy.shape for energy in energies}) > 1:
         shapes = sorted({energy.shape for energy in energies})
         raise InputError(f"model has states of shape {shapes[0]} and {shapes[-1]}: it must keep to one")
-    known = isinstance(log_z_first, int | float | np.number) and math.isfinite(log_z_first)
-    if log_z_first is not None and not known:
-        raise InputError(f"log_z_first is {log_z_first!r}: it must be a finite number, or None")
+    if log_z_first is not None:
+        checked_number("log_z_first", log_z_first)
     if getattr(kernel, "step_function", None) == "langevin":
         raise InputError(
             f"kernel is {kernel!r}, which never rejects: means along the couplings would be biased, so use "

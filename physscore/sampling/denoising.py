@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from physscore.core import Array, InputError
+from physscore.energies.analytic import check_positive
 from physscore.paths import check_levels
 from physscore.sampling.engine import whole
 from physscore.sampling.levels import (
@@ -37,10 +38,9 @@ def edm_levels(sigma_min: float, sigma_max: float, n: int, rho: float = 7.0) -> 
     InputError
         If the levels are not positive and falling, or rho is not positive.
     """
-    if not (0 < sigma_min < sigma_max < math.inf and whole(2, n=n) and 0 < rho < math.inf):
-        raise InputError(
-            f"levels from {sigma_max} to {sigma_min} with rho = {rho}: they must fall, and all be positive"
-        )
+    check_positive(sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
+    if not sigma_min < sigma_max or not whole(2, n=n):
+        raise InputError(f"sigma_min is {sigma_min} and sigma_max {sigma_max}: it must be below that")
     ramp = np.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), n) ** rho
     ramp[0], ramp[-1] = sigma_max, sigma_min
     return np.asarray(ramp)
@@ -105,8 +105,12 @@ def heun(
     for name, value in (("churn", churn), ("churn_noise", churn_noise)):
         if not isinstance(value, int | float | np.number) or not 0 <= value < math.inf:
             raise InputError(f"{name} is {value!r}: it must be a number of at least 0")
-    low, high = churn_range
-    if not 0 <= low <= high:
+    try:
+        low, high = churn_range
+        rising = 0 <= low <= high
+    except (TypeError, ValueError):
+        rising = False
+    if not rising:
         raise InputError(f"churn_range is {churn_range!r}: it must be two rising noise levels")
     last = Level(score_at, levels[-1])
     shape = last.shape

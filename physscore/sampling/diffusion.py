@@ -22,6 +22,7 @@ from physscore.sampling.levels import (
 )
 from physscore.sampling.sde import SDE, as_sde
 from physscore.sampling.start import first_states
+from physscore.spectra.model import require_array
 
 _PREDICTORS = ("ancestral", "euler")
 
@@ -157,8 +158,9 @@ def perturb(x: Any, sde: SDE | tuple[float, float], t: Any, *, seed: int = 0) ->
         If the times are outside, or not one a state.
     """
     sde = as_sde(sde)
-    data = np.asarray(x, np.float64)
-    times = np.asarray(t, np.float64)
+    data, times = require_array("x", x), require_array("t", t)
+    if data.ndim < 1:
+        raise InputError(f"x is {x!r}: it must be data of shape (n, *shape)")
     if times.shape not in ((), data.shape[:1]) or not ((times >= 0) & (times <= 1)).all():
         raise InputError(
             f"t is {short(t)}: it must be a time from 0 to 1, or one for each of {len(data)} states"

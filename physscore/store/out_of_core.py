@@ -49,7 +49,7 @@ def bytes_of(text: str) -> int:
 
 def slabs_of(prior: GaussianRandomField | LognormalField, dtype: npt.DTypeLike, memory: int) -> Slabs:
     """Return how fields are cut so that they and the tables take no more than ``memory`` bytes."""
-    return Slabs(prior.grid, dtype, memory - tables_of(prior.grid, isinstance(prior, LognormalField)))
+    return Slabs(prior.grid, dtype, memory, tables_of(prior.grid, isinstance(prior, LognormalField)))
 
 
 def tables_of(grid: Grid, lognormal: bool) -> int:
@@ -194,7 +194,8 @@ def in_planes(
     slabs = Slabs(
         fields.grid,
         np.result_type(fields.delta.dtype, np.float32),
-        memory - tables_of(fields.grid, lognormal),
+        memory,
+        tables_of(fields.grid, lognormal),
     )
     folder = fields.path.parent if os.access(fields.path.parent, os.W_OK) else None
     with (
