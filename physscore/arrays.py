@@ -80,7 +80,9 @@ def parallel(kernel: Callable[..., Any], n: int, *args: Any, at_least: int = 1) 
     The kernel must release the GIL and write to places that depend on the index alone. ``at_least`` so
     many indices make a piece: waking a thread takes some ten microseconds.
     """
-    pieces = max(1, min(n_threads(), n // at_least))
+    pieces = n // at_least
+    if pieces > 1:
+        pieces = min(n_threads(), pieces)
     if pieces <= 1:
         kernel(*args, 0, n)
         return

@@ -10,7 +10,8 @@ import math
 
 import numpy as np
 
-from physscore.philox import fma, inline, select, sine_and_cosine
+from physscore.parts import inline
+from physscore.philox import fma, select, sine_and_cosine
 
 _i64, _f64 = np.int64, np.float64
 _LOG_2, _INVERSE_LOG_2 = math.log(2.0), 1 / math.log(2.0)

@@ -18,6 +18,7 @@ from physscore.arrays import compiled, device_of, on_gpu, parallel, to_host
 from physscore.core import Array
 from physscore.fft import forward_fft, forward_ffts, inverse_fft, inverse_ffts
 from physscore.grid import Columns, Grid, WavenumberTable
+from physscore.parts import inline
 
 # Sums that share entries are kept in this many parts, whatever the number of threads, so that
 # their rounding does not depend on it.
@@ -65,7 +66,7 @@ def multiply(
     return modes
 
 
-@compiled
+@inline
 def _n_signs(frequency, n):
     """Return whether +frequency and -frequency are one mode of an axis of n cells, or two."""
     return 1 if frequency == 0 or 2 * frequency == n else 2

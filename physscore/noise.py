@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from physscore.arrays import compiled, floating_dtype, on_gpu, parallel
 from physscore.core import Array, InputError
+from physscore.parts import inline
 from physscore.philox import (
     LOWER_BITS,
-    inline,
     normal_rows,
     normals,
     philox4x32,

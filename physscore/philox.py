@@ -11,16 +11,16 @@ that is what compilers turn into vector instructions.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic, overload
 
 from physscore.arrays import compiled
 from physscore.core import InputError
+from physscore.parts import inline
 
 _u32, _u64, _i32, _f32, _f64 = np.uint32, np.uint64, np.int32, np.float32, np.float64
 _MASK, _32 = _u64(0xFFFFFFFF), _u64(32)
@@ -30,9 +30,6 @@ _LOG_2 = math.log(2.0)  # named, as a compiler for cards would call the function
 
 LOWER_BITS = _u64(1 << 24)
 """Added to the last counter word: the lower halves of 64-bit deviates."""
-
-inline: Callable[..., Any] = njit(nogil=True, error_model="numpy", forceinline=True)
-"""The decorator of what is inlined into compiled loops."""
 
 
 def _fused_multiply_add(typing_context, a, b, c):

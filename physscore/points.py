@@ -24,6 +24,7 @@ from numba.extending import intrinsic
 from physscore.arrays import compiled, contiguous, cupy, on_gpu, parallel, to_host
 from physscore.code_on_disk import keep_on_disk
 from physscore.core import Array, Point
+from physscore.parts import part
 
 compiled_block = compiled
 """The decorator of functions of blocks."""
@@ -45,7 +46,7 @@ def _call_address(typing_context, address, x, d, n, params, count, gradient, ene
 _call: Any = intrinsic(_call_address)
 
 
-@njit(nogil=True, error_model="numpy")
+@part
 def call_block(address, x, params, gradient_out, energy_out):
     """Call a block by its address."""
     _call(
@@ -151,7 +152,7 @@ def weighted_sum(terms: Sequence[tuple[float, Point]]) -> Point:
     return from_block(_sum_block, np.concatenate(parts))
 
 
-@njit(nogil=True, error_model="numpy")
+@part
 def from_rows(rows, first, n, block):
     """Copy rows first, ..., first + n - 1 into the columns of a block; the last one fills what is left."""
     for j in range(block.shape[1]):
@@ -159,7 +160,7 @@ def from_rows(rows, first, n, block):
             block[i, j] = rows[first + min(j, n - 1), i]
 
 
-@njit(nogil=True, error_model="numpy")
+@part
 def to_rows(block, rows, first, n):
     """Copy the first n columns of a block into rows first, ..., first + n - 1."""
     for j in range(n):

@@ -261,6 +261,55 @@ def test_a_target_that_is_far_away_is_found():
     assert abs(found.log_z) < 5 * found.error
 
 
+@numba.njit
+def shifted(x, params, gradient_out):
+    """An energy of a large constant, whose gradient is another one beyond x = 2."""
+    for i in range(len(x)):
+        gradient_out[i] = x[i] - 1
+    if x[0] > 2:
+        gradient_out[0] = params[1] * gradient_out[0]
+    return 0.5 * ((x - 1) ** 2).sum() + params[0]
+
+
+@pytest.mark.parametrize("method", ["smc", "tempering"])
+@pytest.mark.parametrize("constant", [1e10, -1e12])
+def test_a_large_constant_changes_nothing(constant, method):
+    prior = ps.Gaussian(0.0, 1.0, dim=2)
+    found = ps.estimate_log_z(
+        prior + ps.compiled(shifted, dim=2, params=[constant, 1.0]), seed=1, method=method
+    )
+    assert abs(found.log_z + constant + math.log(2) + 0.5) < 4.5 * found.error + 1e-15 * abs(constant)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, 0.0])
+def test_a_gradient_that_is_wrong_in_a_corner_is_no_pass(wrong):
+    """Beyond x = 2 there are 2% of the reference, and 8% of the target."""
+    target = ps.Gaussian(0.0, 1.0, dim=2) + ps.compiled(shifted, dim=2, params=[0.0, wrong])
+    if wrong == 0:
+        found = ps.estimate_log_z(target, seed=1)
+        assert (found.verdict, "score does not fit" in " ".join(found.reasons)) == ("failed", True)
+        return
+    own = ps.from_functions(energy=target.energy, score=target.score, shape=2)
+    for same, reference in ((target, None), (own, ps.Gaussian(0.0, 1.0, dim=2))):
+        with pytest.raises(ps.InputError, match="score is not finite at .* where the energy is"):
+            ps.estimate_log_z(same, reference, seed=1)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize(
+    ("target", "reference", "kernel"),
+    [(ps.DoubleWell(), ps.Gaussian(0.0, 1.0, dim=1), ps.ULA()), (ps.Student(2.0, 1.0, 2), None, None)],
+    ids=["unadjusted", "student"],
+)
+def test_what_passes_with_heavy_tails_is_right(target, reference, kernel):
+    """100 runs: chi-squared of those that pass at 10^-4, nowhere beyond 4.5."""
+    runs = [ps.estimate_log_z(target, reference, kernel=kernel, seed=seed) for seed in range(100)]
+    z = np.array([(run.log_z - target.log_z) / run.error for run in runs if run.verdict == "pass"])
+    assert len(z) > 3
+    assert chi2.sf((z**2).sum(), len(z)) > 1e-4, z
+    assert np.abs(z).max() < 4.5
+
+
 class Rotating(Score):
     shape = (2,)
 

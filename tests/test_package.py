@@ -23,6 +23,7 @@ LAYERS = [
         "fft",
         "interrupt",
         "processes",
+        "parts",
         "philox",
         "noise",
         "elementary",

@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from physscore.arrays import compiled, on_gpu, parallel
 from physscore.core import Array, Energy, EnergySum, InputError, Prior
@@ -20,6 +19,7 @@ from physscore.energies.random_field import GaussianRandomField
 from physscore.fft import forward_ffts
 from physscore.grid import Grid
 from physscore.modes import Coordinates
+from physscore.parts import in_any_order
 
 _PIECE = 4096  # coordinates in a piece: its sum does not depend on threads
 
@@ -85,7 +85,7 @@ def _diagonal(x, precision, slopes, scale, score, sums, start, stop):
         sums[field, piece] = 0.5 * _weighted_squares(rows, part)
 
 
-@njit(nogil=True, error_model="numpy", fastmath={"reassoc"}, forceinline=True)
+@in_any_order
 def _weighted_squares(weights, x):
     total = 0.0
     for i in range(len(x)):

@@ -110,6 +110,7 @@ class _EnergyFunctions(Energy):
 
 
 def _checked_energy(energy: Any, x: Array) -> npt.NDArray[np.float64]:
+    _require_real("energy", energy)
     # Its own: the function may use its array again, or not let it be changed.
     found = energy.astype(np.float64) if on_gpu(energy) else np.array(energy, np.float64)
     if found.shape != (len(x),):
@@ -119,7 +120,13 @@ def _checked_energy(energy: Any, x: Array) -> npt.NDArray[np.float64]:
     return found
 
 
+def _require_real(name: str, values: Any) -> None:
+    if getattr(getattr(values, "dtype", None), "kind", "f") == "c":
+        raise InputError(f"{name}(x) returned complex numbers: return real ones")
+
+
 def _checked_score(score: Any, x: Array) -> Array:
+    _require_real("score", score)
     found = score.copy() if on_gpu(score) else np.array(score)
     if found.shape != x.shape:
         raise InputError(

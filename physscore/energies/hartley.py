@@ -14,12 +14,12 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from physscore.arrays import compiled, parallel
 from physscore.core import Array
 from physscore.energies.fourier_gaussian import FourierGaussian
 from physscore.modes import Coordinates
+from physscore.parts import part
 from physscore.points import to_rows
 
 _TOGETHER = 64  # fields
@@ -116,7 +116,7 @@ def _side(n: int) -> npt.NDArray[np.float64]:
     return np.asarray((np.cos(angle) + np.sin(angle)) / math.sqrt(n))
 
 
-@njit(nogil=True, error_model="numpy")
+@part
 def _transform(numbers, x):
     """Transform the fields that are the columns of ``x``, in place."""
     d, n = x.shape
@@ -179,7 +179,7 @@ def _unwhiten_rows(numbers, rows, out, start, stop):
         to_rows(x, out, low, high - low)
 
 
-@njit(nogil=True, error_model="numpy")
+@part
 def unwhiten_waves(numbers, z, x):
     """Fill the block ``x`` with the fields at ``z``."""
     d, n = z.shape
@@ -195,7 +195,7 @@ def unwhiten_waves(numbers, z, x):
             x[i, j] += mean
 
 
-@njit(nogil=True, error_model="numpy")
+@part
 def pull_back_waves(numbers, gradient):
     """Turn a gradient over fields into one over z, in place."""
     d, n = gradient.shape

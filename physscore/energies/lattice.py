@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from physscore.arrays import as_states, on_gpu
 from physscore.core import Array, Energy, InputError, Point
-from physscore.philox import inline
+from physscore.parts import inline
 from physscore.points import compiled_block, evaluate, from_block
 
 

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 from scipy.special import gammaln
 
 from physscore import noise
@@ -17,7 +16,7 @@ from physscore.arrays import as_states, compiled, on_gpu, parallel, to_host, unm
 from physscore.core import Array, Energy, InputError, Point, Score
 from physscore.elementary import exp, exp_single, log
 from physscore.energies.functions import state_shape
-from physscore.philox import inline
+from physscore.parts import in_any_order, inline
 from physscore.points import compiled_block, from_block
 
 _GAUSSIAN, _EXPONENTIAL, _LINEAR = 0, 1, 2
@@ -42,7 +41,7 @@ def _cell(kind, x, a, b, scale):
     return np.inf if outside else energy, 0.0 if outside else slope
 
 
-@njit(nogil=True, error_model="numpy", fastmath={"reassoc"}, forceinline=True)
+@in_any_order
 def _sum(values):
     total = 0.0
     for i in range(len(values)):

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from physscore.arrays import cholesky
 from physscore.core import Prior
@@ -14,7 +13,7 @@ from physscore.elementary import exp, upper_tail
 from physscore.energies.gaussian import Gaussian
 from physscore.energies.hartley import Waves, pull_back_waves, unwhiten_waves
 from physscore.energies.priors import _HALF_NORMAL, _LOG_UNIFORM, _NORMAL, Parameters
-from physscore.philox import inline
+from physscore.parts import inline, part
 
 _DIAGONAL, _DENSE, _NAMED, _WAVES = 0, 1, 2, 3
 _DENSITY_AT_0 = 1 / math.sqrt(2 * math.pi)
@@ -44,7 +43,7 @@ def _below(z):
     return (tail, 1.0 - tail) if z < 0.0 else (1.0 - tail, tail)
 
 
-@njit(nogil=True, error_model="numpy")
+@part
 def _half_normal(z):
     """Return t > 0 with erf(t / sqrt 2) = Phi(z), by Newton's steps, which come from one side."""
     root = math.sqrt(0.5)
@@ -62,7 +61,7 @@ def _half_normal(z):
     return t
 
 
-@njit(nogil=True, error_model="numpy")
+@part
 def unwhiten(numbers, z, x):
     """Fill the block ``x`` with the states at whitened coordinates ``z``, both of shape (d, n)."""
     d, n = z.shape
@@ -103,7 +102,7 @@ def unwhiten(numbers, z, x):
                     x[i, j] = a + (b - a) * below if z[i, j] < 0.0 else b - (b - a) * above
 
 
-@njit(nogil=True, error_model="numpy")
+@part
 def pull_back(numbers, z, x, gradient):
     """Turn a gradient over x into one over z, in place."""
     d, n = z.shape

@@ -16,7 +16,7 @@ from scipy.special import ndtr
 
 from physscore import noise
 from physscore.arrays import device_of, namespace, to_host
-from physscore.core import Array
+from physscore.core import Array, InputError
 from physscore.evidence.bridge import Populations, log_mean, normalised
 from physscore.evidence.control import Controls, controls, enough_for_cells, of_cells
 from physscore.evidence.excess import Excess, FieldExcess
@@ -27,6 +27,7 @@ from physscore.kernels.loops import Loop
 from physscore.kernels.metric import Identity
 from physscore.kernels.state import Moves, State
 
+_NO_NUMBER = 1e100  # an energy beyond is infinite
 _RESAMPLING = 6  # the number of the deviates that resampling uses
 
 
@@ -62,10 +63,11 @@ class Particles:
         with np.errstate(over="ignore", invalid="ignore"):
             if self.loop.name != "fused":
                 u, slope = self.tempered.excess(self.y)
-                return to_host(u), slope
-            energy, score = self.loop.evaluate(self.y)  # a new Tempered stands at beta = 1, in y
-            squares = 0.5 * np.einsum("ni,ni->n", self.y, self.y)
-            return energy - squares, np.nan_to_num(-score - self.y, posinf=0.0, neginf=0.0)
+                u = to_host(u)
+            else:
+                energy, score = self.loop.evaluate(self.y)  # a new Tempered stands at beta = 1, in y
+                u, slope = energy - 0.5 * np.einsum("ni,ni->n", self.y, self.y), -score - self.y
+        return u, _checked_slope(u, slope)
 
     def take(self, which: Array) -> None:
         """Keep copies of some."""
@@ -127,6 +129,28 @@ class Particles:
             self.u[lost], self.slope[lost], self.y[lost] = 0.0, 0.0, 0.0
             self.moved = None
         return np.asarray(np.exp(np.minimum(np.where(lost, -np.inf, info.acceptance), 0.0)))
+
+
+def _checked_slope(u: Array, slope: Array) -> Array:
+    """Return gradients, zeros where the energy is infinite.
+
+    Raises
+    ------
+    InputError
+        If one is not finite where the energy is: no step would enter there, but all that are there leave.
+    """
+    bad = ~to_host(namespace(device_of(slope)).isfinite(slope).all(axis=1))
+    if not bad.any():
+        return slope
+    wrong = bad & (np.abs(u) < _NO_NUMBER)
+    if wrong.any():
+        raise InputError(
+            f"score is not finite at {wrong.sum()} of {len(u)} states where the energy is: it must be minus "
+            "the gradient wherever the target is not zero"
+        )
+    slope = slope.copy()
+    slope[namespace(device_of(slope)).asarray(bad)] = 0.0
+    return slope
 
 
 @dataclass

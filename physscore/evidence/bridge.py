@@ -13,12 +13,12 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 from scipy.special import logsumexp, softmax
 
 from physscore.arrays import compiled, parallel
 from physscore.core import Array
 from physscore.elementary import exp
+from physscore.parts import part
 
 _LEAST_TAIL, _ENOUGH = 20, 60  # weights
 
@@ -136,32 +136,34 @@ def averaged(weights: Array, by_island: Array) -> tuple[npt.NDArray[np.float64],
     return mean, without(weights) * (by_island - mean[:, np.newaxis])
 
 
-@njit(nogil=True, error_model="numpy")
-def _fermi_means(sign, rise, work, weights, means):
-    """Leave for each island the weighted mean of 1 / (1 + exp(sign (work + rise)))."""
+@part
+def _fermi_means(sign, origin, rise, work, weights, means):
+    """Leave for each island the weighted mean of 1 / (1 + exp(sign (work + origin + rise)))."""
     terms = np.empty(work.shape[1])
     for i in range(work.shape[0]):
         for j in range(work.shape[1]):
-            terms[j] = weights[i, j] / (1.0 + exp(sign * (work[i, j] + rise)))
+            terms[j] = weights[i, j] / (1.0 + exp(sign * (work[i, j] + origin + rise)))
         means[i] = terms.sum()
 
 
 @compiled
-def _bridge(below, above, within, between, rises, slopes, low, high, start, stop):
+def _bridge(below, above, within, between, origins, rises, slopes, low, high, start, stop):
     """Solve Bennett's equation for rungs start to stop; leave the means over each island of both sides.
+
+    Rises are counted from origins near them, as rounding might else be larger than they are.
 
     The difference of both sides falls as the rise grows: doubling steps bracket its zero, and the false
     position in the Illinois way (Dowell & Jarratt 1971) finds it.
     """
     legs = below.shape[0]
     for rung in range(start, stop):
-        rise, last, move = rises[rung], np.inf, 0.25
+        origin, rise, last, move = origins[rung], rises[rung], np.inf, 0.25
         left, right, above_zero, below_zero, side = -np.inf, np.inf, 0.0, 0.0, 0
         for _ in range(200):
             excess = 0.0
             for leg in range(legs):
-                _fermi_means(1.0, rise, below[leg, rung], within[leg, rung], low[leg, rung])
-                _fermi_means(-1.0, rise, above[leg, rung], within[leg, rung + 1], high[leg, rung])
+                _fermi_means(1.0, origin, rise, below[leg, rung], within[leg, rung], low[leg, rung])
+                _fermi_means(-1.0, origin, rise, above[leg, rung], within[leg, rung + 1], high[leg, rung])
                 excess += (between[leg, rung] * low[leg, rung]).sum()
                 excess -= (between[leg, rung + 1] * high[leg, rung]).sum()
             if excess == 0.0 or abs(rise - last) < 1e-10 * max(1.0, abs(rise)):
@@ -190,8 +192,8 @@ def _bridge(below, above, within, between, rises, slopes, low, high, start, stop
         for leg in range(legs):
             for island in range(below.shape[2]):
                 for j in range(below.shape[3]):
-                    f = 1.0 / (1.0 + exp(below[leg, rung, island, j] + rises[rung]))
-                    g = 1.0 / (1.0 + exp(-above[leg, rung, island, j] - rises[rung]))
+                    f = 1.0 / (1.0 + exp(below[leg, rung, island, j] + origin + rise))
+                    g = 1.0 / (1.0 + exp(-(above[leg, rung, island, j] + origin + rise)))
                     total += between[leg, rung, island] * within[leg, rung, island, j] * f * (1.0 - f)
                     total += between[leg, rung + 1, island] * within[leg, rung + 1, island, j] * g * (1.0 - g)
         slopes[rung] = total / (legs * below.shape[2])
@@ -214,15 +216,16 @@ def bridged(
         np.where(weights > 0, work * weights, 0.0).sum(axis=3).mean(axis=(0, 2))
         for work, weights in ((below, within[:, :-1]), (above, within[:, 1:]))
     ]
-    rises = np.clip(-0.5 * (means[0] + means[1]), -1e6, 1e6)
+    origins = -means[1]  # those above may be infinite
+    rises = np.clip(0.5 * (means[1] - means[0]), -1e6, 1e6)
     slopes = np.empty(len(rises))
     low, high = np.empty(below.shape[:3]), np.empty(below.shape[:3])
-    parallel(_bridge, len(rises), below, above, within, between, rises, slopes, low, high)
+    parallel(_bridge, len(rises), below, above, within, between, origins, rises, slopes, low, high)
     influence = np.zeros(below.shape[1:3])
     for sign, share, side in ((1, between[:, :-1], low), (-1, between[:, 1:], high)):
         mean = (share * side).mean(axis=2, keepdims=True)  # of each leg, as its weights have mean 1
         influence += sign * (without(share) * (side - mean)).mean(axis=0) / slopes[:, np.newaxis]
-    return rises, influence
+    return origins + rises, influence
 
 
 def acceptance_ratio(betas: Array, legs: Sequence[Populations]) -> tuple[Estimate, Array]:
@@ -291,7 +294,7 @@ def tail_index(betas: Array, leg: Populations) -> float:
 
     The variance of weights is infinite beyond k = 1/2.
     """
-    found = [_tail_of(-step * leg.u[rung].ravel()) for rung, step in enumerate(np.diff(betas))]
+    found = [tail_of(-step * leg.u[rung].ravel()) for rung, step in enumerate(np.diff(betas))]
     shapes = np.array([shape for shape in found if shape is not None])
     if len(shapes) == 0:
         return -np.inf
@@ -303,7 +306,7 @@ def _tail_size(n: int) -> int:
     return max(1, int(min(0.2 * n, 3 * np.sqrt(n))))
 
 
-def _tail_of(log_w: Array) -> float | None:
+def tail_of(log_w: Array) -> float | None:
     """Return k of the largest of some weights (Zhang & Stephens 2009; Vehtari et al. 2024, arXiv:1507.02646,
     appendix J); None if they are too few."""
     n = len(log_w)

@@ -20,7 +20,7 @@ from physscore.evidence.bridge import (
     tail_index,
 )
 from physscore.evidence.job import Job, Unit
-from physscore.evidence.verdict import HEAVY_TAIL, continuous
+from physscore.evidence.verdict import HEAVY_TAIL, continuous, light
 
 _UNEVEN = 0.25, 0.5  # variance of the islands' log Z, beyond which few of them rule the mean of Z, or of u
 _MANY = 16  # islands, whose variance can be told
@@ -97,8 +97,9 @@ class Seen:
         found["thermodynamic integration"] = inside[best] + mean_energies
         if not there.walled:
             found["control variates"] = bars[best] + added[best]
-        # While islands differ little, the mean of their estimates of Z is unbiased and good.
-        name = "BAR" if job.narrow else "way there"
+        # While islands differ little, the mean of their estimates of Z is unbiased and good. The weights of
+        # steps that are never rejected may have tails that are not looked at.
+        name = best if job.narrow or job.kernel.step_function == "langevin" else "way there"
         total, doubt = found[name], 0.0
         # The smaller of two errors may be so by chance: none is taken that is below Bennett's.
         error = max(total.error, bars[best].error)
@@ -108,6 +109,7 @@ class Seen:
             and found["control variates"].error < _WORTH * error
             and abs(added[best].value) < _STRAY * added[best].error
             and continuous(job.excess, ordered[0].y)
+            and light(ordered[0].y)
         ):
             doubt = _CURVED * error**2  # what logarithms add is not controlled
             name, total = "control variates", found["control variates"]

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 from scipy.linalg.lapack import dtrtri
 
 from physscore.arrays import compiled, on_gpu, parallel
 from physscore.core import Array, Energy, Point
 from physscore.energies.whitening import pull_back, unwhiten
 from physscore.evidence.excess import Excess
+from physscore.parts import in_any_order
 from physscore.points import address_of, call_block, compiled_block, from_block
 
 
@@ -69,7 +69,7 @@ def _tempered_block(x, params, gradient_out, energy_out):
                 gradient_out[i, j] = scale[i] * slope[i, j]
 
 
-@njit(nogil=True, error_model="numpy", fastmath={"reassoc"})
+@in_any_order
 def _sum_of_squares(x):
     total = 0.0
     for i in range(len(x)):

@@ -288,14 +288,15 @@ def _steadied(up: _Derivatives, down: _Derivatives, length: Array) -> Array:
 
     Terms are skewed: where the rare large ones are missing, a value and its scatter are low together, and it
     would be off by many of its errors. The scatter is a share of the size; the share is averaged over both
-    ways and over rungs that are near along the path, where densities are alike, the size over both ways.
+    ways and over rungs that are near along the path, where densities are alike, the size over both ways. What
+    is larger is kept: it may be so at one end of the path only.
     """
     n, m = up.bend_adds.shape[1], down.bend_adds.shape[1]
     own = up.bend_adds.var(axis=1, ddof=1)
     share = ((n - 1) * _share(up) + (m - 1) * _share(down)) / (n + m - 2)
     near = np.maximum(0.0, 1.0 - ((length[:, np.newaxis] - length) / _NEAR) ** 2)
     size = (n * up.size + m * down.size) / (n + m)
-    wanted = size**2 * (near @ share) / near.sum(axis=1)
+    wanted = np.maximum(own, size**2 * (near @ share) / near.sum(axis=1))
     return up.bend_adds * np.sqrt(_ratio(wanted, own))[:, np.newaxis]
 
 

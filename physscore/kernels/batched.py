@@ -12,20 +12,20 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
-from numba import njit
 
 from physscore.arrays import compiled, namespace, on_gpu, parallel
 from physscore.core import Array
 from physscore.kernels import moves
 from physscore.kernels.metric import Metric
 from physscore.noise import fill_row, normal, seed_key
-from physscore.philox import inline
+from physscore.parts import in_any_order, inline
 
+_LEAST = 16384  # cells for a thread
 _PIECE = 4096  # cells in a piece: a multiple of 4, and small enough to stay in the cache
 MAX_DOUBLINGS = 60
 
 
-@njit(nogil=True, error_model="numpy", fastmath={"reassoc"}, forceinline=True)
+@in_any_order
 def _sum_of_squares(p):
     total = 0.0
     for i in range(len(p)):
@@ -118,6 +118,18 @@ def _push(x, s, p, w, kick, drift, harmonic, y, anew, key, number, first, kineti
             kinetic[chain, piece] = 0.5 * _sum_of_squares(part)
 
 
+@compiled
+def _decide(e, kinetic, new_e, new_kinetic, adjusted, key, number, first, accepted, divergent, taken):
+    """Say which chains take the new state, and add to the tally what happened."""
+    words, lower, xi, ones = np.empty(4, np.uint32), np.empty(4, np.uint32), np.empty(4), np.ones(2)
+    for j in range(len(e)):
+        log_ratio = e[j] + kinetic[j] - new_e[j] - new_kinetic[j]
+        fill_row(xi, words, lower, ones, 0, 1, np.uint64(first + j), number, 1, key[0], key[1])
+        taken[j] = moves.log_uniform(xi[0], xi[1]) < log_ratio or not adjusted
+        accepted[j] += moves.probability(log_ratio) if adjusted else log_ratio
+        divergent[j] += 1.0 if moves.diverged(log_ratio) else 0.0
+
+
 class Batch:
     """What a step does to a batch of large states, arrays (n, d); the first is chain ``first``."""
 
@@ -145,8 +157,11 @@ class Batch:
 
             return cast(Array, on_card.renew(p, keep, self.key, number, self.first))
         kinetic = _pieces(p)
-        parallel(_renew, kinetic.size, p, keep, self.key, np.uint64(number), self.first, kinetic)
-        return np.asarray(kinetic.sum(axis=1))
+        parallel(
+            _renew, kinetic.size, p, keep, self.key, np.uint64(number), self.first, kinetic,
+            at_least=_for_a_thread(p),
+        )  # fmt: skip
+        return _summed(kinetic)
 
     def push(
         self, x: Array, s: Array, p: Array, kick: Array | float, drift: Array | float,
@@ -190,9 +205,9 @@ class Batch:
         kinetic = _pieces(p)
         parallel(
             _push, kinetic.size, x, s, p, w, kicks, drifts, harmonic, y, anew is not None, self.key,
-            np.uint64(anew or 0), self.first, kinetic,
+            np.uint64(anew or 0), self.first, kinetic, at_least=_for_a_thread(p),
         )  # fmt: skip
-        return np.asarray(kinetic.sum(axis=1))
+        return _summed(kinetic)
 
     def _factor(self, dtype: Any) -> Array:
         if dtype not in self._factors:
@@ -219,12 +234,12 @@ class Batch:
             return cast(Array, on_card.accept(
                 e, kinetic, new_e, new_kinetic, adjusted, moves.DIVERGED, number, self.key, self.first, tally
             ))  # fmt: skip
-        log_ratio = e + kinetic - new_e - new_kinetic
-        with np.errstate(invalid="ignore", over="ignore"):
-            probability = np.exp(np.minimum(log_ratio, 0.0))
-        tally[0] += np.where(np.isfinite(probability), probability, 0.0) if adjusted else log_ratio
-        tally[1] += ~((log_ratio > -moves.DIVERGED) | (log_ratio == -np.inf))
-        return (self.log_uniforms(len(e), number) < log_ratio) | (not adjusted)
+        taken = np.empty(len(e), np.bool_)
+        _decide(
+            e, kinetic, new_e, new_kinetic, adjusted, self.key, np.uint64(number), self.first, tally[0],
+            tally[1], taken,
+        )  # fmt: skip
+        return taken
 
     def log_uniforms(self, n: int, number: int, which: int = 0) -> Array:
         """Return a logarithm of a uniform for each chain."""
@@ -237,6 +252,15 @@ class Batch:
 
 def _pieces(p: Array) -> Array:
     return np.empty((p.shape[0], -(-p.shape[1] // _PIECE)))
+
+
+def _for_a_thread(p: Array) -> int:
+    """Return how many pieces are worth a thread."""
+    return int(max(1, _LEAST // max(1, min(p.shape[1], _PIECE))))
+
+
+def _summed(kinetic: Array) -> Array:
+    return kinetic[:, 0] if kinetic.shape[1] == 1 else np.asarray(kinetic.sum(axis=1))
 
 
 def langevin_step(batch: Batch, kernel: Any, state: Any, number: int, tally: Array) -> None:

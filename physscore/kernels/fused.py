@@ -11,12 +11,12 @@ from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from physscore.arrays import compiled
 from physscore.core import Array
 from physscore.kernels import moves
 from physscore.noise import fill_block
+from physscore.parts import part
 from physscore.points import call_block, from_rows, to_rows
 
 WIDTH = 128  # chains in a block, at most
@@ -56,7 +56,7 @@ class Work(NamedTuple):
     back_full: Array
 
 
-@njit(nogil=True, error_model="numpy")
+@part
 def _evaluate(block, params, x, s, e):
     call_block(block, x, params, s, e)
     for i in range(s.shape[0]):
@@ -64,14 +64,14 @@ def _evaluate(block, params, x, s, e):
             s[i, j] = -s[i, j]
 
 
-@njit(nogil=True, error_model="numpy")
+@part
 def _steps(work, step):
     work.half[:] = step / 2
     work.full[:] = step
     return work.half, work.full
 
 
-@njit(nogil=True, error_model="numpy")
+@part
 def langevin_step(block, params, kernel, metric, chains, work, first, number):
     """Unadjusted Langevin: x += h W (xi + h/2 W^T s), with h^2 / 2 the step size."""
     x, s, e, p = chains
@@ -82,7 +82,7 @@ def langevin_step(block, params, kernel, metric, chains, work, first, number):
     _evaluate(block, params, x, s, e)
 
 
-@njit(nogil=True, error_model="numpy")
+@part
 def splitting_step(block, params, kernel, metric, chains, work, first, number):
     """Underdamped Langevin by the splitting BAOAB (Leimkuhler & Matthews 2013)."""
     x, s, e, p = chains
@@ -96,7 +96,7 @@ def splitting_step(block, params, kernel, metric, chains, work, first, number):
     moves.kick(p, s, half, metric)
 
 
-@njit(nogil=True, error_model="numpy")
+@part
 def hamiltonian_step(block, params, kernel, metric, chains, work, first, number):
     """Refresh the momentum, follow a trajectory, accept or turn back.
 
@@ -152,7 +152,7 @@ def hamiltonian_step(block, params, kernel, metric, chains, work, first, number)
                 p[i, j] = p[i, j] if work.taken[j] else -work.old[i, j]
 
 
-@njit(nogil=True, error_model="numpy")
+@part
 def adaptive_step(block, params, kernel, metric, chains, work, first, number):
     """autoMALA: double or halve the step until its energy error is as large as a random bound, and
     accept only if the way back would have chosen the same step (Biron-Lattes et al. 2024,
@@ -192,7 +192,7 @@ def adaptive_step(block, params, kernel, metric, chains, work, first, number):
         e[j] = work.old_e[j] if work.taken[j] else e[j]
 
 
-@njit(nogil=True, error_model="numpy")
+@part
 def _search(block, params, step, metric, x, s, e, p, work, exponent):
     """Find the powers of 2 for the steps from (x, p), and leave the leapfrog's end in y, old, sy, ey."""
     width = x.shape[1]
@@ -222,7 +222,7 @@ def _search(block, params, step, metric, x, s, e, p, work, exponent):
             _leapfrog(block, params, step, metric, x, s, e, p, work, exponent)
 
 
-@njit(nogil=True, error_model="numpy")
+@part
 def _leapfrog(block, params, step, metric, x, s, e, p, work, exponent):
     width = x.shape[1]
     half, full = work.half, work.full

@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from physscore.elementary import exp
-from physscore.philox import inline
+from physscore.parts import inline
 
 IDENTITY, DIAGONAL, DENSE = 0, 1, 2
 DIVERGED = 1000.0  # the energy error beyond which a trajectory is called divergent

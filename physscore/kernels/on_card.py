@@ -19,7 +19,8 @@ from physscore.elementary import log
 from physscore.kernels import moves
 from physscore.kernels.moves import DENSE, DIAGONAL
 from physscore.noise import CHAIN
-from physscore.philox import LOWER_BITS, box_muller_64, fma, inline, philox4x32, select
+from physscore.parts import inline
+from physscore.philox import LOWER_BITS, box_muller_64, fma, philox4x32, select
 
 _u64, _i64, _f64 = np.uint64, np.int64, np.float64
 _C3, _32 = _u64(CHAIN), _u64(32)

@@ -149,7 +149,7 @@ def sample(
         check_storable(kernel)
         writer = RunWriter(output, seed, settings, overwrite=overwrite, resume=resume)  # type: ignore[arg-type]
         if writer.finished:
-            writer.require_same_target(target, RunFile(writer.path).run(), device)
+            writer.require_same_target(engine)
         return writer.finished
 
     if output is not None:

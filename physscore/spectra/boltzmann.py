@@ -12,6 +12,7 @@ from physscore.core import InputError
 from physscore.spectra.model import COSMOLOGICAL_UNITS, Spectrum, _Floats, require_number
 
 # Planck 2018 TT,TE,EE+lowE+lensing+BAO (arXiv:1807.06209, table 2), by CAMB's names.
+_NONLINEAR_TO = 105.0  # h/Mpc, to where the correction needs the linear spectrum
 PLANCK_2018: dict[str, Any] = {
     "H0": 67.66,
     "ombh2": 0.02242,
@@ -131,7 +132,8 @@ def from_camb(
         raise InputError(f"nonlinear is {nonlinear!r}: it must be True or False")
     try:
         model = camb.set_params(**chosen)
-        model.set_matter_power(redshifts=[z], kmax=1.05 * top * model.h, silent=True)
+        highest = max(1.05 * top, _NONLINEAR_TO if nonlinear else 0.0)
+        model.set_matter_power(redshifts=[z], kmax=highest * model.h, silent=True)
         model.NonLinear = camb.model.NonLinear_both if nonlinear else camb.model.NonLinear_none
         results = camb.get_results(model)
         compute = (

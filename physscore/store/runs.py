@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 from physscore.arrays import namespace, to_host
-from physscore.core import Array, InputError
+from physscore.core import Array, Energy, InputError
 from physscore.grid import Grid
 from physscore.kernels.hamiltonian import HMC
 from physscore.kernels.kernel import Kernel
@@ -109,26 +109,34 @@ class RunWriter:
 
     def restore(self, engine: Engine) -> tuple[State, Array, int]:
         """Return the state to go on from, the tally and the draws that are there; tune ``engine`` alike."""
+        state = self._state(self.part)
         with open_hdf5(self.part) as file:
             group = file[f"state_{int(file['slot'][0])}"]
-            arrays = {name: group[name][...] for name in _STATE}
-            state = State(**arrays, seed=self.seed, step=int(group["step"][0]))
             engine.kernel = _read_kernel(file)
             engine.metric = engine.kernel.frozen_metric
             _require_same_target(engine, state.on(engine.device), self.part)
             return state, group["tally"][...], int(group["completed"][0])
 
-    def require_same_target(self, target: Any, run: Run, device: str) -> None:
-        """Refuse a finished file whose energies are not those of ``target``: its name may be the same.
+    def _state(self, path: Path) -> State:
+        with open_hdf5(path) as file:
+            group = file[f"state_{int(file['slot'][0])}"]
+            arrays = {name: group[name][...] for name in _STATE}
+            return State(**arrays, seed=self.seed, step=int(group["step"][0]))
+
+    def require_same_target(self, engine: Engine) -> None:
+        """Refuse a finished file whose energies or scores are not those of the target: its name may be the
+        same.
 
         Raises
         ------
         InputError
             If so.
         """
+        target, device, run = engine.target, engine.device, RunFile(self.path).run()
+        _require_same_target(engine, self._state(self.path).on(device), self.path)
         known = np.asarray(run.energies[-1])
-        if np.isnan(known).all():
-            return  # there is a score only
+        if not isinstance(target, Energy):
+            return
         with np.errstate(over="ignore", invalid="ignore"):
             found = to_host(target.energy(namespace(device).asarray(run.draws[-1])))
         spread = float(np.ptp(known[np.isfinite(known)])) if np.isfinite(known).any() else 0.0
