@@ -111,6 +111,40 @@ def test_noise_levels_and_parameters_are_passed_on():
         many.score(np.zeros((3, 2)))
 
 
+class OfBuffers(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("matrix", 2 * torch.eye(2, dtype=torch.float64))
+
+    def forward(module, x):  # noqa: N805 - whatever its first argument is called
+        return -(x @ module.matrix)
+
+
+def test_functions_and_buffers_keep_double_precision():
+    x = np.random.default_rng(0).normal(size=(5, 2))
+    energy = ps.from_torch(lambda x: 1e7 + 0.5 * (x**2).sum(1), 2)
+    np.testing.assert_allclose(energy.energy(x) - 1e7, 0.5 * (x**2).sum(axis=1), atol=1e-8)
+    np.testing.assert_array_equal(energy.energy_and_score(x)[1], -x)
+    assert energy.score(x.astype(np.float32)).dtype == np.float32
+    matrix, network = torch.eye(2, dtype=torch.float64), torch.nn.Linear(2, 2, bias=False)
+    np.testing.assert_array_equal(ps.from_torch(lambda x: -(x @ matrix), 2).score(x), -x)
+    np.testing.assert_array_equal(ps.from_torch(OfBuffers(), 2).score(x), -2 * x)
+    inside = ps.from_torch(lambda x: network(x), 2).score(x)  # of single precision
+    np.testing.assert_allclose(inside, ps.from_torch(network, 2).score(x), atol=1e-6)
+
+
+def test_inference_mode_and_short_weights():
+    x = np.random.default_rng(0).normal(size=(5, 2))
+    energy = ps.from_torch(lambda x: 0.5 * (x**2).sum(1), 2)
+    with torch.inference_mode():
+        np.testing.assert_array_equal(energy.score(x), -x)
+        np.testing.assert_array_equal(energy.energy_and_score(x)[1], -x)
+    short = torch.nn.Linear(2, 2, bias=False).to(torch.bfloat16)
+    with torch.no_grad():
+        short.weight.copy_(torch.eye(2))
+    np.testing.assert_allclose(ps.from_torch(short, 2).score(x), x, rtol=2**-7)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -119,6 +153,17 @@ def test_noise_levels_and_parameters_are_passed_on():
         (lambda: ps.from_torch(torch.nn.Identity(), 2, sigma=-1.0), "sigma is -1"),
         (lambda: ps.from_torch(torch.nn.Linear(2, 3), 2), "model returned"),
         (lambda: ps.from_torch(torch.nn.Identity(), 0), "shape is 0"),
+        (lambda: ps.from_torch(lambda x: -x, 2, sigma=0.3), "sigma is 0.3, but the module has no argument"),
+        (lambda: ps.from_torch(lambda x, sigma: -x, 2), "the module needs a noise level"),
+        (lambda: ps.from_torch(lambda x: -x, 2, parameters=[1.0]), 'no argument "parameters"'),
+        (
+            lambda: ps.from_torch(lambda x: torch.zeros(len(x)), 2).score(np.ones((3, 2))),
+            "torch cannot differentiate",
+        ),
+        (
+            lambda: ps.from_torch(lambda x: torch.zeros(len(x)), 2).energy_and_score(np.ones((3, 2))),
+            "torch cannot differentiate",
+        ),
         (
             lambda: ps.from_torch(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout()), 2),
             "module has Dropout in training mode",

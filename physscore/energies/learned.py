@@ -67,12 +67,26 @@ def from_torch(
         raise InputError(
             f"module has {training} in training mode, where it is not one function: call .eval()"
         )
-    weight = next(iter(getattr(module, "parameters", list)()), None)
-    about = _Module(module, sides, sigma, parameters, weight)
+    _check_arguments(module, sigma, parameters)
+    about = _Module(module, sides, sigma, parameters)
     if kind is None:
         kind = about.kind()
     label = name or type(module).__name__
     return LearnedEnergy(about, label) if kind == "energy" else LearnedScore(about, label)
+
+
+def _check_arguments(module: Any, sigma: float | None, parameters: Any) -> None:
+    """Refuse a noise level or parameters that the module would never see, or their absence."""
+    from physscore.energies.torch_modules import needs_sigma, takes_parameters, takes_sigma
+
+    if sigma is not None and not takes_sigma(module):
+        raise InputError(
+            f"sigma is {sigma}, but the module has no argument for a noise level after the states"
+        )
+    if sigma is None and needs_sigma(module):
+        raise InputError("sigma is None, but the module needs a noise level: give it as sigma=")
+    if parameters is not None and not takes_parameters(module):
+        raise InputError('parameters are given, but the module has no argument "parameters"')
 
 
 def _that_train(module: Any) -> str:
@@ -88,14 +102,33 @@ def _that_train(module: Any) -> str:
 class _Module:
     """Calls a module with arrays, a part of the states at a time."""
 
-    def __init__(
-        self, module: Any, shape: tuple[int, ...], sigma: float | None, parameters: Any, weight: Any
-    ) -> None:
+    def __init__(self, module: Any, shape: tuple[int, ...], sigma: float | None, parameters: Any) -> None:
         self.module, self.shape, self.sigma = module, shape, sigma
         self.returns_energies = False  # for certain
-        self.dtype = _torch().get_default_dtype() if weight is None else weight.dtype
-        self.device: Any = "cpu" if weight is None else weight.device
         self.parameters = None if parameters is None else np.atleast_2d(np.asarray(parameters, np.float64))
+        self.device: Any = "cpu"
+        self.dtype: Any = None  # that of the states
+        kept = [*getattr(module, "parameters", list)(), *getattr(module, "buffers", list)()]
+        weights = [tensor for tensor in kept if tensor.is_floating_point()]
+        if weights:
+            self.dtype, self.device = weights[0].dtype, weights[0].device
+        else:
+            self.dtype = self._precision()
+
+    def _precision(self) -> Any:
+        """Return the type that a module without weights works in, None if it is that of the states: it may
+        hold tensors of its own."""
+        torch = _torch()
+        found = []
+        for dtype in (torch.float32, torch.float64):
+            try:
+                with torch.no_grad():
+                    found.append((dtype, self.call(torch.zeros((2, *self.shape), dtype=dtype)).dtype))
+            except RuntimeError:  # types that do not go together
+                continue
+        if len(found) == 1:
+            return found[0][0]
+        return None if found and all(given == got for given, got in found) else torch.get_default_dtype()
 
     def kind(self) -> str:
         """Return what the module is: by what it says of itself, or returns for two states."""
@@ -124,13 +157,14 @@ class _Module:
                 )
         else:
             tensor = _torch().as_tensor(np.ascontiguousarray(x)).to(self.device)
-        return tensor.to(self.dtype)
+        return tensor.to(self.dtype or tensor.dtype)
 
     def array(self, tensor: Any, like: Array) -> Array:
         """Return a tensor as an array where ``like`` is; on a card it is not copied."""
         if on_gpu(like):
             return cast(Array, cupy().from_dlpack(tensor.detach()))
-        return cast(Array, tensor.detach().cpu().numpy())
+        on_cpu = tensor.detach().cpu()
+        return cast(Array, (on_cpu.float() if on_cpu.dtype == _torch().bfloat16 else on_cpu).numpy())
 
     def call(self, x: Any, method: str | None = None) -> Any:
         function = self.module if method is None else getattr(self.module, method)
@@ -229,15 +263,17 @@ class LearnedEnergy(Energy):
         states = as_states(x, self.shape)
         if self._explicit:
             return self.energy(states), _score(self._about, states)
+        from physscore.energies.torch_modules import gradient
+
         torch = _torch()
         energies, scores = namespace(device_of(x)).empty(len(states)), np.empty_like(states)
         for group in self._about.groups(len(states), _WITH_GRAPH):
-            with torch.enable_grad():
+            with torch.inference_mode(False), torch.enable_grad():
                 given = self._about.tensor(states[group]).requires_grad_()
                 energy = self._about.energies(given, False).reshape(-1)
-                (gradient,) = torch.autograd.grad(energy.sum(), given)
+                slope = gradient(energy.sum(), given)
             energies[group] = self._about.array(energy, states)
-            scores[group] = self._about.array(-gradient, states)
+            scores[group] = self._about.array(-slope, states)
         return energies, scores
 
     def directional(self, x: Array, v: Array) -> tuple[Array, Array]:
@@ -262,7 +298,7 @@ def _directional(about: _Module, states: Array, along: Array) -> tuple[Array, Ar
     torch = _torch()
     scores, products = np.empty_like(states), np.empty_like(states)
     for group in about.groups(len(states), _WITH_GRAPH):
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             x = about.tensor(states[group]).requires_grad_()
             s = about.score(x, graph=True)
             u = torch.zeros_like(s, requires_grad=True)

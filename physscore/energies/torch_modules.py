@@ -27,22 +27,41 @@ def takes_sigma(model: Model) -> bool:
 
     It is if it has a second argument by position that must be given, or has a name of ``_NAMES``.
     """
-    return _takes_sigma(type(model).forward if isinstance(model, torch.nn.Module) else model)
+    return _takes(model)[0]
+
+
+def needs_sigma(model: Model) -> bool:
+    """Return whether it cannot be called without one."""
+    return _takes(model)[1]
+
+
+def takes_parameters(model: Model) -> bool:
+    """Return whether it has an argument of the name ``parameters``."""
+    return _takes(model)[2]
+
+
+def _takes(model: Model) -> tuple[bool, bool, bool]:
+    if isinstance(model, torch.nn.Module):
+        return _arguments(type(model).forward, 1)
+    return _arguments(model, 0)
 
 
 @lru_cache(maxsize=256)
-def _takes_sigma(function: Any) -> bool:
+def _arguments(function: Any, skipped: int) -> tuple[bool, bool, bool]:
+    """Return whether a function takes and needs a noise level, and takes parameters; its first ``skipped``
+    arguments are bound."""
     try:
-        parameters = list(inspect.signature(function).parameters.values())
+        arguments = list(inspect.signature(function).parameters.values())[skipped:]
     except (TypeError, ValueError):
-        return False
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        return True
-    given = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    given = given[1:] if given and given[0].name == "self" else given
+        return False, False, True
+    physical = any(a.kind is a.VAR_KEYWORD or a.name == "parameters" for a in arguments)
+    given = [a for a in arguments if a.kind in (a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD)]
+    if any(a.kind is a.VAR_POSITIONAL for a in arguments):
+        return True, False, physical
     if len(given) < 2 or given[1].name == "parameters":
-        return False
-    return given[1].default is inspect.Parameter.empty or given[1].name in _NAMES
+        return False, False, physical
+    needed = given[1].default is inspect.Parameter.empty
+    return needed or given[1].name in _NAMES, needed, physical
 
 
 def call(model: Model, x: Tensor, sigma: Any = None, parameters: Tensor | None = None) -> Tensor:
@@ -101,13 +120,31 @@ def score_of(
         if not energy and not is_energy(output, x):
             return output
         if x.requires_grad and output.requires_grad:
-            return -torch.autograd.grad(output.sum(), x, create_graph=graph)[0]
+            return -gradient(output.sum(), x, graph=graph)
         if not energy:
             _energies.add(model)  # met for the first time
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
         given = x if x.requires_grad else x.detach().clone().requires_grad_()
-        total = call(model, given, sigma, parameters).sum()
-        return -torch.autograd.grad(total, given, create_graph=graph)[0]
+        return -gradient(call(model, given, sigma, parameters).sum(), given, graph=graph)
+
+
+def gradient(total: Tensor, x: Tensor, *, graph: bool = False) -> Tensor:
+    """Return the gradient of a sum of energies.
+
+    Raises
+    ------
+    InputError
+        If torch does not know it.
+    """
+    found: Tensor | None = None
+    if total.requires_grad:
+        (found,) = torch.autograd.grad(total, x, create_graph=graph, allow_unused=True)
+    if found is None:
+        raise InputError(
+            "module returns energies that torch cannot differentiate over the states: compute them from the "
+            "states by torch alone, without detach() or numpy()"
+        )
+    return found
 
 
 def checked_batch(x: Any) -> Tensor:
