@@ -14,6 +14,7 @@ import torch
 import physscore as ps
 from physscore import learning
 from physscore.learning import muon
+from physscore.learning.level import known_from
 from physscore.learning.task import Task
 
 MIXTURE = ps.GaussianMixture([1, 3], [[-2.0, 0.0], [2.0, 1.0]], 0.4)
@@ -48,6 +49,40 @@ def test_a_mixture_is_learned(fit):
     assert np.abs(draws.std(axis=0) - X.std(axis=0)).max() < 0.1
     inside = X[:100]
     assert abs((fit.log_likelihood(inside).log_p + MIXTURE.energy(inside)).mean()) < 0.15
+
+
+def test_a_learned_energy_is_a_prior():
+    """A short training leaves the score open at little noise: there its mass would be elsewhere."""
+    prior = learning.train("mlp", np.random.default_rng(0).normal(size=(5000, 2)), kind="energy", steps=500)
+    assert prior.sigma_min < 0.05 < prior.level < 0.5
+    axis = np.linspace(-8, 8, 401)
+    x = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    likelihood = ps.GaussianNoise([0.5, 0.2], 1.0)
+    before, after = (
+        np.exp(prior.energy(x).min() - u) for u in (prior.energy(x), (prior + likelihood).energy(x))
+    )
+    exact = -np.log(4 * np.pi) - 0.29 / 4
+    assert abs(np.log(after.sum() / before.sum()) - exact) < 0.15
+    assert np.abs(after @ x / after.sum() - [0.25, 0.1]).max() < 0.1
+    assert ps.check_score(prior, x[::4001]).passed
+
+
+def test_from_which_noise_a_score_is_known():
+    """Of N(0, 1) with an error in each component that grows as 1 / sigma."""
+
+    class Learned:
+        def __init__(self, sigma, error):
+            self.variance, self.size = 1 + sigma**2, error / sigma
+
+        def directional(self, x, v):
+            score = -x / self.variance + self.size * np.cos(40 * x)
+            return score, v * (-1 / self.variance - 40 * self.size * np.sin(40 * x))
+
+    y = np.random.default_rng(0).normal(size=(2000, 3))
+    assert known_from(lambda sigma: Learned(sigma, 0.0), y, (0.01, 10.0), 1) == 0.01
+    level = known_from(lambda sigma: Learned(sigma, 0.1), y, (0.01, 10.0), 1)
+    assert 0.1 < level < 0.5  # where the error has 0.1 of the score's square: (0.1 / sigma)^2 / 2
+    assert known_from(lambda sigma: Learned(sigma, 1e9), y, (0.01, 10.0), 1) == 10.0
 
 
 def test_draws_depend_on_seed_and_number_only(fit):

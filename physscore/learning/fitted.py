@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from physscore.energies.learned import from_torch
 from physscore.energies.torch_modules import takes_sigma
 from physscore.grid import Grid
 from physscore.learning.files import architecture, build, read_tensors, write_tensors
+from physscore.learning.mlp import MLP
 from physscore.learning.normalisation import Normalisation
 from physscore.learning.preconditioning import Preconditioned
 from physscore.learning.unet import UNet
@@ -35,7 +38,7 @@ _START = 3  # the draw of the noise that chains start from, as in other samplers
 class Fitted(Score):
     """A learned score of states x, through coordinates y = normalisation(x) and noise levels of y.
 
-    As a score it is that of the density with the smallest noise, in physical units, the Jacobian included.
+    As a score it is that of the density with little noise, in physical units, the Jacobian included.
 
     Parameters
     ----------
@@ -48,6 +51,8 @@ class Fitted(Score):
         Between states and coordinates.
     sigmas
         The smallest and the largest noise level that it has learned, in units of the coordinates.
+    level
+        The noise level at which it is used as a score or an energy. [default: the smallest]
     box_size
         Of fields: the sides of their box.
     names, parameter_mean, parameter_std
@@ -63,6 +68,7 @@ class Fitted(Score):
         normalisation: Normalisation,
         *,
         sigmas: tuple[float, float],
+        level: float | None = None,
         box_size: tuple[float, ...] | None = None,
         names: tuple[str, ...] = (),
         parameter_mean: Any = (),
@@ -71,6 +77,7 @@ class Fitted(Score):
     ) -> None:
         self.model, self.shape, self.normalisation = model.eval(), tuple(shape), normalisation
         self.sigma_min, self.sigma_max = map(float, sigmas)
+        self.level = self.sigma_min if level is None else float(level)
         self.box_size, self.names, self.about = box_size, tuple(names), about or {}
         self.parameter_mean = np.asarray(parameter_mean, np.float64)
         self.parameter_std = np.asarray(parameter_std, np.float64)
@@ -119,7 +126,7 @@ class Fitted(Score):
             )
         found = type(self)(
             self.model, self.shape, self.normalisation, sigmas=(self.sigma_min, self.sigma_max),
-            box_size=self.box_size, names=self.names, parameter_mean=self.parameter_mean,
+            level=self.level, box_size=self.box_size, names=self.names, parameter_mean=self.parameter_mean,
             parameter_std=self.parameter_std, about=self.about,
         )  # fmt: skip
         found.parameters = values
@@ -128,21 +135,28 @@ class Fitted(Score):
     def at(self, sigma: float | None = None) -> Score:
         """Return the score, or energy, of the coordinates y with noise N(0, sigma^2).
 
-        A ``score_at`` for all samplers that go through noise levels. [default: the smallest noise]
+        A ``score_at`` for all samplers that go through noise levels. [default: ``level``]
         """
         if self.names and self.parameters is None:
             raise InputError(
                 f"the model is conditional on {', '.join(self.names)}: use conditioned(parameters)"
             )
-        level = self.sigma_min if sigma is None else float(sigma)
+        level = self.level if sigma is None else float(sigma)
+        model = self.model if sigma is not None else self._exact
         given = None
         if self.parameters is not None:
             given = (self.parameters - self.parameter_mean) / self.parameter_std
         found: Score = from_torch(
-            self.model, self.shape, kind=self.kind, sigma=level if self.levels else None, parameters=given,
+            model, self.shape, kind=self.kind, sigma=level if self.levels else None, parameters=given,
             name=f"learned {self.kind}",
         )  # fmt: skip
         return found
+
+    @cached_property
+    def _exact(self) -> nn.Module:
+        """Our network of vectors in double precision, in which the differences of energies are smooth."""
+        network = self.model.network if isinstance(self.model, Preconditioned) else self.model
+        return copy.deepcopy(self.model).double() if isinstance(network, MLP) else self.model
 
     def score(self, x: Array) -> Array:
         """Return grad log p of physical states, both of shape (n, *shape)."""
@@ -251,7 +265,8 @@ class Fitted(Score):
         return {
             "kind": self.kind, "architecture": architecture(self.model), "shape": list(self.shape),
             "normalisation": self.normalisation.settings(), "sigmas": [self.sigma_min, self.sigma_max],
-            "box_size": None if self.box_size is None else list(self.box_size), "names": list(self.names),
+            "level": self.level, "names": list(self.names),
+            "box_size": None if self.box_size is None else list(self.box_size),
             "parameter_mean": self.parameter_mean.tolist(), "parameter_std": self.parameter_std.tolist(),
             "about": self.about,
         }  # fmt: skip
@@ -350,7 +365,8 @@ def from_description(
             raise ValueError(f"a network of dimension {config['dim']} for states {shape}")
         box = None if about["box_size"] is None else tuple(map(float, about["box_size"]))
         return fitted(
-            model, shape, Normalisation(**about["normalisation"]), sigmas=(low, high), box_size=box,
+            model, shape, Normalisation(**about["normalisation"]), sigmas=(low, high),
+            level=about.get("level"), box_size=box,
             names=tuple(map(str, about["names"])), parameter_mean=about["parameter_mean"],
             parameter_std=about["parameter_std"], about=about["about"],
         )  # fmt: skip

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from physscore.core import InputError
+from physscore.energies.learned import from_torch
 from physscore.energies.torch_modules import score_of, takes_sigma
 from physscore.learning import losses
 from physscore.learning.data import Data, coarse_spectrum, coarsen, mean_spectrum, moved
 from physscore.learning.fitted import Fitted, fitted
+from physscore.learning.level import known_from
 from physscore.learning.mlp import MLP
 from physscore.learning.muon import native_bfloat16
 from physscore.learning.normalisation import Normalisation
@@ -26,6 +28,7 @@ from physscore.learning.unet import UNet
 
 LOSSES = ("levels", "denoising", "sliced", "exact")
 _VALIDATED = 512  # states in one validation, at most
+_LEVELLED = 2048  # that tell from which noise on the score is known, about
 _LOWEST = 0.1  # noise from this part of the smallest standard deviation of a mode on
 _HIGHEST = 10.0  # to so many of the largest
 _HIGHEST_ANALYTIC = 3.0  # the same, where the Gaussian end is known
@@ -159,10 +162,24 @@ class Task:
         if isinstance(self.model, Preconditioned):
             self.model.in_bfloat16 = False
         return fitted(
-            self.model, self.shape, self.normalisation, sigmas=self.sigmas, box_size=self.box_size,
-            names=self.names, parameter_mean=self.parameter_mean, parameter_std=self.parameter_std,
-            about=about,
+            self.model, self.shape, self.normalisation, sigmas=self.sigmas, level=self._level(),
+            box_size=self.box_size, names=self.names, parameter_mean=self.parameter_mean,
+            parameter_std=self.parameter_std, about=about,
         )  # fmt: skip
+
+    def _level(self) -> float | None:
+        """Return from which noise on a score of vectors is known."""
+        if self.fields or not self._through or self.loss_name != "levels":
+            return None
+        times = -(-_LEVELLED // len(self.stages[-1][1][:_VALIDATED]))  # each with noise of its own
+        y = np.tile(self.stages[-1][1][:_VALIDATED], (times, 1)).astype(np.float64)
+        table = None if self.parameters is None else np.tile(self.parameters[1][:_VALIDATED], (times, 1))
+        kind = getattr(self.model.eval(), "kind", "score")
+
+        def score_at(sigma: float) -> Any:
+            return from_torch(self.model, self.shape, kind=kind, sigma=sigma, parameters=table)
+
+        return known_from(score_at, y, self.sigmas, self.seed)
 
     def _of(
         self, model: nn.Module, y: Tensor, table: Tensor | None, generator: torch.Generator, pool: int = 1
