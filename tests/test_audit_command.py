@@ -144,6 +144,7 @@ def test_a_score(files, tmp_path, monkeypatch):
             r"has shape \(5,\): it must be \(60,\)",
         ),
         (("new.h5", "--reference", "ours.h5", "--step-size", "0.1"), "--step-size is for scores"),
+        (("new.h5", "--reference", "ours.h5", "--states", "9"), "--states is for scores"),
         (("new.h5", "--reference", "ours.h5", "--tolerance", "-1"), "tolerance is -1"),
     ],
 )  # fmt: skip

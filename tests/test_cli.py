@@ -134,6 +134,25 @@ def test_cross_spectrum(tmp_path):
     assert np.abs(np.mean(out["correlation"][0])) < 0.5
 
 
+def test_units_are_not_mixed(tmp_path):
+    grid = ps.Grid((16, 16), 100.0)
+    delta = ps.GaussianRandomField(grid, ps.spectra.planck2018()).sample(1, seed=1)[0]
+    ps.save(tmp_path / "mpc.h5", ps.Fields(delta, grid, length_unit="Mpc"))
+    ps.save(tmp_path / "cells.h5", ps.Fields(delta, grid, length_unit="cells"))
+    ps.save(tmp_path / "h.h5", ps.Fields(delta, grid))
+    ps.save(tmp_path / "power.h5", ps.power_spectrum(delta, grid), length_unit="Mpc")
+    for command, words in (
+        (("spectrum", "mpc.h5", "--compare", "planck2018"), "wavenumbers in h/Mpc, and the box is in Mpc"),
+        (("spectrum", "h.h5", "--cross", "mpc.h5"), "mpc.h5 is in Mpc, and h.h5 in Mpc/h"),
+        (("field", *SMALL, "--dim", 2, "--spectrum", "power.h5", "-o", "f.h5"), r"wavenumbers in 1/\(Mpc\)"),
+        (("spectrum", "h.h5", "--redshift", 2), "--redshift is that of a model"),
+        (("spectrum", "h.h5", "--cross", "h.h5", "--shot-noise", 5), "--shot-noise and --cross exclude"),
+    ):
+        assert re.search(words, physscore(*command, cwd=tmp_path, code=2).stderr)
+    physscore("spectrum", "cells.h5", "--compare", "planck2018", cwd=tmp_path)
+    physscore("spectrum", "mpc.h5", "--compare", "power.h5:extrapolate=power law", cwd=tmp_path)
+
+
 def test_foreign_file(tmp_path):
     with h5py.File(tmp_path / "maps.h5", "w") as file:
         file["a/maps"] = np.random.default_rng(0).standard_normal((3, 16, 16))

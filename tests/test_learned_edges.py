@@ -132,6 +132,16 @@ def test_datasets_with_the_names_of_axes(tmp_path):
         assert file["Units"].attrs["length"] == "kpc"
 
 
+def test_another_model_of_the_same_name_does_not_go_on(tmp_path):
+    maps = np.random.default_rng(0).normal(size=(40, 8, 8))
+    settings = {"steps": 2, "batch": 8}
+    one, other = (learning.train("unet", size * maps, **settings) for size in (1.0, 100.0))
+    generate(one, 2, tmp_path / "new.h5", steps=3, source="m.safetensors")
+    generate(one, 2, tmp_path / "new.h5", steps=3, source="m.safetensors", resume=True)
+    with pytest.raises(ps.InputError, match="weights_sha256"):
+        generate(other, 2, tmp_path / "new.h5", steps=3, source="m.safetensors", resume=True)
+
+
 def test_our_own_file_keeps_its_box(tmp_path):
     grid = ps.Grid((8, 8), (50.0, 50.0))
     with FieldWriter(tmp_path / "a.h5", grid, n=2, dtype=np.dtype("f4"), length_unit="kpc") as writer:

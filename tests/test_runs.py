@@ -327,6 +327,38 @@ def test_memory_does_not_grow_with_the_steps(tmp_path):
     assert peaks[1] < peaks[0] + 60
 
 
+def test_a_finished_file_of_another_target_is_refused(tmp_path):
+    """A score alone, and an energy with a large constant, are told apart by the score."""
+
+    def score(m):
+        return ps.from_functions(score=lambda x: m - x, shape=2)
+
+    def energy(m):
+        both = lambda x: (1e6 + 0.5 * ((x - m) ** 2).sum(axis=1), m - x)  # noqa: E731
+        return ps.from_functions(energy_and_score=both, shape=2)
+
+    for name, make, kernel in (("s", score, ps.ULA(0.1)), ("e", energy, ps.MALA(0.1, metric="identity"))):
+        options = {"chains": 4, "steps": 50, "warmup": 0, "output": tmp_path / f"{name}.h5", "resume": True}
+        draws = ps.sample(make(0.0), kernel, **options).draws[...]
+        np.testing.assert_array_equal(ps.sample(make(0.0), kernel, **options).draws[...], draws)
+        with pytest.raises(ps.InputError, match="belongs to another job"):
+            ps.sample(make(2.0), kernel, **options)
+
+
+def test_masked_arrays_lose_nothing(tmp_path):
+    grid = ps.Grid((4, 4), 1.0)
+    masked = np.ma.masked_array(np.zeros((4, 4)), np.eye(4))
+    with pytest.raises(ps.InputError, match="4 masked values"):
+        ps.save(tmp_path / "f.h5", ps.Fields(masked, grid))
+    with pytest.raises(ps.InputError, match="1 masked values"):
+        ps.sample(ps.Gaussian(0.0, 1.0, dim=2), chains=2, init=np.ma.masked_array([1.0, 2.0], [0, 1]))
+    for wrong in (np.zeros((4, 4), complex), np.zeros((0, 4, 4))):
+        with pytest.raises(ps.InputError, match="it must hold fields of real numbers"):
+            ps.save(tmp_path / "f.h5", ps.Fields(wrong, grid))
+    with pytest.raises(ps.InputError, match="spectrum returned complex numbers"):
+        ps.GaussianRandomField(grid, lambda k: 1j * k)
+
+
 def test_another_metric_or_start_is_another_job(tmp_path):
     target, path = ps.Gaussian(0.0, 1.0, dim=2), tmp_path / "run.h5"
     options = {"chains": 4, "steps": 5, "warmup": 0, "output": path, "resume": True}

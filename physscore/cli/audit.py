@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
+from click.core import ParameterSource
 
 from physscore.cli.options import (
     json_option,
@@ -94,6 +95,8 @@ def command(
         else:
             if step_size is not None:
                 raise InputError(f"--step-size is for scores: {path} is taken for a file of fields")
+            if ctx.get_parameter_source("states") is not ParameterSource.DEFAULT:
+                raise InputError(f"--states is for scores: {path} is taken for a file of fields")
             truth = stack.enter_context(_open(reference, dataset, box_size, "--dataset"))
             generated = stack.enter_context(_open(path, generated_dataset, box_size, "--generated-dataset"))
             if generated.grid != truth.grid:

@@ -139,8 +139,8 @@ def command(
     from physscore.noise import seed_key
     from physscore.processes import ending_together, on_root, world
     from physscore.slabs import Slabs
-    from physscore.store import FieldFile, FieldWriter, by_processes
-    from physscore.store.hdf5 import check_output
+    from physscore.store import FieldFile, Fields, FieldWriter, by_processes
+    from physscore.store.hdf5 import check_output, require_units
     from physscore.store.out_of_core import bytes_of, in_planes, tables_of, write_field
 
     if dim is not None and len(shape) not in (1, dim):
@@ -165,6 +165,7 @@ def command(
     if cells and (len(sides) != grid.dim or any(n > m for n, m in zip(sides, grid.shape, strict=True))):
         raise InputError(f"--cells is {cells}: it must be {grid.dim} ranges inside {grid.shape} cells")
     spectrum = spectra.parse(spectrum_text, redshift=redshift)
+    require_units(f"--spectrum {spectrum_text}", spectrum, Fields.length_unit)
     if dry_run:
         if device == "gpu" or cells or comm is not None:
             raise InputError(f"--dry-run is for fields on the CPU, by one process: it is given {ways[0]}")

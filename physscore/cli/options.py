@@ -77,7 +77,9 @@ device_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace an existing output.")
-redshift_option = click.option("--redshift", type=float, help="Redshift of the spectrum. [default: 0]")
+redshift_option = click.option(
+    "--redshift", type=float, help="Redshift of the spectrum. [default: that of fields in a file, else 0]"
+)
 
 
 def plot_option(what: str) -> Callable[..., Any]:

@@ -86,7 +86,7 @@ def command(
     from physscore.processes import world
     from physscore.store import FieldFile, save
     from physscore.store.by_processes import processes_share
-    from physscore.store.hdf5 import check_output, inverse
+    from physscore.store.hdf5 import check_output, inverse, require_units
     from physscore.store.out_of_core import bytes_of, in_planes
 
     if plot:
@@ -95,6 +95,10 @@ def command(
         check_output(output, overwrite=overwrite)
     if cross is not None and model_text is not None:
         raise InputError("--compare and --cross exclude each other: a model is of an auto spectrum")
+    if cross is not None and shot_noise:
+        raise InputError("--shot-noise and --cross exclude each other: a cross spectrum has no shot noise")
+    if redshift is not None and model_text is None:
+        raise InputError("--redshift is that of a model: give one by --compare")
     if box_size is not None and dataset is None:
         raise InputError(f"--box is for a --dataset in a file that is not ours: {path} says its own")
     with FieldFile(path, dataset=dataset, box_size=box_size) as fields:
@@ -110,6 +114,7 @@ def command(
         model, comparison, check, met = None, None, None, True
         if model_text is not None:
             model = spectra.parse(model_text, redshift=redshift, default_redshift=fields.redshift)
+            require_units(f"--compare {model_text}", model, fields.length_unit)
         with ExitStack() as opened:
             partner = opened.enter_context(FieldFile(cross)) if cross else None
             if comm is not None:
@@ -118,6 +123,10 @@ def command(
                 lognormal = model is not None and bool(fields.settings.get("lognormal"))
                 get = opened.enter_context(in_planes(fields, bytes_of(memory), lognormal=lognormal))
                 chosen = replace(chosen, get=get)
+            if partner is not None and partner.length_unit != fields.length_unit:
+                raise InputError(
+                    f"--cross {cross} is in {partner.length_unit}, and {path} in {fields.length_unit}"
+                )
             if partner is not None and (partner.grid, partner.completed) != (grid, fields.completed):
                 raise InputError(f"--cross {cross} has other cells, another box or other fields than {path}")
             measured = power_spectrum(

@@ -341,7 +341,10 @@ def power_of_modes(table: WavenumberTable, spectrum: SpectrumLike) -> npt.NDArra
             f"spectrum covers k from {k_min:.4g} to {k_max:.4g}, but the modes of the grid have k from "
             f"{k.min():.4g} to {k.max():.4g}: use one that covers them, or say how to extrapolate"
         )
-    power = np.asarray(spectrum(k), dtype=np.float64)
+    power = spectrum(k)
+    if np.iscomplexobj(power):
+        raise InputError("spectrum returned complex numbers: P must be real")
+    power = np.asarray(power, dtype=np.float64)
     if power.shape != k.shape:
         raise InputError(
             f"spectrum returned the shape {power.shape} for {k.shape} wavenumbers: it must return one P each"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import math
 import os
 from functools import cached_property
@@ -270,6 +272,13 @@ class Fitted(Score):
             "parameter_mean": self.parameter_mean.tolist(), "parameter_std": self.parameter_std.tolist(),
             "about": self.about,
         }  # fmt: skip
+
+    def digest(self) -> str:
+        """Return what tells it from others: a hash of the weights and of all else that a file holds."""
+        found = hashlib.sha256(json.dumps({**self.describe(), "about": None}, sort_keys=True).encode())
+        for name, weight in sorted(self.model.state_dict().items()):
+            found.update(name.encode() + np.ascontiguousarray(weight.detach().cpu().double()).tobytes())
+        return found.hexdigest()
 
     def summary(self) -> dict[str, Any]:
         """Return what it is, ready for JSON, without the long tables."""

@@ -76,7 +76,9 @@ def generate(
     given = (
         None if score.parameters is None else dict(zip(score.names, score.parameters.tolist(), strict=True))
     )
-    settings = {"model": source, "steps": steps, "parameters": given, "n": n}
+    settings = {
+        "model": source, "weights_sha256": score.digest(), "steps": steps, "parameters": given, "n": n
+    }  # fmt: skip
     found = {"states": n, "shape": list(score.shape), "file": str(output), "seed": seed, **settings}
     if score.fields:
         _write_fields(score, n, Path(output), seed, settings, resume, overwrite, progress, on_interrupt)

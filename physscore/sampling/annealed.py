@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from physscore.arrays import floating_dtype
+from physscore.arrays import floating_dtype, unmasked
 from physscore.core import Array, InputError, Score
 from physscore.kernels.langevin import ULA
 from physscore.noise import normal
@@ -90,7 +90,7 @@ def _first(target: Score, chains: int, sigma: float, seed: int, init: Any, dtype
     shape = (chains, *target.shape)
     if init is None:
         return sigma * normal(chains, target.dim, seed=seed, draw=3, dtype=dtype).reshape(shape)
-    given = np.asarray(init, dtype)
+    given = unmasked(init, "init").astype(dtype)
     if given.shape not in (shape, target.shape):
         raise InputError(f"init has shape {given.shape}: it must be {target.shape} or {shape}")
     return np.broadcast_to(given, shape).copy()

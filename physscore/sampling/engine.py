@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from physscore.arrays import checked_device, namespace, on_gpu, to_host
+from physscore.arrays import checked_device, namespace, on_gpu, to_host, unmasked
 from physscore.core import Array, Energy, EnergySum, InputError, Prior, Score
 from physscore.energies.coordinates import FieldModes, Whitened, has_field, prior_and_likelihood
 from physscore.energies.lognormal import LognormalField
@@ -187,7 +187,7 @@ def first_states(target: Score, chains: int, seed: int, init: Any, dtype: Any, d
     """
     xp = namespace(device)
     if init is not None:
-        given = xp.asarray(init) if device == "gpu" else np.asarray(init)
+        given = xp.asarray(init) if device == "gpu" else unmasked(init, "init")
         if given.dtype.kind not in "fiu":
             raise InputError(f"init has the type {given.dtype}: it must hold numbers")
         if given.shape == target.shape:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
+from physscore.arrays import unmasked
 from physscore.core import InputError
 from physscore.diagnostics.derivatives import directional, jacobian, random_directions
 from physscore.sampling.levels import FIRST, Level, deviates
@@ -47,7 +48,7 @@ def first_states(level: Level, n: int, std: float, seed: int, init: Any, alpha: 
         if init != "matched":
             raise InputError(f'init is {init!r}: it must be "matched", an array, or have a method sample')
         return alpha * MatchedNormal(level).sample(n, seed)
-    given = np.asarray(init.sample(n, seed=seed) if hasattr(init, "sample") else init)
+    given = unmasked(init.sample(n, seed=seed) if hasattr(init, "sample") else init, "init")
     if given.dtype.kind not in "fiu":
         raise InputError(f"init has the type {given.dtype}: it must hold numbers, or have a method sample")
     if given.shape == (n, math.prod(shape)):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import h5py
 
-from physscore.arrays import to_host
+from physscore.arrays import on_gpu, to_host, unmasked
 from physscore.core import InputError
 from physscore.diagnostics.power import PowerSpectrum
 from physscore.store.field_file import FieldFile
@@ -61,7 +61,11 @@ def save(
     from physscore.store.runs import write_run
 
     if isinstance(what, Fields):
-        delta = to_host(what.delta)
+        delta = to_host(what.delta) if on_gpu(what.delta) else unmasked(what.delta, "delta")
+        if delta.dtype.kind not in "fiu" or delta.size == 0:
+            raise InputError(
+                f"delta has shape {delta.shape} and type {delta.dtype}: it must hold fields of real numbers"
+            )
         batched = delta.ndim == what.grid.dim + 1
         if delta.shape[1 if batched else 0 :] != what.grid.shape:
             raise InputError(

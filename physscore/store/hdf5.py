@@ -135,6 +135,21 @@ def inverse(unit: str) -> str:
     return f"{below}/{above}" if slash else f"1/({unit})"
 
 
+def require_units(name: str, spectrum: Any, length_unit: str) -> None:
+    """Refuse a spectrum over wavenumbers in another unit than that of a box, where both are known.
+
+    Raises
+    ------
+    InputError
+        If so.
+    """
+    own, wanted = spectrum.units[0], inverse(length_unit)
+    if own != wanted and not {own, wanted} & {inverse("length"), "1/length", inverse("cells")}:
+        raise InputError(
+            f"{name} has wavenumbers in {own}, and the box is in {length_unit}: give both in the same units"
+        )
+
+
 def open_hdf5(path: Path) -> h5py.File:
     """Open a file for reading.
 
