@@ -19,6 +19,7 @@ from physscore.evidence.annealed import Particles, run_leg
 from physscore.evidence.excess import excess_of
 from physscore.evidence.job import prepare
 from physscore.evidence.reference import reference_for
+from physscore.evidence.verdict import score_fits
 from physscore.kernels.state import Moves
 
 QUICK = ["gaussian", "mixture", "shells-2", "shells-5", "eggbox", "double-well", "phi4-4x4", "phi4-4x16",
@@ -293,6 +294,18 @@ def test_a_gradient_that_is_wrong_in_a_corner_is_no_pass(wrong):
     for same, reference in ((target, None), (own, ps.Gaussian(0.0, 1.0, dim=2))):
         with pytest.raises(ps.InputError, match="score is not finite at .* where the energy is"):
             ps.estimate_log_z(same, reference, seed=1)
+
+
+def test_a_kink_is_no_wrong_score():
+    """1e-6 beside a state an energy bends, where its differences are not its gradient."""
+    reference = ps.Gaussian(0.0, 1.0, dim=1)
+    y = np.linspace(-1.0, 1.0, 7)[:, np.newaxis]
+    for factor, fits in ((1.0, True), (1.1, False)):
+        bent = ps.from_functions(
+            energy=lambda x: np.abs(x[:, 0] - 1e-6) + 0.5 * x[:, 0] ** 2,
+            score=lambda x, factor=factor: -factor * (np.sign(x - 1e-6) + x), shape=1,
+        )  # fmt: skip
+        assert (score_fits(excess_of(reference, bent), y) == []) == fits
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
