@@ -418,6 +418,7 @@ REFERENCE = ps.Gaussian(0.0, 1.0, dim=2)
     [
         (Awkward(math.inf), {}, "give a reference that covers the target"),
         (Awkward(math.nan), {}, "energy is nan"),
+        (Awkward(-math.inf), {}, "energy is -inf"),
         (Awkward(0.0), {"reference": Awkward(0.0)}, "must be a normalised prior"),
         (Awkward(0.0), {"reference": ps.Gaussian(0.0, 1.0, dim=3)}, "states of shape"),
         (Awkward(0.0), {"kernel": ps.Underdamped()}, "never rejects"),

@@ -69,6 +69,11 @@ def check_start(u: Array) -> None:
             f"energy is nan at {np.isnan(u).sum()} of {len(u)} draws from the reference: it must be a number "
             "there, or inf outside of the target"
         )
+    if np.isneginf(u).any():
+        raise InputError(
+            f"energy is -inf at {np.isneginf(u).sum()} of {len(u)} draws from the reference, where exp(-E) is "
+            "infinite: it must be a number there, or inf outside of the target"
+        )
     if not np.isfinite(u).any():
         raise InputError(
             f"energy is {u[0]} at all of {len(u)} draws from the reference: "
