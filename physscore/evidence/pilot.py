@@ -71,8 +71,8 @@ def check_start(u: Array) -> None:
         )
     if np.isneginf(u).any():
         raise InputError(
-            f"energy is -inf at {np.isneginf(u).sum()} of {len(u)} draws from the reference, where exp(-E) is "
-            "infinite: it must be a number there, or inf outside of the target"
+            f"energy is -inf at {np.isneginf(u).sum()} of {len(u)} draws from the reference, where exp(-E) "
+            "is infinite: it must be a number there, or inf outside of the target"
         )
     if not np.isfinite(u).any():
         raise InputError(
