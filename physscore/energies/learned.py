@@ -124,7 +124,7 @@ class _Module:
             try:
                 with torch.no_grad():
                     found.append((dtype, self.call(torch.zeros((2, *self.shape), dtype=dtype)).dtype))
-            except RuntimeError:  # types that do not go together
+            except Exception:  # such as types that do not go together; its own calls will say
                 continue
         if len(found) == 1:
             return found[0][0]
