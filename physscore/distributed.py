@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from physscore.arrays import floating_dtype
 from physscore.core import Array, InputError
 from physscore.energies.lognormal import LognormalField
 from physscore.energies.random_field import GaussianRandomField
@@ -26,9 +27,9 @@ from physscore.fft import (
     inverse_planes,
     planes_with_room,
 )
-from physscore.grid import Grid, WavenumberTable
+from physscore.grid import Grid, WavenumberTable, require_grid
 from physscore.modes import multiply, sum_power
-from physscore.processes import world
+from physscore.processes import require_same_everywhere, world
 from physscore.slabs import FieldInPieces, equal_pieces
 
 _PIECES = 8  # of columns, if all processes have some of each
@@ -68,7 +69,8 @@ class SlabDecomposition:
             from mpi4py_fft.pencil import Pencil, Subcomm
         except ImportError:
             raise InputError('distributed fields need MPI: pip install "physscore[mpi]"') from None
-        self.grid, self.dtype = grid, np.dtype(dtype)
+        require_grid(grid)
+        self.grid, self.dtype = grid, floating_dtype(dtype)
         self.comm = MPI.COMM_WORLD if comm is None else comm
         pieces = pieces_of(grid, self.comm.size)
         directions = Subcomm(self.comm, [1, 0, 1][: grid.dim], reorder=False)
@@ -91,6 +93,8 @@ class SlabDecomposition:
         paired: bool = False,
     ) -> Array:  # fmt: skip
         """Return the planes of a field: those of ``prior.sample(1, first=number, ...)[0]``, to rounding."""
+        self._require(prior)
+        require_same_everywhere(self.comm, (number, seed, fixed, paired))
         draw = prior.modes_of(number, seed=seed, dtype=self.dtype, fixed=fixed, paired=paired)
         planes = np.empty((self.shape[0], *self.grid.half_shape[1:]), self._spectrum)
         for piece in self._pieces:
@@ -99,6 +103,7 @@ class SlabDecomposition:
 
     def energy(self, prior: GaussianRandomField | LognormalField, x: Array) -> float:
         """Return the energy of the field whose planes are ``x``."""
+        self._require(prior, x)
         if isinstance(prior, LognormalField):
             if self._total(np.array([np.count_nonzero(x <= -1)]))[0]:
                 return np.inf
@@ -109,27 +114,41 @@ class SlabDecomposition:
 
     def score(self, prior: GaussianRandomField | LognormalField, x: Array) -> Array:
         """Return the planes of the score of a field."""
+        self._require(prior, x)
         if isinstance(prior, LognormalField):
             return np.asarray((self.score(prior.gaussian, prior.logarithm(x)) - 1) / (1 + x))
         return self._filtered(prior, x, "score")
 
     def whiten(self, prior: GaussianRandomField | LognormalField, x: Array) -> Array:
         """Return the planes of the white field."""
+        self._require(prior, x)
         if isinstance(prior, LognormalField):
             return self.whiten(prior.gaussian, prior.logarithm(x))
         return self._filtered(prior, x, "whiten")
 
     def unwhiten(self, prior: GaussianRandomField | LognormalField, z: Array) -> Array:
         """Return the planes of the field whose white field is ``z``."""
+        self._require(prior, z)
         if isinstance(prior, LognormalField):
             return prior.cells_of(self.unwhiten(prior.gaussian, z))
         return self._filtered(prior, z, "unwhiten")
 
     def field(self, x: Array) -> DistributedField:
         """Return the field whose planes are ``x``, for ``power_spectrum`` and ``check_field``."""
-        if x.shape != self.shape:
-            raise InputError(f"x has shape {x.shape}: the planes of this process have {self.shape}")
+        self._require(None, x)
         return DistributedField(self, x)
+
+    def _require(self, prior: Any, x: Array | None = None) -> None:
+        """Refuse a prior of another grid, and planes that are not those of this process."""
+        if prior is not None and getattr(prior, "grid", None) != self.grid:
+            raise InputError(
+                f"prior is {prior!r}: it must be a GaussianRandomField or LognormalField on {self.grid}"
+            )
+        if x is not None and (np.shape(x), getattr(x, "dtype", None)) != (self.shape, self.dtype):
+            raise InputError(
+                f"x has shape {np.shape(x)} and type {getattr(x, 'dtype', type(x).__name__)}: the planes of "
+                f"this process have {self.shape} and {self.dtype}"
+            )
 
     def collect(self, x: Array, write: Callable[[int, int, Array], None]) -> None:
         """Have the first process ``write(start, stop, planes)`` all of a field, a piece at a time."""
@@ -245,6 +264,11 @@ class DistributedField(FieldInPieces):
     decomposition: SlabDecomposition
     planes: Array
     used_up: bool = False
+
+    @property
+    def grid(self) -> Grid:
+        """The box."""
+        return self.decomposition.grid
 
     @property
     def ndim(self) -> int:

@@ -135,6 +135,11 @@ class FieldInPieces(ABC):
 
     @property
     @abstractmethod
+    def grid(self) -> Grid:
+        """The box."""
+
+    @property
+    @abstractmethod
     def ndim(self) -> int:
         """Number of dimensions."""
 
@@ -167,6 +172,11 @@ class FieldInPlanes(FieldInPieces):
     slabs: Slabs
     scratch: Any
     after_each: Callable[[], None] = lambda: None
+
+    @property
+    def grid(self) -> Grid:
+        """The box."""
+        return self.slabs.grid
 
     @property
     def ndim(self) -> int:

@@ -235,6 +235,10 @@ def power_spectrum(
         if isinstance(field, FieldInPieces):
             if others is not None:
                 raise InputError("delta is a field in pieces, which has no cross spectrum: read all of it")
+            if field.grid != grid:
+                raise InputError(
+                    f"delta is a field on {field.grid}, and grid is {grid}: they must be the same"
+                )
             sums = field.sum_power(table, window)
         else:
             a = _modes(field, grid, "delta")

@@ -99,7 +99,8 @@ class Seen:
             found["control variates"] = bars[best] + added[best]
         # While islands differ little, the mean of their estimates of Z is unbiased and good. The weights of
         # steps that are never rejected may have tails that are not looked at.
-        name = best if job.narrow or job.kernel.step_function == "langevin" else "way there"
+        unadjusted = job.kernel.step_function == "langevin"
+        name = best if job.narrow or unadjusted else "way there"
         total, doubt = found[name], 0.0
         # The smaller of two errors may be so by chance: none is taken that is below Bennett's.
         error = max(total.error, bars[best].error)
@@ -120,6 +121,10 @@ class Seen:
         if job.narrow:
             # The gap shows that too, as it has opposite signs in both ways. What chance makes is taken off.
             doubt = _GAP_SHARE * math.sqrt(max(0.0, gap**2 - gap_error**2))
+        if unadjusted and len(back.log_z) > 1:
+            apart = found["way back"].value - found["way there"].value
+            by_chance = math.hypot(found["way back"].error, found["way there"].error)
+            doubt = max(doubt, _GAP_SHARE * math.sqrt(max(0.0, apart**2 - by_chance**2)))
         error = math.hypot(error, doubt)
         if job.narrow and len(there.log_z) < _MANY:
             # Few islands may agree by chance. Both ways of one island go together rather than apart, so the

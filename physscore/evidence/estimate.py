@@ -23,7 +23,15 @@ from physscore.evidence.plan import checked_schedule
 from physscore.evidence.reference import reference_for
 from physscore.evidence.result import LogZ
 from physscore.evidence.sharing import lead
-from physscore.evidence.verdict import Finding, beyond_bounds, heavy, look_at, score_fits, verdict_of
+from physscore.evidence.verdict import (
+    Finding,
+    agreeing,
+    beyond_bounds,
+    heavy,
+    look_at,
+    score_fits,
+    verdict_of,
+)
 from physscore.interrupt import interruptible
 from physscore.kernels.kernel import Kernel
 from physscore.noise import seed_key
@@ -283,6 +291,8 @@ def _result(
     legs, total = [seen.there, seen.back], seen.total
     length, steps = float(job.plan.knots.length[-1]), len(job.plan.betas) - 1
     findings = look_at(legs, total, seen.gap, seen.gap_error, length, steps) + heavy(seen.tail)
+    if job.kernel.step_function == "langevin":
+        findings += agreeing(seen.estimates["way there"], seen.estimates["way back"])
     ordered = [units[key].y for key in sorted(units)]
     few = np.concatenate([y[:LOOKED_AT] for y in ordered])[:LOOKED_AT]
     findings += score_fits(job.excess, few)

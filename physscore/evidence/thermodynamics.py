@@ -16,9 +16,10 @@ from tqdm import tqdm
 
 from physscore.core import Array, Energy, InputError, Prior
 from physscore.energies.lattice import Lattice, checked_number
-from physscore.evidence.bridge import Estimate, averaged, bridged
+from physscore.evidence.bridge import Estimate, bridged
 from physscore.evidence.coupling import Family, Seen, explore_couplings, go_along, ladder
 from physscore.evidence.curves import Thermodynamics
+from physscore.evidence.derivatives import Derivatives, derivatives, or_one_more, steadied
 from physscore.evidence.estimate import estimate_log_z
 from physscore.evidence.excess import Excess
 from physscore.evidence.job import Look, quiet
@@ -39,7 +40,6 @@ from physscore.sampling.sharing import team_of
 _DENSE_UP_TO = 32
 _PARTS = 8  # of islands of large states
 _MOST_LENGTHENINGS = 2
-_NEAR = 1.0  # along the path, in standard deviations of E
 _SUSPECT, _FAILED = 4.5, 9.0  # errors between the ways there and back
 _PILOT, _PATH = 0x2545F4914F6CDD1D, 0x9E3779B97F4A7C15  # make seeds: random numbers other than the estimate's
 
@@ -180,9 +180,11 @@ def _run(
     adds = np.zeros(islands) if known else first.islands - first.log_z
     log_z = begin + np.append(0.0, np.cumsum(rises))[stops]
     adds = adds + np.concatenate([np.zeros((1, islands)), np.cumsum(influence, axis=0)])[stops]
-    up, down = _derivatives(there), _derivatives(back)
-    bend_adds = _steadied(up, down, np.interp(betas, knots.betas, knots.length))[stops]
-    slope, slope_adds, bend = up.slope[stops], up.slope_adds[stops], up.bend[stops]
+    up, down = derivatives(there), derivatives(back)
+    length = np.interp(betas, knots.betas, knots.length)
+    bend_adds = or_one_more(steadied(up, down, length), up, length, len(y), 2)[stops]
+    slope_adds = or_one_more(up.slope_adds, up, length, len(y), 1)[stops]
+    slope, bend = up.slope[stops], up.bend[stops]
     squares = family.couplings**2
     influences = {
         "log_z": adds.T, "mean_energy": slope_adds.T, "heat_capacity": (squares[:, np.newaxis] * bend_adds).T
@@ -255,61 +257,7 @@ def _rises(seen: Seen) -> tuple[Array, Array]:
     return bridged(*(part[np.newaxis] for part in (seen.below, seen.above, between, within)))
 
 
-@dataclass
-class _Derivatives:
-    """-d log Z / d coupling and d^2 log Z / d coupling^2 on each rung, with what each island adds.
-
-    ``size`` is the mean size of the terms of the second: itself, but where some are negative.
-    """
-
-    slope: Array
-    slope_adds: Array
-    bend: Array
-    bend_adds: Array
-    size: Array
-
-
-def _derivatives(seen: Seen) -> _Derivatives:
-    """Return the derivatives of log Z by the particles of one way."""
-    between, within = seen.leg.populations.weights
-
-    def averages(values: Array) -> tuple[Array, Array]:
-        return averaged(between, (within * values).sum(axis=2))
-
-    mean, adds = averages(seen.slope)
-    terms = (seen.slope - mean[:, np.newaxis, np.newaxis]) ** 2 - seen.bend
-    square, more = averages(terms)
-    chance = adds.var(axis=1, ddof=1) / adds.shape[1]  # of the mean that was taken off
-    return _Derivatives(mean, adds, square + chance, more, averages(np.abs(terms))[0])
-
-
-def _steadied(up: _Derivatives, down: _Derivatives, length: Array) -> Array:
-    """Return what islands add to the second derivative, its scatter made that of all who can tell.
-
-    Terms are skewed: where the rare large ones are missing, a value and its scatter are low together, and it
-    would be off by many of its errors. The scatter is a share of the size; the share is averaged over both
-    ways and over rungs that are near along the path, where densities are alike, the size over both ways. What
-    is larger is kept: it may be so at one end of the path only.
-    """
-    n, m = up.bend_adds.shape[1], down.bend_adds.shape[1]
-    own = up.bend_adds.var(axis=1, ddof=1)
-    share = ((n - 1) * _share(up) + (m - 1) * _share(down)) / (n + m - 2)
-    near = np.maximum(0.0, 1.0 - ((length[:, np.newaxis] - length) / _NEAR) ** 2)
-    size = (n * up.size + m * down.size) / (n + m)
-    wanted = np.maximum(own, size**2 * (near @ share) / near.sum(axis=1))
-    return up.bend_adds * np.sqrt(_ratio(wanted, own))[:, np.newaxis]
-
-
-def _share(seen: _Derivatives) -> Array:
-    """Return the variance of the islands over the square of the size."""
-    return _ratio(seen.bend_adds.var(axis=1, ddof=1), seen.size**2)
-
-
-def _ratio(above: Array, below: Array) -> Array:
-    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
-
-
-def _hysteresis(up: _Derivatives, down: _Derivatives, stops: Array, couplings: Array) -> list[Finding]:
+def _hysteresis(up: Derivatives, down: Derivatives, stops: Array, couplings: Array) -> list[Finding]:
     """Doubt energies that remember from which side the particles came."""
     (there, adds), (back, more) = ((one.slope[stops], one.slope_adds[stops]) for one in (up, down))
     n = more.shape[1]

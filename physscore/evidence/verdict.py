@@ -20,7 +20,8 @@ _SUSPECT, _FAILED = 4.5, 9.0
 _LEAST_ACCEPTANCE = 0.1, 0.01
 _LEAST_ESS = 0.05
 _LEAST_ALIVE = 0.5  # of the islands
-_ONE_ISLAND = 0.5  # of the variance between many islands
+_ONE_ISLAND = 0.8  # of the variance between many islands
+_ROUNDING = 1e-12
 _SCORE_ERROR = 1e-3
 _BESIDE = 0.01  # standard deviations of the reference
 _LOOKED_AT = 512  # states
@@ -76,14 +77,30 @@ def look_at(
     if ess < _LEAST_ESS:
         found.append(Finding(f"the effective sample size falls to {ess:.1%} of the particles"))
     squares = total.influence**2
-    if squares.sum() > 0 and squares.max() / squares.sum() > _ONE_ISLAND + 3 / len(squares):
-        share = squares.max() / squares.sum()
-        found.append(Finding(f"one of {len(squares)} islands makes {share:.0%} of their scatter"))
+    share = squares.max() / max(squares.sum(), 1e-300)
+    scatters = total.scatter > _ROUNDING * max(1.0, abs(total.value))
+    if scatters and share > _ONE_ISLAND + 3 / len(squares):
+        found.append(Finding(
+            f"one of {len(squares)} islands makes {share:.0%} of their scatter: take more particles"
+        ))  # fmt: skip
     if length / max(n_steps, 1) > 2.0:
         found.append(Finding(
             f"{n_steps} steps are few for a way of {length:.0f} standard deviations of the energy"
         ))  # fmt: skip
     return found
+
+
+def agreeing(there: Estimate, back: Estimate) -> list[Finding]:
+    """Doubt steps that are never rejected, by what their weights say on each way: where few of them count,
+    one is too low and the other too high."""
+    gap, error = back.value - there.value, math.hypot(there.error, back.error)
+    if not abs(gap) > _SUSPECT * error:
+        return []
+    return [Finding(
+        f"the weights of the ways there and back differ by {gap:.3g}, {abs(gap) / max(error, 1e-300):.1f} of "
+        "its errors: steps that are never rejected do not follow the density, so use MALA()",
+        abs(gap) > _FAILED * error,
+    )]  # fmt: skip
 
 
 def heavy(tail: float) -> list[Finding]:
