@@ -144,11 +144,12 @@ class SlabDecomposition:
             raise InputError(
                 f"prior is {prior!r}: it must be a GaussianRandomField or LognormalField on {self.grid}"
             )
-        if x is not None and (np.shape(x), getattr(x, "dtype", None)) != (self.shape, self.dtype):
-            raise InputError(
-                f"x has shape {np.shape(x)} and type {getattr(x, 'dtype', type(x).__name__)}: the planes of "
-                f"this process have {self.shape} and {self.dtype}"
-            )
+        if x is None or (isinstance(x, np.ndarray) and (x.shape, x.dtype) == (self.shape, self.dtype)):
+            return
+        raise InputError(
+            f"x has shape {np.shape(x)} and type {getattr(x, 'dtype', type(x).__name__)}: the planes of "
+            f"this process have {self.shape} and {self.dtype}"
+        )
 
     def collect(self, x: Array, write: Callable[[int, int, Array], None]) -> None:
         """Have the first process ``write(start, stop, planes)`` all of a field, a piece at a time."""

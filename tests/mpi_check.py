@@ -66,5 +66,23 @@ if comm.size > 1:
 if comm.size > 2:
     with pytest.raises(ps.InputError, match="which 2 processes can share: there are"):
         SlabDecomposition(ps.Grid((2, 64), 1.0), comm)
+grid, other = ps.Grid((12, 10, 8), 100.0), ps.Grid((12, 10, 6), 100.0)
+cut, prior = SlabDecomposition(grid, comm), ps.GaussianRandomField(grid, SPECTRUM)
+x = cut.sample(prior, seed=1)
+for wrong in (
+    lambda: cut.sample(ps.GaussianRandomField(other, SPECTRUM), seed=1),
+    lambda: cut.energy(ps.LognormalField(ps.Grid((12, 10, 8), 50.0), SPECTRUM), x),
+    lambda: cut.score(ps.Gaussian(0.0, 1.0, dim=2), x),
+    lambda: cut.score(prior, x.astype(np.float32)),
+    lambda: cut.unwhiten(prior, x.tolist()),
+    lambda: ps.power_spectrum(cut.field(x), other),
+    lambda: SlabDecomposition((12, 12, 12), comm),
+    lambda: SlabDecomposition(grid, comm, dtype=int),
+):
+    with pytest.raises(ps.InputError):
+        wrong()
+if comm.size > 1:
+    with pytest.raises(ps.InputError, match="ask for different things"):
+        cut.sample(prior, seed=comm.rank)
 if comm.rank == 0:
     print("the same with", comm.size)
