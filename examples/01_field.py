@@ -29,7 +29,7 @@ def main(cells: int = 128) -> None:
             grid,
             spectrum=power,
             comparison=power.compare(planck),
-            check=check,
+            check=check if isinstance(prior, ps.LognormalField) else None,  # of its logarithm
             title=f"{name} field, Planck 2018 at z = 1",
             model_name="Planck 2018, linear",
         )

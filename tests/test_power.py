@@ -263,10 +263,10 @@ def test_against_powerbox():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"delta": np.zeros((8, 7))}, r"delta has shape \(1, 8, 7\)"),
+        ({"delta": np.zeros((8, 7))}, r"delta has fields of shape \(8, 7\)"),
         ({"delta": np.full((8, 8), np.nan)}, "delta holds values that are not finite"),
         ({"delta": np.zeros((0, 8, 8))}, "delta holds 0 fields"),
-        ({"other": np.zeros((8, 9))}, "other has shape"),
+        ({"other": np.zeros((8, 9))}, "other has fields of shape"),
         ({"bins": "linaer"}, "bins is 'linaer': it must be 'linear', 'log', 'shells' or"),
         ({"bins": [1.0]}, "bins holds edges that do not increase"),
         ({"bins": [2.0, 1.0]}, "bins holds edges that do not increase"),

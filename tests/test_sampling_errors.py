@@ -42,6 +42,10 @@ REFUSED = {
         lambda: ps.compiled(mistyped, dim=2),
         r"mistyped does not compile: .*_errors.py\", line \d+: gradient_out.0. = math.sin\(\"x\"\)",
     ),
+    "other arguments": (
+        lambda: ps.compiled(lambda x: x, dim=2),
+        r"does not take \(x, params, gradient_out\)",
+    ),
     "no energy": (
         lambda: ps.sample(ps.from_functions(score=np.negative, shape=2)),
         "from_functions has a score but no energy, which MALA needs.*ULA",

@@ -104,6 +104,12 @@ def test_layout_for_yt(tmp_path):
     np.testing.assert_allclose(cells["stream", "delta"].to_ndarray(), delta)
 
 
+def test_an_unfinished_file_is_named(tmp_path):
+    (tmp_path / "f.h5.part").write_bytes(b"")
+    with pytest.raises(ps.InputError, match=r"f.h5 does not exist, but .*f.h5.part does"):
+        ps.load(tmp_path / "f.h5")
+
+
 def writer(path, **options):
     return FieldWriter(path, GRID, n=3, dtype=np.dtype("f4"), bins=power_bins(GRID), seed=1,
                        settings={"a": 1}, **options)  # fmt: skip

@@ -303,6 +303,8 @@ def _counted(n: int, progress: bool) -> Any:
 
 def _modes(delta: Any, grid: Grid, name: str) -> Array:
     field = delta if on_gpu(delta) else unmasked(delta, name)
+    if field.shape != grid.shape:
+        raise InputError(f"{name} has fields of shape {field.shape}: the grid has {grid.shape}")
     return forward_fft(as_states(field[np.newaxis], grid.shape, name)[0])
 
 

@@ -195,6 +195,11 @@ class CompiledEnergy(Energy):
         vector = numba.types.Array(numba.float64, 1, "C")
         try:
             energy_and_gradient.compile((vector, vector, vector))
+        except TypeError:  # of the number of arguments
+            raise InputError(
+                f"energy_and_gradient {self._name} does not take (x, params, gradient_out): it must be a "
+                "function of these three"
+            ) from None
         except numba.core.errors.NumbaError as error:
             reason = _reason(error, energy_and_gradient)
             raise InputError(f"energy_and_gradient {self._name} does not compile: {reason}") from None

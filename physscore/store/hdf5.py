@@ -159,7 +159,9 @@ def open_hdf5(path: Path) -> h5py.File:
         If it is missing, not HDF5, truncated, or of a newer format than this version reads.
     """
     if not path.is_file():
-        raise InputError(f"file {path} does not exist")
+        part = part_of(path)
+        known = f", but {part} does: a job that is not finished" if part.is_file() else ""
+        raise InputError(f"file {path} does not exist{known}")
     try:
         if not h5py.is_hdf5(path):
             raise InputError(f"file {path} is not an HDF5 file")
