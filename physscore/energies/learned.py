@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, cast
 
 import numpy as np
@@ -108,12 +109,12 @@ class _Module:
         self.parameters = None if parameters is None else np.atleast_2d(np.asarray(parameters, np.float64))
         self.device: Any = "cpu"
         self.dtype: Any = None  # that of the states
-        kept = [*getattr(module, "parameters", list)(), *getattr(module, "buffers", list)()]
-        weights = [tensor for tensor in kept if tensor.is_floating_point()]
-        if weights:
-            self.dtype, self.device = weights[0].dtype, weights[0].device
-        else:
+        kept = chain(*(getattr(module, name, list)() for name in ("parameters", "buffers")))
+        weight = next((tensor for tensor in kept if tensor.is_floating_point()), None)
+        if weight is None:
             self.dtype = self._precision()
+        else:
+            self.dtype, self.device = weight.dtype, weight.device
 
     def _precision(self) -> Any:
         """Return the type that a module without weights works in, None if it is that of the states: it may
