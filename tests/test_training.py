@@ -67,6 +67,34 @@ def test_a_learned_energy_is_a_prior():
     assert ps.check_score(prior, x[::4001]).passed
 
 
+class OnceDifferentiable(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return -x
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, slope):
+        return -slope
+
+
+class OwnScore(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, x, sigma):
+        return self.scale * OnceDifferentiable.apply(x) / (1 + sigma.reshape(-1, *[1] * (x.ndim - 1)) ** 2)
+
+
+@pytest.mark.parametrize("shape", [(2,), (8, 8)])
+def test_own_modules_are_used_at_the_smallest_noise(shape):
+    """A module that torch does not differentiate twice, and one of fields: nothing says from where on."""
+    data = np.random.default_rng(0).normal(size=(100, *shape))
+    fit = learning.train(OwnScore(), data, steps=2, batch=8)
+    assert fit.level == fit.sigma_min
+
+
 def test_from_which_noise_a_score_is_known():
     """Of N(0, 1) with an error in each component that grows as 1 / sigma."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import torch
@@ -27,41 +27,48 @@ def takes_sigma(model: Model) -> bool:
 
     It is if it has a second argument by position that must be given, or has a name of ``_NAMES``.
     """
-    return _takes(model)[0]
+    return _takes(model).sigma
 
 
 def needs_sigma(model: Model) -> bool:
     """Return whether it cannot be called without one."""
-    return _takes(model)[1]
+    return _takes(model).needs_sigma
 
 
 def takes_parameters(model: Model) -> bool:
     """Return whether it has an argument of the name ``parameters``."""
-    return _takes(model)[2]
+    return _takes(model).parameters
 
 
-def _takes(model: Model) -> tuple[bool, bool, bool]:
+class _Arguments(NamedTuple):
+    """What a model takes beside the states."""
+
+    sigma: bool
+    needs_sigma: bool
+    parameters: bool
+
+
+def _takes(model: Model) -> _Arguments:
     if isinstance(model, torch.nn.Module):
         return _arguments(type(model).forward, 1)
     return _arguments(model, 0)
 
 
 @lru_cache(maxsize=256)
-def _arguments(function: Any, skipped: int) -> tuple[bool, bool, bool]:
-    """Return whether a function takes and needs a noise level, and takes parameters; its first ``skipped``
-    arguments are bound."""
+def _arguments(function: Any, skipped: int) -> _Arguments:
+    """Return what a function takes, whose first ``skipped`` arguments are bound."""
     try:
         arguments = list(inspect.signature(function).parameters.values())[skipped:]
     except (TypeError, ValueError):
-        return False, False, True
+        return _Arguments(False, False, True)
     physical = any(a.kind is a.VAR_KEYWORD or a.name == "parameters" for a in arguments)
     given = [a for a in arguments if a.kind in (a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD)]
     if any(a.kind is a.VAR_POSITIONAL for a in arguments):
-        return True, False, physical
+        return _Arguments(True, False, physical)
     if len(given) < 2 or given[1].name == "parameters":
-        return False, False, physical
+        return _Arguments(False, False, physical)
     needed = given[1].default is inspect.Parameter.empty
-    return needed or given[1].name in _NAMES, needed, physical
+    return _Arguments(needed or given[1].name in _NAMES, needed, physical)
 
 
 def call(model: Model, x: Tensor, sigma: Any = None, parameters: Tensor | None = None) -> Tensor:

@@ -120,11 +120,11 @@ class Seen:
         gap_error = math.hypot(bars["BAR back"].error, bars["BAR there"].error)
         if job.narrow:
             # The gap shows that too, as it has opposite signs in both ways. What chance makes is taken off.
-            doubt = _GAP_SHARE * math.sqrt(max(0.0, gap**2 - gap_error**2))
+            doubt = _share_of(gap, gap_error)
         if unadjusted and len(back.log_z) > 1:
             apart = found["way back"].value - found["way there"].value
             by_chance = math.hypot(found["way back"].error, found["way there"].error)
-            doubt = max(doubt, _GAP_SHARE * math.sqrt(max(0.0, apart**2 - by_chance**2)))
+            doubt = max(doubt, _share_of(apart, by_chance))
         error = math.hypot(error, doubt)
         if job.narrow and len(there.log_z) < _MANY:
             # Few islands may agree by chance. Both ways of one island go together rather than apart, so the
@@ -149,3 +149,8 @@ class Seen:
         """Return whether the ways there and back differ by more than chance, and enough to matter: a quarter
         of the gap is part of the error."""
         return abs(self.gap) > max(_LAG * self.gap_error, target_error or self.total.error)
+
+
+def _share_of(gap: float, by_chance: float) -> float:
+    """Return what of a gap between the ways goes into the error."""
+    return _GAP_SHARE * math.sqrt(max(0.0, gap**2 - by_chance**2))

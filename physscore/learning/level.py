@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
-import numpy as np
-
 from physscore import noise
-from physscore.core import Array
+from physscore.core import Array, InputError
+from physscore.diagnostics.derivatives import random_directions
+from physscore.diagnostics.hyvarinen import statistics_of_values
 
 _OFF = 0.1  # of the squares of the score: what error is borne
 _STEP = 1.5  # from one level to the next
-_DRAWN, _ALONG = 11, 12  # the numbers of the deviates
+_DRAWN = 11  # the number of the deviates
 
 
 def known_from(score_at: Callable[[float], Any], y: Array, sigmas: tuple[float, float], seed: int) -> float:
     """Return the smallest noise level from which on the score obeys E |s|^2 = -E div s over held-out states.
 
-    That holds for the score of the density that states are drawn from (Hyvarinen 2005, JMLR 6, 695, theorem
-    1). What a network adds at random to a score makes squares, but no divergence.
+    That holds for the score of the density that states are drawn from (Stein's identity). What a network adds
+    at random to a score makes squares, but no divergence.
 
     Parameters
     ----------
@@ -33,13 +34,13 @@ def known_from(score_at: Callable[[float], Any], y: Array, sigmas: tuple[float, 
         Of the noise.
     """
     low, high = sigmas
-    n, d = y.shape
+    along = random_directions(1, *y.shape, seed=seed)[0]
     while low < high:
-        x = y + low * noise.normal(n, d, seed=seed, draw=_DRAWN)
-        along = np.sign(noise.normal(n, d, seed=seed, draw=_ALONG))  # its mean square is a trace (Hutchinson)
+        x = y + low * noise.normal(*y.shape, seed=seed, draw=_DRAWN)
         score, product = score_at(low).directional(x, along)
-        squares, divergence = (score**2).sum(axis=1), (along * product).sum(axis=1)
-        if abs((squares + divergence).mean()) <= _OFF * squares.mean():
-            return low
+        with suppress(InputError):  # where it is not finite it is not known
+            found = statistics_of_values(score, (along * product).sum(axis=1))
+            if abs(1.0 - found.stein_scale.value) <= _OFF:
+                return low
         low *= _STEP
     return high

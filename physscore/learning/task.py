@@ -169,7 +169,7 @@ class Task:
 
     def _level(self) -> float | None:
         """Return from which noise on a score of vectors is known."""
-        if self.fields or not self._through or self.loss_name != "levels":
+        if len(self.shape) != 1 or self.fields or not self._through or self.loss_name != "levels":
             return None
         times = -(-_LEVELLED // len(self.stages[-1][1][:_VALIDATED]))  # each with noise of its own
         y = np.tile(self.stages[-1][1][:_VALIDATED], (times, 1)).astype(np.float64)
@@ -179,7 +179,10 @@ class Task:
         def score_at(sigma: float) -> Any:
             return from_torch(self.model, self.shape, kind=kind, sigma=sigma, parameters=table)
 
-        return known_from(score_at, y, self.sigmas, self.seed)
+        try:
+            return known_from(score_at, y, self.sigmas, self.seed)
+        except RuntimeError:  # a module that torch does not differentiate twice
+            return None
 
     def _of(
         self, model: nn.Module, y: Tensor, table: Tensor | None, generator: torch.Generator, pool: int = 1
