@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from physscore.evidence.bridge import Estimate, averaged, bridged
+from physscore.evidence.bridge import Estimate, averaged, bridged, shares
 
 ISLANDS = 12
 
@@ -73,3 +73,35 @@ def test_sums_and_stretched_estimates_keep_their_islands():
     assert both.by_rung[1:] == pytest.approx(many.by_rung[1:])
     wide = both.with_error(2.5)
     assert (wide.value, wide.error, wide.scatter) == pytest.approx((3.0, 2.5, 2.5))
+
+
+def test_shares_of_particles_are_what_islands_add():
+    """Exact populations of three normal densities, so that every neighbour says the same of a step."""
+    rng = np.random.default_rng(4)
+    n, betas = 20_000, np.array([0.0, 0.7, 2.0])
+    x = rng.normal(size=(3, ISLANDS, n)) / np.sqrt(1 + betas)[:, np.newaxis, np.newaxis]
+    u = 0.5 * x**2
+    weights = np.full((1, 3, ISLANDS, n), 1.0 / n)
+    steps = np.diff(betas)[:, np.newaxis, np.newaxis]
+    work = (steps * u[:-1])[np.newaxis], (steps * u[1:])[np.newaxis]
+    rises, adds = bridged(*work, np.ones((1, 3, ISLANDS)), weights)
+    assert rises == pytest.approx(-0.5 * np.diff(np.log(1 + betas)), abs=5e-3)
+    found = np.zeros(ISLANDS)
+    for k, (below, above) in enumerate([(0.0, 0.7), (0.7, 1.3), (1.3, 0.0)]):
+        added, _ = shares(u[k].ravel(), weights[0, k].ravel(), below, above)
+        means = added.reshape(ISLANDS, n).mean(axis=1)
+        found += means - means.mean()
+        h = 1e-5
+        moved = [shares(u[k].ravel() + s, weights[0, k].ravel(), below, above)[0] for s in (-h, h)]
+        assert moved[0] == pytest.approx(moved[1])  # a constant in u has no share
+    found *= ISLANDS / (ISLANDS - 1)  # as the jackknife's
+    assert found == pytest.approx(adds.sum(axis=0), abs=0.05 * adds.sum(axis=0).std())
+
+
+def test_shares_change_with_u_as_they_say():
+    """One particle without weight is moved: what it would add changes, and nothing else does."""
+    u = np.linspace(-1.0, 4.0, 50)
+    weights = np.r_[np.ones(49), 1e-12]
+    h = 1e-4
+    up, down = (shares(np.r_[u[:-1], u[-1] + s], weights, 0.6, 1.1)[0][-1] for s in (h, -h))
+    assert shares(u, weights, 0.6, 1.1)[1][-1] == pytest.approx((up - down) / (2 * h), rel=1e-6)

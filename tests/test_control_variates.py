@@ -132,3 +132,20 @@ def test_local_energies_gain_by_the_powers_of_cells():
     assert run.estimator == "control variates"
     assert run.error < 0.2 * run.estimates["way there"][1]
     assert abs(run.log_z - found.log_z) < 4.5 * run.error
+
+
+def test_long_steps_of_a_quartic_energy():
+    """Two sites of phi^4, whose energy at the reference has much heavier tails than what is added to log Z.
+    With control variates of the energy the mean of z^2 is 1.55, and the median error 0.0042. The mean of 600
+    z^2 scatters by 0.07: a false alarm in 10^4."""
+    target = ps.Phi4((2,), mass2=-0.5, coupling=0.1)
+    x = np.linspace(-6, 6, 1201)
+    density = np.exp(
+        -((x[:, None] - x) ** 2) + 0.25 * (x[:, None] ** 2 + x**2) - 0.1 * (x[:, None] ** 4 + x**4)
+    )
+    exact = math.log(density.sum() * (x[1] - x[0]) ** 2)
+    runs = [ps.estimate_log_z(target, seed=seed) for seed in range(600)]
+    z = np.array([(run.log_z - exact) / run.error for run in runs])
+    assert np.median([run.error for run in runs]) < 0.003
+    assert np.mean(z**2) < 1.36
+    assert np.mean([run.verdict == "pass" for run in runs]) > 0.98

@@ -17,7 +17,7 @@ from scipy.special import ndtr
 from physscore import noise
 from physscore.arrays import device_of, namespace, to_host
 from physscore.core import Array, InputError
-from physscore.evidence.bridge import Populations, log_mean, normalised
+from physscore.evidence.bridge import Populations, log_mean, normalised, shares
 from physscore.evidence.control import Controls, controls, enough_for_cells, of_cells
 from physscore.evidence.excess import Excess, FieldExcess
 from physscore.evidence.plan import Plan
@@ -93,17 +93,21 @@ class Particles:
         squares, along = (to_host(np.einsum("ni,ni->n", self.y, other)) for other in (self.y, self.slope))
         return np.asarray(squares + self.tempered.beta * along)
 
-    def controls(self, weights: Array, between: Array) -> Controls:
-        """Return control variates for the means of u over islands, given weights (islands, n) and those
-        between islands."""
+    def controls(self, weights: Array, between: Array, below: float, above: float) -> Controls:
+        """Return control variates for the means over islands of what particles add to Bennett's estimate of
+        log Z, given weights (islands, n), those between islands, and the steps to both neighbours."""
         tempered = self.tempered
         v, score = self.moved or tempered.leave(self.y, self.slope)[:2]
-        slope = tempered.pull(self.slope)
+        added, rate = shares(self.u, (weights * between[:, np.newaxis]).ravel(), below, above)
+        rate = namespace(device_of(v)).asarray(rate)
+        slope = tempered.pull(self.slope * rate[:, np.newaxis])
         excess, more = tempered.excess, None
         if isinstance(excess, FieldExcess) and enough_for_cells(*weights.shape):
             more = of_cells(*excess.cells(self.y, score, tempered.mean, tempered.scale))
-        u = self.u.reshape(weights.shape)
-        return controls(v, score, slope, u, weights, between, excess.groups, dense=tempered.dense, more=more)
+        added = added.reshape(weights.shape)
+        return controls(
+            v, score, slope, added, weights, between, excess.groups, dense=tempered.dense, more=more
+        )
 
     def move(self, settings: Moves, n: int) -> Array:
         """Move them by ``n`` steps of a kernel; return the acceptance of each.
@@ -174,7 +178,7 @@ class Leg:
     acceptance, ess : array (k + 1, islands)
         The effective sample size is a share of the particles, before resampling.
     control, fitting : array (k + 1, islands)
-        What has mean zero and goes with minus the mean of u, and each island's part in it; see ``Controls``.
+        What has mean zero and goes with minus what islands add to log Z; see ``Controls``.
     inside : array (islands,)
         Log of the share of the first particles where the target is not zero.
     """
@@ -239,6 +243,7 @@ def run_leg(
     virial, acceptance, ess = np.zeros(shape), np.ones(shape), np.ones(shape)
     control, fitting = np.zeros(shape), np.zeros(shape)
     uniforms = resampling_uniforms(particles.seed, particles.first // n, islands, n_betas + 1, back=back)
+    steps = np.diff(plan.betas, prepend=0.0, append=1.0)
     beta, d = 1.0 if back else 0.0, particles.y.shape[1]
     # Beyond walls there is nothing to come back from: the way begins with the reference inside of them.
     log_w[~np.isfinite(particles.u.reshape(islands, n))] = -np.inf
@@ -269,7 +274,7 @@ def run_leg(
         virial[k] = (weights * (particles.virial() - d).reshape(islands, n)).sum(axis=1)
         if np.isfinite(particles.u).all():
             between = normalised(seen.log_z[k]) * islands
-            control[k], fitting[k] = particles.controls(weights, between)
+            control[k], fitting[k] = particles.controls(weights, between, steps[k], steps[k + 1])
         progress(k, float(ess[k].mean()))
     log_z = log_z + log_mean(log_w)
     final, gathered = log_w.copy(), work.copy()

@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import logsumexp, softmax
+from scipy.special import expit, logsumexp, softmax
 
 from physscore.arrays import compiled, parallel
 from physscore.core import Array
@@ -270,17 +270,44 @@ def returned(log_z: Array) -> Estimate:
     return Estimate(found.value, influence)
 
 
+def shares(
+    u: Array, weights: Array, below: float, above: float
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return what particles at one temperature add to Bennett's estimate of log Z, and its derivative over u.
+
+    It is f / E[f] of the step above minus that of the step below, with the share f that the neighbour's
+    density has in the sum of both: 1 / (1 + p / p').
+
+    Parameters
+    ----------
+    u, weights : array (n,)
+    below, above : float
+        Steps in beta to the neighbours; 0 where there is none.
+    """
+    added, rate = np.zeros(len(u)), np.zeros(len(u))
+    with np.errstate(divide="ignore"):
+        log_w = np.log(weights / weights.sum())
+    for step in (above, -below):
+        if step:
+            f = expit(-step * u - logsumexp(log_w - step * u))
+            mean = weights @ f / weights.sum()
+            added += np.sign(step) * f / mean
+            rate -= abs(step) * f * (1.0 - f) / mean
+    return added, rate
+
+
 def controlled(
     betas: Array, legs: Sequence[Populations], controls: Sequence[Array], fitting: Sequence[Array]
 ) -> Estimate:
-    """Return what is to be added to Bennett's estimate if control variates (k, islands) are added to u.
-
-    Its averages are nearly linear in the work of a step, and see half a step's worth of each end's.
-    ``fitting`` (k, islands) is added to the influence of each island.
+    """Return what is to be added to Bennett's estimate if control variates (k, islands) are added to the
+    ``shares`` of the particles. ``fitting`` (k, islands) is added to the influence of each island.
     """
+    steps = np.diff(betas, prepend=betas[0], append=betas[-1])
+    upper = steps[1:] / np.maximum(steps[1:] + steps[:-1], 1e-300)  # of the step above
 
     def along(parts: Array) -> Array:
-        return np.asarray((-0.5 * np.diff(betas) * (parts[1:] + parts[:-1]).T).T)
+        above = (upper * parts.T).T
+        return np.asarray(above[:-1] + (parts - above)[1:])
 
     found = [averaged(leg.weights[0], c) for leg, c in zip(legs, controls, strict=True)]
     mean, changes = (np.mean(part, axis=0) for part in zip(*found, strict=True))

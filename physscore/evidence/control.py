@@ -1,4 +1,4 @@
-"""Control variates out of the score: what Stein's identity says is zero, and goes with the energy.
+"""Control variates out of the score: what Stein's identity says is zero, and goes with a function u.
 
 For draws v from a density with the score s the mean of div f + f . s is zero, whatever the field f (Mira,
 Solgi & Imparato 2013, arXiv:1012.2983; for log Z: Oates, Papamarkou & Girolami 2016, arXiv:1404.5053). For a
@@ -6,6 +6,9 @@ standard normal that is minus m He_m(v_i) if f is He_(m-1)(v_i) along v_i, with 
 part of u that goes with He_m(v_i) has the factor E[He_(m-1)(v_i) du/dv_i] / m!. So near a normal density u
 loses all of its variance that is a sum over coordinates. Three more kinds of fields see what is not: H v,
 with the mean Hessian H of u; |v|^2 v; and powers of the cells of a field, where its energy is local.
+
+The function is what particles add to log Z (``bridge.shares``). Over short steps that is linear in the
+energy, over long ones it is bounded, where the energy itself would bring in tails that log Z has not.
 """
 
 from __future__ import annotations

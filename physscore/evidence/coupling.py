@@ -125,8 +125,8 @@ class Travellers(Particles):
         super().__init__(self.family.excess(there), self.kernel, self.y, **settings)
         return before - self.u
 
-    def controls(self, weights: Array, between: Array) -> Controls:
-        """Return none: what is wanted is another function than u at each coupling."""
+    def controls(self, weights: Array, between: Array, below: float, above: float) -> Controls:
+        """Return none: what is wanted is another function at each coupling."""
         return Controls(np.zeros(len(weights)), np.zeros(len(weights)))
 
     def place(self, beta: float, coordinates: tuple[Array, Array]) -> None:
