@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import logsumexp
 
 import physscore as ps
 from physscore.evidence.verify import verify
@@ -64,7 +65,7 @@ def test_a_target_without_an_integral_is_refused(target, reference):
 
 def test_a_target_error_that_more_islands_do_not_reach():
     found = ps.estimate_log_z(
-        normal(20000.0, 3), ps.Gaussian(0.0, 1.0, dim=3), particles=64, schedule=4, target_error=0.05
+        normal(1e12, 3), ps.Gaussian(0.0, 1.0, dim=3), particles=64, schedule=4, target_error=0.05
     )
     assert found.verdict != "pass"
     assert any("above target_error" in reason for reason in found.reasons)
@@ -112,3 +113,30 @@ def test_no_reference_is_fitted_to_states_of_four_axes():
     )
     with pytest.raises(ps.InputError, match=r"shape \(2, 2, 2, 2\)"):
         ps.estimate_log_z(target, particles=64)
+
+
+def test_where_the_way_back_ends_is_known():
+    """A scale whose prior goes over six decades, and exp(-E) is zero below the scale of the data, at every
+    beta but 0: particles that come back to the prior have not been there, exact draws from it have.
+
+    Without these 62 of 100 were suspect and 5 failed, after 14 times as many gradients. The mean of 60 z^2
+    scatters by 0.19, that of few islands more: a false alarm in 10^4.
+    """
+    data = np.random.default_rng(0).normal(0, 2, 30)
+    squares, n = (data**2).sum(), len(data)
+
+    def energy_and_score(x):
+        scale = x[:, 0]
+        energy = n * np.log(scale) + 0.5 * squares / scale**2
+        return energy, (squares / scale**3 - n / scale)[:, np.newaxis]
+
+    likelihood = ps.from_functions(energy_and_score=energy_and_score, shape=1)
+    target = ps.Parameters(scale=ps.LogUniform(1e-3, 1e3)) + likelihood
+    log_scale = np.linspace(math.log(1e-3), math.log(1e3), 200_001)
+    minus = -n * log_scale - 0.5 * squares * np.exp(-2 * log_scale)
+    exact = logsumexp(minus) - math.log(len(minus))
+    runs = [ps.estimate_log_z(target, seed=seed) for seed in range(60)]
+    z = np.array([(run.log_z - exact) / run.error for run in runs])
+    assert np.mean(z**2) < 1.8
+    assert sum(run.verdict == "pass" for run in runs) > 54
+    assert np.median([run.evaluations for run in runs]) < 1e6

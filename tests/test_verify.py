@@ -80,7 +80,7 @@ def test_data_are_those_of_the_prior(simulated):
     "target",
     [
         FIELD + ps.PoissonCounts(np.ones((8, 8)), 3.0),
-        PARAMETERS + ps.GaussianNoise(np.zeros(3), NOISE),
+        PARAMETERS + ps.GaussianNoise(np.zeros(3), 0.3 * np.array(NOISE)),
     ],
     ids=["counts", "parameters"],
 )

@@ -228,11 +228,14 @@ _BY_BETA = ("virial", "acceptance", "ess", "control", "fitting")
 
 def run_leg(
     particles: Particles, plan: Plan, islands: int, *, back: bool, threshold: float,
-    start: Array | None = None, progress: Callable[[int, float], None] = lambda k, ess: None,
+    start: Array | None = None, anew: Callable[[], Particles] | None = None,
+    progress: Callable[[int, float], None] = lambda k, ess: None,
 ) -> Leg:  # fmt: skip
     """Lead particles along the plan, in place; at the end they are resampled to equal weights.
 
     ``start`` holds the islands' log weights at the beginning: on the way back, their estimates so far.
+    ``anew`` returns exact draws from the reference, which are seen at the end of the way back: those that
+    come there may not have spread as far, and need not.
     """
     n = len(particles.y) // islands
     n_betas = len(plan.betas)
@@ -268,9 +271,15 @@ def run_leg(
             acceptance[k] = accepted.reshape(islands, n).mean(axis=1)
             log_w += particles.log_ratio.reshape(islands, n)
             work += particles.log_ratio.reshape(islands, n)
-        seen.u[k], seen.log_weights[k] = particles.u.reshape(islands, n), log_w
-        seen.log_z[k] = log_z + log_mean(log_w) + (0.0 if start is None else start)
-        weights = normalised(log_w)
+        if k == 0 and anew is not None:
+            particles = anew()
+            particles.place(beta, plan.coordinates(k, device_of(particles.y)))
+            seen.log_weights[k] = np.where(np.isfinite(particles.u), 0.0, -np.inf).reshape(islands, n)
+        else:
+            seen.log_weights[k] = log_w
+            seen.log_z[k] = log_z + log_mean(log_w) + (0.0 if start is None else start)
+        seen.u[k] = particles.u.reshape(islands, n)
+        weights = normalised(seen.log_weights[k])
         virial[k] = (weights * (particles.virial() - d).reshape(islands, n)).sum(axis=1)
         if np.isfinite(particles.u).all():
             between = normalised(seen.log_z[k]) * islands

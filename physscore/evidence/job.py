@@ -38,7 +38,8 @@ _IN_PYTHON = 1e5  # of these a gradient in Python counts as, at least
 _DENSE_UP_TO = 32
 _CORRELATED = 2.0  # ratio of the eigenvalues
 _BACK = 1 << 31  # where the steps of ways back are counted from
-_PILOT = 0x5DEECE66D  # makes the pilot's seed: its random numbers are others than the islands'
+# Make seeds of random numbers that are not the islands': the pilot's, and of the reference on the way back.
+_PILOT, _ANEW = 0x5DEECE66D, 0xBF58476D1CE4E5B9
 
 
 def quiet(*args: Any, **kwargs: Any) -> None:
@@ -141,9 +142,14 @@ class Job:
         """Lead the first islands of a unit back to the reference."""
         y = namespace(self.device).array(unit.y[: islands * self.n])
         particles = self._particles(y, first, _BACK)
+
+        def anew() -> Particles:
+            y = self.excess.draw(self.n * islands, first * self.n, self.seed ^ _ANEW, self.device)
+            return self._particles(y, first, _BACK)
+
         return run_leg(
             particles, self.plan, islands, back=True, threshold=self.threshold,
-            start=unit.there.log_z[:islands], progress=self._show(look),
+            start=unit.there.log_z[:islands], anew=anew, progress=self._show(look),
         )  # fmt: skip
 
     def _particles(self, y: Array, first: int, step: int) -> Particles:
@@ -170,7 +176,8 @@ class Job:
 
     def evaluations(self, returned: int) -> int:
         """Gradients that were taken, where some islands went back."""
-        return self.plan.knots.evaluations + self.n * (self.islands + returned) * self.plan.evaluations
+        ways = (self.islands + returned) * self.plan.evaluations + returned
+        return self.plan.knots.evaluations + self.n * ways
 
     def uneven(self, y: Array) -> list[Finding]:
         """Doubt particles that autoMALA would spread further."""
