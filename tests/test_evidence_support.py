@@ -119,8 +119,8 @@ def test_where_the_way_back_ends_is_known():
     """A scale whose prior goes over six decades, and exp(-E) is zero below the scale of the data, at every
     beta but 0: particles that come back to the prior have not been there, exact draws from it have.
 
-    Without these 62 of 100 were suspect and 5 failed, after 14 times as many gradients. The mean of 60 z^2
-    scatters by 0.19, that of few islands more: a false alarm in 10^4.
+    Without these 62 of 100 were suspect and 5 failed, after 14 times as many gradients. The mean of 40 z^2
+    scatters by 0.22: a false alarm in 10^4.
     """
     data = np.random.default_rng(0).normal(0, 2, 30)
     squares, n = (data**2).sum(), len(data)
@@ -135,8 +135,8 @@ def test_where_the_way_back_ends_is_known():
     log_scale = np.linspace(math.log(1e-3), math.log(1e3), 200_001)
     minus = -n * log_scale - 0.5 * squares * np.exp(-2 * log_scale)
     exact = logsumexp(minus) - math.log(len(minus))
-    runs = [ps.estimate_log_z(target, seed=seed) for seed in range(60)]
+    runs = [ps.estimate_log_z(target, seed=seed) for seed in range(40)]
     z = np.array([(run.log_z - exact) / run.error for run in runs])
-    assert np.mean(z**2) < 1.8
-    assert sum(run.verdict == "pass" for run in runs) > 54
+    assert np.mean(z**2) < 2.0
+    assert sum(run.verdict == "pass" for run in runs) > 36
     assert np.median([run.evaluations for run in runs]) < 1e6

@@ -21,6 +21,8 @@ from physscore.elementary import exp
 from physscore.parts import part
 
 _LEAST_TAIL, _ENOUGH = 20, 60  # weights
+HEAVY_TAIL = 0.5  # the shape parameter from which on they have no variance
+_ROUGH = 1.5  # standard deviations of the work of a step
 
 
 @dataclass
@@ -353,6 +355,15 @@ def tail_of(log_w: Array) -> float | None:
     weights = softmax(m * (np.log(-theta / k) - k - 1))
     best = (theta * weights).sum() / weights.sum()
     return float(np.log1p(-best * x).mean() + 0.5 / np.sqrt(m))
+
+
+def smooth(betas: Array, leg: Populations) -> bool:
+    """Return whether the mean of u can be integrated: its weights vary little on any step from either end."""
+    finite = np.isfinite(leg.u) & np.isfinite(leg.log_weights)
+    spread = np.array(
+        [u[seen].std() if seen.any() else np.inf for u, seen in zip(leg.u, finite, strict=True)]
+    )
+    return bool((np.diff(betas) * np.maximum(spread[1:], spread[:-1]) < _ROUGH).all())
 
 
 def integrated(betas: Array, legs: Sequence[Populations]) -> Estimate:

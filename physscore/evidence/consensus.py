@@ -10,6 +10,7 @@ import numpy as np
 from physscore.core import Array
 from physscore.evidence.annealed import Leg
 from physscore.evidence.bridge import (
+    HEAVY_TAIL,
     Estimate,
     acceptance_ratio,
     controlled,
@@ -17,10 +18,11 @@ from physscore.evidence.bridge import (
     mean_of,
     one_sided,
     returned,
+    smooth,
     tail_index,
 )
 from physscore.evidence.job import Job, Unit
-from physscore.evidence.verdict import HEAVY_TAIL, continuous, light
+from physscore.evidence.verdict import continuous, light
 
 _UNEVEN = 0.25, 0.5  # variance of the islands' log Z, beyond which few of them rule the mean of Z, or of u
 _MANY = 16  # islands, whose variance can be told
@@ -42,7 +44,7 @@ class Seen:
     total : Estimate
         The best estimate, by the way called ``name``.
     estimates : dict
-        All of them.
+        Of all that apply.
     there_alone : Estimate
         What the way there says by itself.
     gap, gap_error : float
@@ -93,9 +95,17 @@ class Seen:
         tail = tail_index(betas, there.populations)
         best = "BAR" if "BAR" in ways else "BAR there"
         found |= bars
-        mean_energies = integrated(betas, [leg.populations for leg in ways[best]])
-        found["thermodynamic integration"] = inside[best] + mean_energies
-        if not there.walled:
+        if smooth(betas, there.populations):
+            mean_energies = integrated(betas, [leg.populations for leg in ways[best]])
+            found["thermodynamic integration"] = inside[best] + mean_energies
+        y = ordered[0].y
+        if (
+            not there.walled
+            and tail <= HEAVY_TAIL
+            and abs(added[best].value) < _STRAY * added[best].error
+            and light(y)
+            and continuous(job.excess, y)
+        ):
             found["control variates"] = bars[best] + added[best]
         # While islands differ little, the mean of their estimates of Z is unbiased and good. The weights of
         # steps that are never rejected may have tails that are not looked at.
@@ -104,14 +114,7 @@ class Seen:
         total, doubt = found[name], 0.0
         # The smaller of two errors may be so by chance: none is taken that is below Bennett's.
         error = max(total.error, bars[best].error)
-        if (
-            not there.walled
-            and tail <= HEAVY_TAIL
-            and found["control variates"].error < _WORTH * error
-            and abs(added[best].value) < _STRAY * added[best].error
-            and continuous(job.excess, ordered[0].y)
-            and light(ordered[0].y)
-        ):
+        if "control variates" in found and found["control variates"].error < _WORTH * error:
             doubt = _CURVED * error**2  # what logarithms add is not controlled
             name, total = "control variates", found["control variates"]
             error = total.error

@@ -12,7 +12,7 @@ from physscore.core import Array
 from physscore.energies.coordinates import prior_and_likelihood
 from physscore.energies.priors import Parameters
 from physscore.evidence.annealed import Leg
-from physscore.evidence.bridge import Estimate, tail_of
+from physscore.evidence.bridge import HEAVY_TAIL, Estimate, tail_of
 from physscore.evidence.excess import Excess
 
 # By chance alone each check says "suspect" less than once in 10^4 runs.
@@ -28,7 +28,6 @@ _LOOKED_AT = 512  # states
 _MISSING = 0.1  # of the error: what may be missing of log Z
 _PAIRS, _COMPONENTS = 128, 1 << 16  # of a state
 _HEAVY_FOURTH = 0.75  # of fourth powers, as those of normal numbers seem to have up to 0.5
-HEAVY_TAIL = 0.5  # the shape parameter from which on weights have no variance
 
 
 @dataclass
