@@ -276,6 +276,11 @@ class DistributedField(FieldInPieces):
         """Number of dimensions."""
         return self.decomposition.grid.dim
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Precision of the cells."""
+        return self.decomposition.dtype
+
     def mapped(self, function: Callable[[Array], Array]) -> DistributedField:
         """Return the field of a function of each cell."""
         cut = self.decomposition

@@ -143,6 +143,11 @@ class FieldInPieces(ABC):
     def ndim(self) -> int:
         """Number of dimensions."""
 
+    @property
+    @abstractmethod
+    def dtype(self) -> np.dtype[Any]:
+        """Precision of the cells."""
+
     @abstractmethod
     def mapped(self, function: Callable[[Array], Array]) -> FieldInPieces:
         """Return the field of a function of each cell."""
@@ -182,6 +187,11 @@ class FieldInPlanes(FieldInPieces):
     def ndim(self) -> int:
         """Number of dimensions."""
         return self.slabs.grid.dim
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Precision of the cells."""
+        return self.slabs.dtype
 
     @property
     def pieces(self) -> int:

@@ -131,6 +131,7 @@ def command(
     from physscore.cost import cost_of_fields
     from physscore.diagnostics.comparison import Comparison, check_field
     from physscore.diagnostics.power import PowerSpectrum, power_bins, power_spectrum
+    from physscore.diagnostics.set_comparison import number
     from physscore.distributed import SlabDecomposition
     from physscore.energies.lognormal import LognormalField
     from physscore.energies.random_field import GaussianRandomField, require_memory_for
@@ -266,7 +267,7 @@ def command(
         verdict = fields.verdict()
         result = {**fields.summary(), "check": None if verdict is None else verdict.as_dict()}
         if lognormal:
-            result["unmet"] = unmet
+            result["unmet"] = unmet and {name: number(value) for name, value in unmet.items()}
         if plot:
             result["picture"] = str(picture_of(output))
             pieces = out_of_core or comm is not None

@@ -97,7 +97,9 @@ class PowerSpectrum:
         For a Gaussian field the sum of |delta_k|^2 / (P V) over the modes of a bin follows the
         chi-square law with ``n_modes`` degrees of freedom exactly, however few they are. Its
         probability, turned into a standard normal deviate, is the pull of the bin; their squares
-        add up to ``chi2``. A batch of fields is pooled, as independent ones.
+        add up to ``chi2``. A batch of fields is pooled, as independent ones. Power where the model has
+        none, beyond rounding, is a deviation however small; modes with less power in the model than fields
+        of this precision can hold are left out.
 
         Parameters
         ----------
@@ -163,6 +165,7 @@ class Shells:
     sums: _Floats  # of P over the modes and the fields
     noise: _Floats  # of the shot noise over the modes
     n_fields: int
+    eps: float  # of the precision of the fields
 
 
 def power_spectrum(
@@ -230,6 +233,7 @@ def power_spectrum(
 
     pooled = np.zeros(table.size)
     power, error, correlation = [], [], []
+    eps = 0.0
     for i in _counted(len(fields), progress):
         field = fields[i]
         if isinstance(field, FieldInPieces):
@@ -239,10 +243,11 @@ def power_spectrum(
                 raise InputError(
                     f"delta is a field on {field.grid}, and grid is {grid}: they must be the same"
                 )
-            sums = field.sum_power(table, window)
+            sums, dtype = field.sum_power(table, window), field.dtype
         else:
             a = _modes(field, grid, "delta")
-            sums = sum_power(a, a, table, window)
+            sums, dtype = sum_power(a, a, table, window), a.dtype
+        eps = max(eps, float(np.finfo(dtype).eps))
         del field  # which is used up
         sums *= to_power
         if others is None:
@@ -270,7 +275,7 @@ def power_spectrum(
         correlation=None if others is None else (np.array(correlation) if stacked else correlation[0]),
         shells=None
         if others is not None
-        else Shells(table.k, table.counts, binned.of_entry, pooled, noise, len(fields)),
+        else Shells(table.k, table.counts, binned.of_entry, pooled, noise, len(fields), eps),
     )
 
 

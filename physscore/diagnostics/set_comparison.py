@@ -111,9 +111,9 @@ class StatisticComparison:
             "where": self.where,
             **{name: for_json(getattr(self, name)) for name in arrays},
             "relative": self.relative,
-            "rms": _number(self.rms),
-            "noise": _number(self.noise),
-            "chi2": _number(self.test.chi2),
+            "rms": number(self.rms),
+            "noise": number(self.noise),
+            "chi2": number(self.test.chi2),
             "entries": self.test.entries,
             "p_value": self.test.p_value,
             "passed": self.passed,
@@ -277,10 +277,11 @@ def _rms(values: _Floats) -> float:
     return float(np.sqrt((seen**2).mean())) if len(seen) else math.nan
 
 
-def _number(value: float) -> float | None:
+def number(value: float) -> float | None:
+    """Return a number for JSON: None for what is not finite."""
     return float(value) if math.isfinite(value) else None
 
 
 def for_json(values: _Floats) -> list[float | None]:
     """Return an array as a list, with None for what is not a number."""
-    return [_number(value) for value in values.tolist()]
+    return [number(value) for value in values.tolist()]

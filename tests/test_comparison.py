@@ -1,0 +1,144 @@
+"""A field against a model that has no power somewhere, or less than the field's precision can hold."""
+
+import json
+import warnings
+
+import h5py
+import numpy as np
+import pytest
+from commands import physscore
+
+import physscore as ps
+from physscore.core import InputError
+from physscore.diagnostics.comparison import pool
+
+GRID = ps.Grid((32, 32, 32), 100.0)
+CUT = ps.spectra.Tabulated([0.01, 0.3], [100.0, 100.0], extrapolate="zero")
+CHECKS = ("chi2", "dof", "amplitude", "amplitude_error")
+
+
+def white(k):
+    return np.full_like(k, 100.0)
+
+
+def test_power_where_the_model_has_none_is_not_passed_over():
+    """It is right at the modes that the model knows, and there are as many others again a hundred times."""
+    measured = ps.power_spectrum(ps.GaussianRandomField(GRID, white).sample(1, seed=1)[0], GRID)
+    check = measured.compare(CUT)
+    assert not check.passed
+    assert check.unexpected > 0.9
+    assert "power where the model has none: 0.99 of all" in str(check)
+    assert json.loads(json.dumps(check.as_dict(), allow_nan=False))["chi2"] is None
+    kept = pool(*(np.array([getattr(check, name)] * 2) for name in CHECKS))
+    assert not kept.passed
+    assert "power where the model has none" in str(kept)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rounding_is_no_power(dtype):
+    prior = ps.GaussianRandomField(GRID, CUT)
+    x = prior.sample(1, seed=1, dtype=dtype)[0]
+    for field in (x, x.astype(np.float64)):
+        check = ps.power_spectrum(field, GRID).compare(CUT)
+        assert check.passed
+        assert 0 < check.unexpected < 1e-12
+
+
+def test_a_little_power_where_the_model_has_none():
+    x = ps.GaussianRandomField(GRID, CUT).sample(1, seed=1)[0]
+    x += 1e-3 * ps.GaussianRandomField(GRID, white).sample(1, seed=2)[0]
+    assert not ps.power_spectrum(x, GRID).compare(CUT).passed
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 64), (61, 63, 30), (512, 512)])
+@pytest.mark.parametrize("index", [-8.0, -12.0])
+def test_steep_spectra_in_single_precision(shape, index):
+    """Modes that float32 cannot hold are left out; each field fails once in 6000 times."""
+    grid = ps.Grid(shape, 100.0)
+    prior = ps.GaussianRandomField(grid, ps.spectra.PowerLaw(index, 1.0))
+    single, double = (
+        ps.power_spectrum(prior.sample(1, seed=3, dtype=dtype)[0], grid).compare(prior.power)
+        for dtype in ("float32", "float64")
+    )
+    assert single.passed
+    assert single.below_rounding > 0
+    assert f"{single.below_rounding} modes below the rounding" in str(single)
+    assert double.passed
+    assert double.below_rounding == 0
+
+
+def test_wrong_power_is_seen_beside_modes_that_are_lost():
+    grid = ps.Grid((64, 64, 64), 100.0)
+    prior = ps.GaussianRandomField(grid, ps.spectra.PowerLaw(-8.0, 1.0))
+    x = prior.sample(1, seed=3, dtype="float32")[0]
+    assert not ps.power_spectrum(1.05 * x, grid).compare(prior.power).passed
+
+
+def test_ratio_to_no_power_is_not_a_number():
+    """Shot noise is expected everywhere, so that no bin is left out."""
+    x = ps.GaussianRandomField(GRID, white).sample(1, seed=1)[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check = ps.power_spectrum(x, GRID, shot_noise=100.0).compare(CUT)
+    assert np.isnan(check.ratio[check.model == 0]).all()
+    assert np.isfinite(check.ratio[check.model > 0]).all()
+
+
+def test_bins_without_modes():
+    measured = ps.power_spectrum(np.random.default_rng(0).normal(size=(8, 8)), ps.Grid((8, 8), 8.0),
+                                 bins=[1e3, 1e4])  # fmt: skip
+    with pytest.raises(InputError, match="bins holds none of the modes"):
+        measured.compare(white)
+
+
+@pytest.mark.parametrize(("n", "k"), [(16, 0.3), (32, 0.03)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_lognormal_field_of_a_band(n, k, dtype):
+    grid = ps.Grid((n, n, n), 1000.0)
+    spectrum = ps.spectra.Tabulated([0.005, k], [100.0, 100.0], extrapolate="zero")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        prior = ps.LognormalField(grid, spectrum)
+    assert ["also where none is asked for" in str(each.message) for each in said] == [True] * (n == 32)
+    assert (prior.unmet() is None) == (n == 16)
+    band = prior.wavenumbers.k <= k
+    assert (prior.gaussian.power[~band] == 0).all()
+    fields = prior.sample(4, seed=0, dtype=dtype)
+    for field in fields:
+        assert ps.check_field(field, prior).passed
+
+
+@pytest.mark.parametrize("amplitude", [1e-8, 1e-12, 1e-20])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_small_lognormal_fields_keep_their_digits(amplitude, dtype):
+    """exp(g) - 1 loses what is below the rounding of 1."""
+    grid = ps.Grid((16, 16, 16), 100.0)
+    prior = ps.LognormalField(grid, ps.spectra.PowerLaw(-1.5, amplitude))
+    g, x = (each.sample(1, seed=1, dtype=dtype)[0] for each in (prior.gaussian, prior))
+    eps = np.finfo(dtype).eps
+    np.testing.assert_allclose(
+        x, np.expm1(g.astype(np.float64) - prior.shift), rtol=8 * eps, atol=eps * g.std()
+    )
+    assert ps.check_field(x, prior).passed
+
+
+def test_commands_see_power_where_the_model_has_none(tmp_path):
+    x = ps.GaussianRandomField(GRID, white).sample(1, seed=1)[0]
+    ps.save(tmp_path / "white.h5", ps.Fields(x, GRID))
+    np.savetxt(tmp_path / "cut.txt", [[0.01, 100.0], [0.3, 100.0]])
+    model = "cut.txt:extrapolate=zero"
+    out = physscore("spectrum", "white.h5", "--compare", model, "--plot", cwd=tmp_path, code=1)
+    assert "FAILED" in out.stdout
+    assert "power where the model has none: 0.99 of all" in out.stdout
+    out = physscore("spectrum", "white.h5", "--compare", model, "--json", cwd=tmp_path, code=1)
+    assert json.loads(out.stdout, parse_constant=pytest.fail)["check"]["passed"] is False
+
+
+def test_json_of_a_lognormal_band_has_no_infinities(tmp_path):
+    np.savetxt(tmp_path / "cut.txt", [[0.005, 100.0], [0.03, 100.0]])
+    model = ("--spectrum", "cut.txt:extrapolate=zero", "--lognormal")
+    out = physscore("field", "--grid", 32, "--box", 1000, *model, "-o", "f.h5", "--json", cwd=tmp_path)
+    found = json.loads(out.stdout, parse_constant=pytest.fail)
+    assert found["unmet"]["excess"] is None
+    with h5py.File(tmp_path / "f.h5") as file:
+        assert np.isfinite(file["checks/chi2"][:]).all()
