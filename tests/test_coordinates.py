@@ -43,6 +43,42 @@ def test_lognormal_fields_are_tempered_and_sampled():
     assert ps.sample(ps.LognormalField(GRID, SPECTRUM), chains=4, steps=20).draws.min() > -1
 
 
+@pytest.mark.parametrize(
+    ("factor", "kernel"),
+    [(1.0, ps.MALA(metric="fourier")), (0.5, ps.MALA()), (0.5, ps.CrankNicolson())],
+)
+def test_mean_of_a_lognormal_field_stays_fixed(factor, kernel):
+    grid = ps.Grid((6,), 6.0)
+    prior = ps.LognormalField(grid, lambda k: 0.1 / k)
+    data = prior.sample(1, seed=99)[0]
+    target = ps.GaussianNoise(data, 0.15) + factor * prior
+    run = ps.sample(target, kernel, chains=64, steps=200, seed=3)
+    assert np.abs(prior.to_gaussian(run.draws.reshape(-1, 6)).mean(axis=1)).max() < 1e-12
+    # On the fields whose g has the mean 0, prior^factor is the law of g with variances 1 / factor.
+    g = prior.gaussian.sample(100_000, seed=1) / np.sqrt(factor)
+    draws = np.exp(g - prior.shift) - 1
+    weights = np.exp(-0.5 * (((draws - data) / 0.15) ** 2).sum(axis=1))
+    weights /= weights.sum()
+    for moment in (lambda x: x, np.square):
+        exact = weights @ moment(draws)
+        error = np.sqrt(weights**2 @ (moment(draws) - exact) ** 2)
+        means = moment(run.draws).mean(axis=0)
+        z = (means.mean(axis=0) - exact) / np.hypot(error, means.std(axis=0) / np.sqrt(len(means) - 1))
+        assert np.abs(z).max() < 5.5
+
+
+def test_lognormal_fields_that_cannot_be_moved_are_refused():
+    prior = ps.LognormalField(GRID, SPECTRUM)
+    with pytest.raises(
+        ps.InputError, match='lognormal fields move in their white field, so it must be "four'
+    ):
+        ps.sample(prior, ps.MALA(metric=ps.Fourier(GRID, np.ones(GRID.n_cells))))
+    with pytest.raises(ps.InputError, match="which fix different means: leave out one"):
+        ps.sample(prior + FIELD)
+    with pytest.raises(ps.InputError, match="works in other coordinates"):
+        ps.MALA(0.1, "identity").init(0.5 * prior, np.zeros((1, *GRID.shape)))
+
+
 def test_bounded_priors_are_tempered_in_other_coordinates():
     target = ps.Parameters(a=ps.Uniform(0.0, 1.0)) + ps.GaussianNoise([0.05], 0.2)
     agree(

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from physscore.arrays import compiled, on_gpu, parallel
-from physscore.core import Array, Energy, EnergySum, InputError, Prior
+from physscore.core import Array, Energy, EnergySum, InputError, Prior, combine
+from physscore.energies.lognormal import LognormalField
 from physscore.energies.random_field import GaussianRandomField
 from physscore.fft import forward_ffts
 from physscore.grid import Grid
@@ -222,12 +223,32 @@ class FieldModes(Energy):
 
 
 def prior_and_likelihood(target: Any) -> tuple[Prior | None, Energy | None]:
-    """Return the prior of a target and the rest, None where there is none."""
+    """Return the prior of a target and the rest, None where there is none.
+
+    A lognormal field is the prior whatever its factor, and the rest what is left of it: the mean of its
+    ln(1 + delta) is fixed in its own coordinates only.
+
+    Raises
+    ------
+    InputError
+        If there is a lognormal field and another random field, which fixes another mean.
+    """
     if isinstance(target, Prior):
         return target, None
-    if isinstance(target, EnergySum):
+    if not isinstance(target, EnergySum):
+        return None, None
+    fields = [t for _, t in target.terms if isinstance(t, GaussianRandomField | LognormalField)]
+    lognormal = next((t for t in fields if isinstance(t, LognormalField)), None)
+    if lognormal is None:
         return target.prior, target.likelihood
-    return None, None
+    for other in fields:
+        if not isinstance(other, LognormalField) or other.shift != lognormal.shift:
+            raise InputError(
+                f"target has {lognormal!r} and {other!r}, which fix different means: leave out one of them"
+            )
+    if target.prior is lognormal:
+        return lognormal, target.likelihood
+    return lognormal, cast(Energy, combine([(1.0, target), (-1.0, lognormal)]))
 
 
 def require_same_modes(reference: Any, target: Energy, free: Array) -> None:

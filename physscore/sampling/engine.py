@@ -47,12 +47,17 @@ class Engine:
                 self.inner = FieldModes(energy, prior.grid, whitened=True)
             else:
                 self.inner = Whitened(energy)
+        elif isinstance(prior, LognormalField):
+            if isinstance(kernel.metric, Fourier):
+                raise InputError(
+                    "metric is Fourier(): lognormal fields move in their white field, so it must be "
+                    '"fourier", "diagonal" or "identity"'
+                )
+            self.inner = Whitened(_energy(target, "a lognormal field"))  # white: the metric "fourier" is 1
         elif kernel.metric == "fourier" or isinstance(kernel.metric, Fourier) or has_field(target):
             modes = FieldModes(_energy(target, "the metric fourier"), grid_of(target))
             self.inner = modes
             self.metric = _metric_of_modes(kernel, modes)
-        elif isinstance(prior, LognormalField):
-            self.inner = Whitened(_energy(target, "a lognormal field"))
         self.device = checked_device(device)
         self.loop = Loop(self.inner, kernel.step_function, loop, device)
         self.plain = self.inner is target
