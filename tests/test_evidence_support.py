@@ -7,6 +7,7 @@ import pytest
 from scipy.special import logsumexp
 
 import physscore as ps
+from physscore.evidence.reference import reference_for
 from physscore.evidence.verify import verify
 
 
@@ -140,3 +141,55 @@ def test_where_the_way_back_ends_is_known():
     assert np.mean(z**2) < 2.0
     assert sum(run.verdict == "pass" for run in runs) > 36
     assert np.median([run.evaluations for run in runs]) < 1e6
+
+
+def cosines(kappa, dim):
+    return ps.from_functions(
+        energy_and_score=lambda x: (-kappa * np.cos(x).sum(axis=1), -kappa * np.sin(x)), shape=dim
+    )
+
+
+def difference(x):
+    apart = x[:, 0] - x[:, 1]
+    return 0.5 * apart**2, -apart[:, np.newaxis] * np.array([1.0, -1.0])
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        cosines(1.0, 1),
+        cosines(3.0, 2),
+        cosines(1.0, 1) + 0.0 * normal(1.0, 1),
+        ps.from_functions(energy_and_score=difference, shape=2),
+        ps.from_functions(energy_and_score=lambda x: (0.0 * x[:, 0], 0.0 * x), shape=2),
+        0.05 * ps.EggBox(),
+    ],
+    ids=["angle", "angles", "sum", "difference", "nothing", "egg box"],
+)
+@pytest.mark.parametrize("method", ["smc", "tempering"])
+def test_a_target_that_goes_on_without_end_is_refused(target, method):
+    """By far: moves over 20 to 40 standard deviations are accepted with probability 0.13 to 1, the limit is
+    0.03, and for the heavy tails below it is 0.008."""
+    with pytest.raises(ps.InputError, match="no finite integral: is a prior or a bound missing"):
+        ps.estimate_log_z(target, particles=200, method=method)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [ps.Student(0.5, 1.0, 1), 0.6 * ps.Student(1.0, 1.0, 1), ps.Banana(50.0, 0.03)],
+    ids=["student", "heavier", "banana"],
+)
+def test_heavy_tails_are_not_refused(target):
+    for seed in range(3):
+        assert isinstance(reference_for(target, None, seed, lambda stage: None), ps.Gaussian)
+
+
+@pytest.mark.parametrize("method", ["smc", "tempering"])
+def test_likelihoods_that_jump(method):
+    """Their gradient is right almost everywhere, but Stein's identity does not hold."""
+    prior = ps.Parameters(a=ps.Uniform(-1, 1), b=ps.Uniform(-1, 1))
+    step = ps.from_functions(energy_and_score=lambda x: (np.where(x[:, 0] > 0.8, 0.0, 2.0), 0.0 * x), shape=2)
+    exact = math.log(0.1 + 0.9 * math.exp(-2))
+    found = [ps.estimate_log_z(prior + step, particles=500, seed=seed, method=method) for seed in range(4)]
+    assert all(run.verdict == "pass" for run in found)
+    assert max(abs(run.log_z - exact) / run.error for run in found) < 4.5

@@ -478,7 +478,7 @@ def test_an_energy_without_a_log_z_can_be_printed():
     flat = ps.from_functions(energy_and_score=lambda x: (np.zeros(len(x)), 0 * x), shape=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        found = ps.estimate_log_z(flat, particles=256, islands=16)
+        found = ps.estimate_log_z(flat, ps.Gaussian(0.0, 1.0, dim=1), particles=256, islands=16)
     assert found.verdict != "pass"
     assert "log Z = " in str(found)
     found.log_z = found.error = math.nan

@@ -268,3 +268,12 @@ def test_half_of_the_modes_are_seen(shape):
 @pytest.mark.parametrize("name", ["field-masked-16x16", "field-masked-64x64"])
 def test_half_of_the_cells_are_masked(name):
     assert systems.system(name).target.likelihood.mask.mean() == 0.5
+
+
+@pytest.mark.parametrize("height", [5e6, 1e8, 1e13])
+@pytest.mark.parametrize("tilt", [0.0, 0.5])
+def test_narrow_wells(height, tilt):
+    """Against Laplace's approximation, whose error is of the order 1 / height."""
+    width = 1 / math.sqrt(8 * height)
+    exact = 0.5 * math.log(2 * math.pi) + math.log(width) + math.log(2 * math.cosh(tilt))
+    assert ps.DoubleWell(height, 1.0, tilt).log_z == pytest.approx(exact, abs=2 / height + 2e-7)

@@ -69,7 +69,7 @@ def main() -> None:
         text = f"Error: {error}"
         _leave(lambda: click.echo(text, err=True), 2)
     except MemoryError:
-        text = "Error: the memory is used up: use a smaller grid or dtype float32"
+        text = "Error: the memory is used up: use a smaller grid, fewer particles or chains, or dtype float32"
         _leave(lambda: click.echo(text, err=True), 2)
     except Exception:
         if _others() is None:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import gammaln
+from scipy.special import gammaln, logsumexp
 
 from physscore import noise
 from physscore.arrays import as_states, on_gpu
@@ -257,10 +257,18 @@ class DoubleWell(Analytic):
         reach = self.centre * (
             2 + (40 / self.height) ** 0.25 + (abs(self.tilt) * self.centre / self.height) ** (1 / 3)
         )
-        x = np.linspace(-reach, reach, 20001)
-        log_p = -(self._params[0] * (x**2 - self.centre**2) ** 2 + self.tilt * x)
-        top = log_p.max()
-        return float(top + math.log(np.exp(log_p - top).sum() * (x[1] - x[0])))
+        steepness, points = self._params[0], 20001
+        pieces = [(-reach, reach)]
+        if self.centre / math.sqrt(8 * self.height) < 10 * reach / points:  # wells too narrow for that
+            roots = np.roots([4 * steepness, 0.0, -4 * steepness * self.centre**2, self.tilt])
+            bends = {float(x): 4 * steepness * (3 * x**2 - self.centre**2) for x in roots.real}
+            pieces = [(x - 20 / bend**0.5, x + 20 / bend**0.5) for x, bend in bends.items() if bend > 0]
+        parts = []
+        for low, high in pieces:
+            x = np.linspace(low, high, points)
+            log_p = -(steepness * (x**2 - self.centre**2) ** 2 + self.tilt * x)
+            parts.append(logsumexp(log_p) + math.log((high - low) / (points - 1)))
+        return float(logsumexp(parts))
 
     def _formula(self, x: Array) -> tuple[Array, Array]:
         w = x**2 - self.centre**2

@@ -22,7 +22,7 @@ from physscore.parts import part
 
 _LEAST_TAIL, _ENOUGH = 20, 60  # weights
 HEAVY_TAIL = 0.5  # the shape parameter from which on they have no variance
-_ROUGH = 1.5  # standard deviations of the work of a step
+_ROUGH = 1.0  # standard deviations of the work of a step
 
 
 @dataclass

@@ -27,9 +27,9 @@ from physscore.evidence.verdict import (
     Finding,
     agreeing,
     beyond_bounds,
+    follow,
     heavy,
     look_at,
-    score_fits,
     verdict_of,
 )
 from physscore.interrupt import interruptible
@@ -295,7 +295,7 @@ def _result(
         findings += agreeing(seen.estimates["way there"], seen.estimates["way back"])
     ordered = [units[key].y for key in sorted(units)]
     few = np.concatenate([y[:LOOKED_AT] for y in ordered])[:LOOKED_AT]
-    findings += score_fits(job.excess, few)
+    findings += follow(legs, job.excess, few)
     findings += job.uneven(few)
     samples = _states(job, ordered)
     error = total.error

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from physscore.arrays import to_host
+from physscore.arrays import device_of, namespace, to_host
 from physscore.core import Energy, InputError, Prior
 from physscore.energies.coordinates import FieldModes, has_field, prior_and_likelihood
 from physscore.energies.fourier_gaussian import FourierGaussian
@@ -22,6 +22,8 @@ from physscore.sampling.engine import grid_of
 
 _MOST_STAGES, _STAGES = 40, 10
 _FAR = 100.0  # standard deviations of the crude reference
+_DIRECTIONS, _DISTANT = 16, 40.0  # that are looked along, and standard deviations that they are followed
+_FLAT = 0.03  # mean probability to accept such a move: where tails are as heavy as |x|^-1.2 it is 0.01
 _WIDEN = 1.5  # the variances that were fitted: tails must cover the target's
 
 
@@ -80,6 +82,7 @@ def fitted(
         energies.append(_energy(particles))
         seen.append((to_host(particles.y).copy(), to_host(particles.score())))
     _check_end(energies, [math.sqrt(np.mean(y**2)) for y, _ in seen])
+    _check_far(particles)
     y, score = (np.array(parts) for parts in zip(*seen, strict=True))
     good = np.isfinite(y).all(axis=(0, 2)) & np.isfinite(score).all(axis=(0, 2))
     y, score = y[:, good], score[:, good]  # (stages, n, d)
@@ -108,6 +111,31 @@ def _check_end(energies: list[tuple[float, float, int]], sizes: list[float]) -> 
             f"energy is {energy:.3g} at a distance of {sizes[-1]:.3g} and falls without end, so that exp(-E) "
             "has no finite integral (is its sign wrong?), or a reference that covers the target is needed"
         )
+
+
+def _check_far(particles: Particles) -> None:
+    """Refuse energies that are no higher far away, along a coordinate or a direction of large spread."""
+    y, excess = particles.y, particles.tempered.excess
+    beside = namespace(device_of(y)).asarray
+    spread = to_host(y.std(axis=0))
+    most = np.argsort(-spread)[:_DIRECTIONS]
+    directions = [spread[i] * (np.arange(excess.dim) == i) for i in most]
+    if excess.groups is None and excess.dim <= len(y):
+        values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(y.T)))
+        directions += list((np.sqrt(np.maximum(values, 0.0)) * vectors).T[-_DIRECTIONS:])
+    random = np.random.default_rng(0)
+    for direction in directions:
+        lengths = random.choice([-1.0, 1.0], len(y)) * random.uniform(0.5 * _DISTANT, _DISTANT, len(y))
+        moved = y + beside(lengths)[:, np.newaxis] * beside(direction)
+        with np.errstate(over="ignore", invalid="ignore"):
+            rise = to_host(excess(moved)[0] + 0.5 * np.einsum("ni,ni->n", moved, moved))
+            rise -= particles.u + 0.5 * to_host(np.einsum("ni,ni->n", y, y))
+            accepted = np.nan_to_num(np.exp(-np.maximum(rise, 0.0))).mean()
+        if accepted > _FLAT and direction.any():
+            raise InputError(
+                f"energy hardly rises up to {_DISTANT:.0f} standard deviations from where it is low, so that "
+                "exp(-E) seems to have no finite integral: is a prior or a bound missing?"
+            )
 
 
 def _energy(particles: Particles) -> tuple[float, float, int]:

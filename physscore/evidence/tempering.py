@@ -20,10 +20,11 @@ from physscore.evidence.bridge import Estimate, Populations, acceptance_ratio, m
 from physscore.evidence.excess import excess_of
 from physscore.evidence.job import Job, Look, prepare
 from physscore.evidence.ladders import Ladders, annealed_starts
+from physscore.evidence.pilot import LOOKED_AT
 from physscore.evidence.plan import Plan, equal_steps
 from physscore.evidence.reference import reference_for
 from physscore.evidence.result import LogZ
-from physscore.evidence.verdict import Finding, beyond_bounds, look_at, score_fits, verdict_of
+from physscore.evidence.verdict import Finding, beyond_bounds, follow, look_at, verdict_of
 from physscore.kernels.kernel import Kernel
 from physscore.kernels.team import Team
 from physscore.processes import on_root, world
@@ -141,11 +142,12 @@ def _result(
         "stepping stone": mean_of(forward, reverse),
     }  # fmt: skip
     gap = Estimate(reverse.value - forward.value, reverse.by_rung - forward.by_rung)
-    y = np.swapaxes(np.array(ladders.at_target), 0, 1)  # (ladders, kept, d)
-    samples = job.excess.to_state(y.reshape(-1, job.excess.dim))
+    kept = np.array(ladders.at_target)
+    y = np.swapaxes(kept, 0, 1).reshape(-1, job.excess.dim)
+    samples = job.excess.to_state(y)
     findings = look_at([leg], total, 0.0, 0.0, float(plan.knots.length[-1]), len(plan.betas) - 1)
     findings += _doubts(ladders, plan.betas, u)
-    findings += score_fits(job.excess, y[:, 0]) + job.uneven(y.reshape(-1, job.excess.dim))
+    findings += follow([leg], job.excess, kept.reshape(y.shape)[:LOOKED_AT]) + job.uneven(y)
     error = total.error
     findings += beyond_bounds(job.excess, samples, error)
     if doubt is not None:
@@ -162,7 +164,7 @@ def _result(
         {name: (one.value, one.error) for name, one in estimates.items()},
         forward.value, reverse.value, gap.error, float(ladders.rejection.sum()), plan.betas, rises,
         leg.ess.mean(axis=1), leg.acceptance.mean(axis=1), {"forward": leg.work, "reverse": -back},
-        np.full(y.shape[:2], -math.log(len(samples))), total.value + total.influence, samples,
+        np.full((kept.shape[1], kept.shape[0]), -math.log(len(samples))), total.value + total.influence, samples,
         evaluations, repr(job.kernel), repr(job.excess.reference), settings["target"], "tempering",
         job.seed, settings,
     )  # fmt: skip

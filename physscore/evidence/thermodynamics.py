@@ -27,7 +27,7 @@ from physscore.evidence.plan import Plan
 from physscore.evidence.reference import reference_for
 from physscore.evidence.result import LogZ
 from physscore.evidence.sharing import shared_out
-from physscore.evidence.verdict import Finding, look_at, score_fits, verdict_of
+from physscore.evidence.verdict import Finding, follow, look_at, score_fits, verdict_of
 from physscore.interrupt import interruptible
 from physscore.kernels.hamiltonian import HMC
 from physscore.kernels.kernel import Kernel
@@ -192,8 +192,8 @@ def _run(
     findings = _about_first(first, log_z_first)
     findings += look_at([there.leg, back.leg], total, gap, gap_error, float(knots.length[-1]), len(betas) - 1)
     findings += _hysteresis(up, down, stops, family.couplings)
-    for beta in (0.5, 1.0):
-        findings += score_fits(family.excess(beta), y)
+    findings += follow([there.leg, back.leg], family.excess(1.0), y)
+    findings += score_fits(family.excess(0.5), y)
     verdict, reasons = verdict_of(findings)
     return Thermodynamics(
         family.couplings, log_z, slope, squares * bend, family.n_sites, verdict, reasons,
