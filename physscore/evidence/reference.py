@@ -128,7 +128,7 @@ def _check_far(particles: Particles) -> None:
         lengths = random.choice([-1.0, 1.0], len(y)) * random.uniform(0.5 * _DISTANT, _DISTANT, len(y))
         moved = y + beside(lengths)[:, np.newaxis] * beside(direction)
         with np.errstate(over="ignore", invalid="ignore"):
-            rise = to_host(excess(moved)[0] + 0.5 * np.einsum("ni,ni->n", moved, moved))
+            rise = to_host(excess(moved)[0]) + 0.5 * to_host(np.einsum("ni,ni->n", moved, moved))
             rise -= particles.u + 0.5 * to_host(np.einsum("ni,ni->n", y, y))
             accepted = np.nan_to_num(np.exp(-np.maximum(rise, 0.0))).mean()
         if accepted > _FLAT and direction.any():
