@@ -174,12 +174,11 @@ class WavenumberTable:
         tops = [n // 2 for n in grid.cube]
         # (k / unit)^2 along each axis: integers if they can be, for equal |k| to be the same number.
         steps = _three(grid.dim, tuple(f**2 for f in grid.fundamental)) if units is None else units
-        # Only where they index the table is it known that int64 holds them.
-        kind = np.int64 if self.shared else np.float64
-        squares = [step * np.arange(top + 1, dtype=kind) ** 2 for step, top in zip(steps, tops, strict=True)]
+        # As float64, since int64 does not hold those of a long thin box.
+        squares = [step * np.arange(float(top + 1)) ** 2 for step, top in zip(steps, tops, strict=True)]
         unit = 1.0 if units is None else grid.fundamental[-1] / math.sqrt(units[-1])
         if self.shared:
-            self.octant = tuple(squares)
+            self.octant = tuple(square.astype(np.int64) for square in squares)
             self.k = unit * np.sqrt(np.arange(self.size))
         else:
             strides = ((tops[1] + 1) * (tops[2] + 1), tops[2] + 1, 1)
