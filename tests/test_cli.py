@@ -135,7 +135,7 @@ def test_cross_spectrum(tmp_path):
 
 
 def test_units_are_not_mixed(tmp_path):
-    grid = ps.Grid((16, 16), 100.0)
+    grid = ps.Grid((8, 8, 8), 100.0)
     delta = ps.GaussianRandomField(grid, ps.spectra.planck2018()).sample(1, seed=1)[0]
     ps.save(tmp_path / "mpc.h5", ps.Fields(delta, grid, length_unit="Mpc"))
     ps.save(tmp_path / "cells.h5", ps.Fields(delta, grid, length_unit="cells"))
@@ -144,7 +144,7 @@ def test_units_are_not_mixed(tmp_path):
     for command, words in (
         (("spectrum", "mpc.h5", "--compare", "planck2018"), "wavenumbers in h/Mpc, and the box is in Mpc"),
         (("spectrum", "h.h5", "--cross", "mpc.h5"), "mpc.h5 is in Mpc, and h.h5 in Mpc/h"),
-        (("field", *SMALL, "--dim", 2, "--spectrum", "power.h5", "-o", "f.h5"), r"wavenumbers in 1/\(Mpc\)"),
+        (("field", *SMALL, "--spectrum", "power.h5", "-o", "f.h5"), r"wavenumbers in 1/\(Mpc\)"),
         (("spectrum", "h.h5", "--redshift", 2), "--redshift is that of a model"),
         (("spectrum", "h.h5", "--cross", "h.h5", "--shot-noise", 5), "--shot-noise and --cross exclude"),
     ):
@@ -179,6 +179,7 @@ REFUSED = {
         "eh98:sigma=1.*'sigma' is unknown",
     ),
     "missing parameter": (("--spectrum", "powerlaw:amplitude=1"), "'index' is missing"),
+    "matter in two dimensions": (("--dim", "2"), "--spectrum planck2018 is of 3 dimensions"),
     "negative amplitude": (("--spectrum", "powerlaw:index=1,amplitude=-1"), "amplitude is -1"),
     "redshift of a power law": (
         ("--spectrum", "powerlaw:index=1,amplitude=1", "--redshift", "1"),

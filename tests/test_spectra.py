@@ -363,9 +363,24 @@ def test_a_spectrum_of_other_dimensions_is_refused(tmp_path):
     table = spectra.parse(f"{tmp_path / 'p.h5'}:extrapolate=power law")
     assert ps.GaussianRandomField(grid, table).dim == 256
     for family in ps.GaussianRandomField, ps.LognormalField:
-        with pytest.raises(InputError, match="measured in 2 dimensions"):
+        with pytest.raises(InputError, match="is of 2 dimensions"):
             family(ps.Grid((8, 8, 8), 14.0), table)
     with pytest.raises(InputError, match="a function of wavenumbers"):
         ps.GaussianRandomField(grid, 3.0)
     with pytest.raises(InputError, match=r"must be a physscore\.Grid"):
         ps.GaussianRandomField((16, 16), table)
+
+
+@pytest.mark.parametrize("model", [spectra.planck2018(), spectra.EisensteinHu()])
+def test_matter_in_space_is_no_spectrum_of_maps(model):
+    """P in (Mpc/h)^3 taken for (Mpc/h)^2 would be a field of another variance, without a word."""
+    for shape in ((16,), (16, 16)):
+        grid = ps.Grid(shape, 100.0)
+        for prior in (ps.GaussianRandomField, ps.LognormalField):
+            with pytest.raises(
+                InputError, match=rf"is of 3 dimensions, with P in \(Mpc/h\)\^3, .* {grid.dim}"
+            ):
+                prior(grid, model)
+        with pytest.raises(InputError, match="of 3 dimensions"):
+            ps.power_spectrum(np.ones(shape), grid).compare(model)
+        ps.GaussianRandomField(grid, lambda k: model(k))  # who knows better can say so

@@ -59,8 +59,8 @@ def _ranges(
     metavar="MODEL",
     default="planck2018",
     show_default=True,
-    help="planck2018, eh98, camb, powerlaw:index=-2,amplitude=1, or a file: a table of k [h/Mpc] and "
-    "P [(Mpc/h)^3], or an HDF5 file of ours with a spectrum.",
+    help="planck2018, eh98 or camb, of 3 dimensions; powerlaw:index=-2,amplitude=1; or a file: a table of k "
+    "[h/Mpc] and P [(Mpc/h)^dim], or an HDF5 file of ours with a spectrum.",
 )
 @redshift_option
 @click.option("--seed", type=int, default=0, show_default=True, help="The universe, 0 to 2^64 - 1.")
@@ -140,6 +140,7 @@ def command(
     from physscore.noise import seed_key
     from physscore.processes import ending_together, on_root, world
     from physscore.slabs import Slabs
+    from physscore.spectra.model import require_dimension
     from physscore.store import FieldFile, Fields, FieldWriter, by_processes
     from physscore.store.hdf5 import check_output, require_units
     from physscore.store.out_of_core import bytes_of, in_planes, tables_of, write_field
@@ -167,6 +168,7 @@ def command(
         raise InputError(f"--cells is {cells}: it must be {grid.dim} ranges inside {grid.shape} cells")
     spectrum = spectra.parse(spectrum_text, redshift=redshift)
     require_units(f"--spectrum {spectrum_text}", spectrum, Fields.length_unit)
+    require_dimension(f"--spectrum {spectrum_text}", spectrum, grid.dim)
     if dry_run:
         if device == "gpu" or cells or comm is not None:
             raise InputError(f"--dry-run is for fields on the CPU, by one process: it is given {ways[0]}")

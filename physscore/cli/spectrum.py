@@ -84,6 +84,7 @@ def command(
     from physscore.diagnostics.power import FieldSequence, power_spectrum
     from physscore.energies.lognormal import LognormalField
     from physscore.processes import world
+    from physscore.spectra.model import require_dimension
     from physscore.store import FieldFile, save
     from physscore.store.by_processes import processes_share
     from physscore.store.hdf5 import check_output, inverse, require_units
@@ -115,6 +116,7 @@ def command(
         if model_text is not None:
             model = spectra.parse(model_text, redshift=redshift, default_redshift=fields.redshift)
             require_units(f"--compare {model_text}", model, fields.length_unit)
+            require_dimension(f"--compare {model_text}", model, grid.dim)
         with ExitStack() as opened:
             partner = opened.enter_context(FieldFile(cross)) if cross else None
             if comm is not None:

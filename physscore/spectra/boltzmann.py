@@ -31,6 +31,7 @@ class LinearMatter(Spectrum):
     """A linear matter spectrum between the points of a Boltzmann code, by a cubic spline in ln k, ln P."""
 
     units = COSMOLOGICAL_UNITS
+    dim = 3
     redshift: float
 
     def __init__(

@@ -43,6 +43,7 @@ class EisensteinHu(Spectrum):
     """
 
     units = COSMOLOGICAL_UNITS
+    dim = 3
     redshift: float
 
     def __init__(

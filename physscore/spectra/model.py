@@ -27,12 +27,15 @@ class Spectrum(ABC):
         None where it has no meaning.
     units : (str, str)
         Of k and of P.
+    dim : int or None
+        Number of dimensions of the fields whose P it is; None for what may be of any.
     """
 
     k_min: float = 0.0
     k_max: float = math.inf
     redshift: float | None = None
     units: tuple[str, str] = ("1/length", "length^dim")
+    dim: int | None = None
     _frozen: bool = False
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -122,7 +125,7 @@ def require_number(
 
 
 def require_dimension(name: str, spectrum: Any, dim: int) -> None:
-    """Refuse a spectrum that was measured in another number of dimensions.
+    """Refuse a spectrum of fields of another number of dimensions: its P is in other units.
 
     Raises
     ------
@@ -131,4 +134,8 @@ def require_dimension(name: str, spectrum: Any, dim: int) -> None:
     """
     own = getattr(spectrum, "dim", None)
     if own not in (None, dim):
-        raise InputError(f"{name} was measured in {own} dimensions, so it is no P(k) of fields of {dim}")
+        unit = spectrum.units[1] if isinstance(spectrum, Spectrum) else f"length^{own}"
+        raise InputError(
+            f"{name} is of {own} dimensions, with P in {unit}, and the fields have {dim}: give a P(k) of "
+            f"{dim} dimensions, such as a power law or a table"
+        )

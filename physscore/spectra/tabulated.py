@@ -89,7 +89,7 @@ class Tabulated(Spectrum):
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], *, extrapolate: str | None = None) -> Tabulated:
-        """Read a table of k [h/Mpc] and P [(Mpc/h)^3].
+        """Read a table of k [h/Mpc] and P [(Mpc/h)^3], or [(Mpc/h)^dim] for fields of other dimensions.
 
         Parameters
         ----------
