@@ -16,6 +16,8 @@ from physscore.kernels.metric import Dense, Diagonal, Metric
 from physscore.kernels.state import Info, State
 from physscore.sampling.engine import Engine
 
+_LOOKED_AT = 1 << 20  # chains times components
+
 
 class StepSize(ABC):
     """Tunes the step size of ``engine.kernel`` while the chains move."""
@@ -160,13 +162,13 @@ def largest_curvature(engine: Engine, state: State) -> float:
     x = state.x[:n].astype(np.float64)
     xp = namespace(device_of(x))
     direction = np.random.default_rng(0).normal(size=(n, inner.dim))
-    length = 1e-4 * max(float(np.std(x)), 1e-3)
+    length = 1e-3 * _narrowest(engine, state)
     largest = np.zeros(n)
     for _ in range(40):
         direction /= np.linalg.norm(direction, axis=1)[:, np.newaxis]
         change = xp.asarray(length * _apply(metric, direction).reshape(x.shape))
         bent = to_host(inner.score(x - change) - inner.score(x + change)).reshape(n, -1) / (2 * length)
-        direction = bent @ metric.factor if isinstance(metric, Dense) else _apply(metric, bent)
+        direction = _apply_transposed(metric, bent)
         largest = np.linalg.norm(direction, axis=1)
         if not (np.isfinite(largest).all() and largest.all()):
             break
@@ -175,6 +177,38 @@ def largest_curvature(engine: Engine, state: State) -> float:
             f'step_size is "auto", but the curvature of {inner!r} is {largest.max()} there: give a number'
         )
     return float(largest.max())
+
+
+def _narrowest(engine: Engine, state: State) -> float:
+    """Return the least of the spreads of the components of W^-1 x over the chains."""
+    metric, dim = engine.metric, engine.inner.dim
+    chains = state.x[: max(8, _LOOKED_AT // dim)]
+    u = _solve(metric, to_host(chains).reshape(-1, dim).astype(np.float64))
+    finite = np.isfinite(u).all(axis=1)
+    u = u[finite] if finite.any() else np.zeros((1, dim))
+    spread = np.abs(u - np.median(u, axis=0)).mean(axis=0)  # means little to heavy tails
+    if spread.any():
+        narrowest = float(spread[spread > 0].min())
+    else:  # all are at one place: the score there is about 1 / spread, but near a mode
+        score = _apply_transposed(metric, to_host(engine.inner.score(chains[:1])).reshape(1, dim))
+        narrowest = 1 / max(float(np.abs(score).max()), 1 / max(float(np.std(u)), 1e-3))
+    return max(narrowest, 1e-10 * float(np.abs(u).max()))  # a thousandth of which is above rounding
+
+
+def _solve(metric: Metric, rows: np.ndarray) -> np.ndarray:
+    """Return W^-1 times each row; zero for what W does not move."""
+    if isinstance(metric, Dense):
+        return np.asarray(np.linalg.solve(metric.factor, rows.T).T)
+    if not isinstance(metric, Diagonal):
+        return rows
+    inverse = np.zeros_like(rows)
+    np.divide(rows, metric.factor[0], out=inverse, where=metric.factor[0] > 0)
+    return inverse
+
+
+def _apply_transposed(metric: Metric, rows: np.ndarray) -> np.ndarray:
+    """Return W^T times each row."""
+    return np.asarray(rows @ metric.factor) if isinstance(metric, Dense) else _apply(metric, rows)
 
 
 def _apply(metric: Metric, rows: np.ndarray) -> np.ndarray:
