@@ -35,3 +35,25 @@ def test_nothing_is_cut_off(shape, box, monkeypatch):
         inside.sort(key=lambda box: box.x0)
         assert all(one.x1 < other.x0 for one, other in pairwise(inside))
     plt.close(figure)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_long_titles_are_not_cut_off(dim, monkeypatch):
+    grid = ps.Grid((32,) * dim, 100.0)
+    prior = ps.LognormalField(grid, ps.spectra.PowerLaw(index=-1.5, amplitude=1.0))
+    delta = prior.sample(1, seed=1)[0]
+    spectrum = ps.power_spectrum(delta, grid)
+    title = (
+        "lognormal field, planck2018 at z = 0.123456, 1024 x 1024 x 1024 cells, box 1000 x 1000 x 999 Mpc/h, "
+    )
+    drawn = []
+    monkeypatch.setattr(fields, "write", lambda figure, path: drawn.append(figure))
+    comparison, check = spectrum.compare(prior.spectrum), ps.check_field(delta, prior)
+    title += f"seed {2**64 - 1}"
+    fields.plot_spectrum("f.png", grid, spectrum, comparison, check, title=title)
+    (figure,) = drawn
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+    for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
+        assert (edge == 255).all()
+    plt.close(figure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,7 +56,7 @@ def plot_field(
     left, right = figure.subfigures(1, 2, width_ratios=[1.0, 1.05])
     _draw_slice(left, left.add_subplot(), delta, grid, length_unit)
     _draw_spectrum(right, grid, spectrum, comparison, check, length_unit, model_name)
-    figure.suptitle(title)
+    figure.suptitle(fill(title, 130))
     write(figure, path)
 
 
@@ -74,7 +75,7 @@ def plot_spectrum(
     plt = pyplot()
     figure = plt.figure(figsize=(7.2, 5.6), layout="constrained")
     _draw_spectrum(figure, grid, spectrum, comparison, check, length_unit, model_name)
-    figure.suptitle(title)
+    figure.suptitle(fill(title, 72))
     write(figure, path)
 
 
@@ -135,12 +136,15 @@ def _draw_spectrum(
         upper.plot(comparison.k, comparison.model, color=MODEL, lw=1.5, label=model_name, zorder=3)
         upper.tick_params(labelbottom=False, which="both")
         check = check or comparison
-        of_logarithm = "" if check is comparison else r" of $\ln(1+\delta)$"
+        of_logarithm = "" if check is comparison else "\nof $\\ln(1+\\delta)$"
         lower.axhspan(-2, 2, color="0.92")
         lower.axhline(0, color=MODEL, lw=1.2)
         lower.plot(check.k, check.pulls, ".", ms=4, color=MEASURED)
         bound = max(4.0, float(np.abs(check.pulls).max()) * 1.1)
         lower.set(ylabel=f"pull{of_logarithm} [$\\sigma$]", ylim=(-bound, bound))
+        lower.locator_params(
+            axis="y", nbins=4
+        )  # the same ticks whatever the layout, which asks how wide they are
         verdict = "passed" if check.passed else "FAILED"
         upper.text(
             0.03,
