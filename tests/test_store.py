@@ -251,3 +251,22 @@ def test_an_unfinished_file_gives_what_is_finished(tmp_path):
         pass
     with pytest.raises(InputError, match="no finished field"):
         ps.load(tmp_path / "b.h5.part")
+
+
+def test_a_job_that_was_taken_over_gives_no_name_to_the_half_of_another(tmp_path):
+    """Two jobs on one output, the second with overwrite: the first must not finish the second's file."""
+    grid, path = ps.Grid((4, 4), 1.0), tmp_path / "f.h5"
+    options = {"n": 2, "dtype": np.dtype("f4"), "overwrite": True}
+    first = FieldWriter(path, grid, settings={"job": 1}, **options)
+    for i in range(2):
+        first.write(i, np.ones((4, 4), "f4"))
+    second = FieldWriter(path, grid, settings={"job": 2}, **options)
+    second.write(0, np.zeros((4, 4), "f4"))
+    with pytest.raises(InputError, match="was taken over by another job"):
+        first.finish()
+    assert not path.exists()
+    second.write(1, np.zeros((4, 4), "f4"))
+    second.finish()
+    found = ps.load(path)
+    assert found.settings == {"job": 2}
+    assert (found.delta == 0).all()

@@ -8,7 +8,7 @@ read and gone on with.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +81,8 @@ class FieldWriter:
         How many fields; None for a single one without a dimension of realizations.
     bins
         Bins in which the spectrum of every field is kept; None for none.
+    origin
+        Where the first cell begins, for a piece of a larger box. [default: 0 along each axis]
     cosmology
         Parameters of the model behind the spectrum, kept in /Cosmology.
     name, long_name
@@ -110,6 +112,7 @@ class FieldWriter:
         seed: int | None = None,
         settings: dict[str, Any] | None = None,
         cosmology: dict[str, Any] | None = None,
+        origin: Sequence[float] | None = None,
         name: str = "delta",
         long_name: str = "density contrast",
         overwrite: bool = False,
@@ -127,7 +130,10 @@ class FieldWriter:
                 with h5py.File(fresh, "w") as file:
                     describe(file, "fields", seed, settings, length_unit)
                     file.attrs["dataset"] = f"fields/{name}"
-                    _lay_out(file, grid, n, dtype, length_unit, redshift, cosmology or {}, name, long_name)
+                    start = origin or [0.0] * grid.dim
+                    _lay_out(
+                        file, grid, start, n, dtype, length_unit, redshift, cosmology or {}, name, long_name
+                    )
                     if bins is not None:
                         create_spectra(file, bins, n, length_unit, grid.dim)
                         for name in CHECKS:
@@ -138,6 +144,7 @@ class FieldWriter:
                 os.replace(fresh, self.part)
         with writing(self.path):
             self._file = h5py.File(self.part, "r+")
+            self._place = _place_of(self.part)
         try:
             require_same(self._file, self.part, seed, settings)
         except InputError:
@@ -171,6 +178,7 @@ class FieldWriter:
         """Close the file for a while, in which others put planes into it; it gives where it is."""
         self._file.close()
         yield self.part
+        self._require_own()
         with writing(self.path):
             self._file = h5py.File(self.part, "r+")
 
@@ -205,10 +213,18 @@ class FieldWriter:
         """Give the file its final name, once everything is on the disk."""
         with writing(self.path):
             self._file.close()
+            self._require_own()
             with open(self.part, "rb") as part:
                 os.fsync(part.fileno())
             os.replace(self.part, self.path)
             self.beside.unlink(missing_ok=True)
+
+    def _require_own(self) -> None:
+        """Refuse to go on with, or to give the final name to, what another job put in the file's place."""
+        if _place_of(self.part) != self._place:
+            raise InputError(
+                f"output {self.path} was taken over by another job (--overwrite): nothing of this one is left"
+            )
 
     @property
     def beside(self) -> Path:
@@ -224,6 +240,15 @@ class FieldWriter:
                 self._file.close()
 
 
+def _place_of(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another one of its name; None if there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def put_planes(file: h5py.File, i: int, start: int, stop: int, planes: Array) -> None:
     """Put planes start to stop of field ``i`` into their place in a file."""
     fields = file[file.attrs["dataset"]]
@@ -236,6 +261,7 @@ def put_planes(file: h5py.File, i: int, start: int, stop: int, planes: Array) ->
 def _lay_out(
     file: h5py.File,
     grid: Grid,
+    origin: Sequence[float],
     n: int | None,
     dtype: np.dtype[Any],
     length_unit: str,
@@ -260,7 +286,7 @@ def _lay_out(
     delta.attrs["units"] = "dimensionless"
     delta.attrs["long_name"] = long_name
     names = list(_AXES[: grid.dim])
-    scales: list[Array] = [grid.coordinates(axis) for axis in range(grid.dim)]
+    scales: list[Array] = [origin[axis] + grid.coordinates(axis) for axis in range(grid.dim)]
     if n is not None:
         names, scales = ["realization", *names], [np.arange(n), *scales]
     for i, (axis_name, values) in enumerate(zip(names, scales, strict=True)):
