@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -76,6 +77,7 @@ def cost_of_fields(
     lognormal: bool = False,
     processes: int = 1,
     memory: int | None = None,
+    cells: Sequence[int] | None = None,
     folder: Path | None = None,
 ) -> Cost:
     """Return what ``n`` fields will need, as a small one and a small file tell that are tried here.
@@ -89,7 +91,11 @@ def cost_of_fields(
     processes
         That share each field.
     memory
-        Bytes to work in, of fields that go through the disk; None for those that do not.
+        Bytes to work in, of fields that go through the disk, or of their ``cells``; None for those that do
+        not.
+    cells
+        Number of cells along each axis, where only these of a field are made (``sample_box``): from all its
+        modes, along the first axis.
     folder
         Where the file will be.
 
@@ -99,12 +105,17 @@ def cost_of_fields(
         If so many processes cannot share a field.
     """
     precision = np.dtype(dtype)
-    field = grid.n_cells * precision.itemsize
+    field = math.prod(cells or grid.shape) * precision.itemsize
     spectrum = 2 * math.prod(grid.half_shape) * precision.itemsize
     tables = tables_of(grid, lognormal)
     exchanges = 1 + (2 if lognormal else 1)  # to make it, and to measure it and its logarithm
     communication = exchanges * spectrum * (processes - 1) // processes
-    if memory is not None:
+    scratch = 0
+    if cells is not None:
+        # Modes of the planes that it takes, which an FFT holds twice; a line is made whole.
+        share = cells[0] / grid.shape[0] if grid.dim > 1 else 1
+        need = tables + min(memory or 0, 4 * spectrum) + int(2 * share * spectrum) + field
+    elif memory is not None:
         need, scratch = memory, spectrum
     else:
         # The field takes the place of its spectrum. While it is measured, both are there; processes that
@@ -114,8 +125,7 @@ def cost_of_fields(
             exchanged = 2 * spectrum / len(pieces_of(grid, processes))
             copies = spectrum + exchanged + 2 * min(field, processes * MESSAGE)
         need = tables + int(copies + lognormal * field) // processes
-        scratch = 0
-    through_disk = n * field + (n * 4 * spectrum + n * field if memory is not None else 0)
+    through_disk = n * field + (n * 4 * spectrum + n * field if scratch else 0)
     seconds = n * _seconds_of_field(grid, precision) * (1.5 if lognormal else 1.0) / processes
     seconds += through_disk / _bytes_a_second(folder)
     return Cost(need + INTERPRETER, n * field, scratch, communication, seconds, processes, n_threads())

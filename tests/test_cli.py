@@ -194,6 +194,9 @@ REFUSED = {
     "words in a table": (("--spectrum", "words.txt"), "line 1: it must be two numbers"),
     "negative seed": (("--seed", "-1"), "seed is -1"),
     "odd pairs": (("--paired", "-n", "3"), "even number"),
+    "more fields than a seed has": (("-n", "20000000"), "one seed has 16777216 fields"),
+    "memory for nothing": (("--memory", "1GB"), "--memory is 1GB: it is for --out-of-core or --cells"),
+    "processes for nothing": (("--processes", "2"), "--processes is 2: it is for --dry-run"),
     "no folder": (("-o", "no/f.h5"), "there is no folder"),
     "existing output": (("-o", "old.h5"), "old.h5 exists: use --overwrite"),
 }
@@ -308,6 +311,17 @@ def test_second_process_does_not_compile(tmp_path):
     assert before == after
 
 
+def test_cells_know_where_they_are(tmp_path):
+    options = ["--spectrum", "powerlaw:index=-1,amplitude=5", "--cells", "4:8,10:20,0:3"]
+    physscore("field", "--grid", 16, "--box", "16,32,48", *options, "-o", "a.h5", cwd=tmp_path)
+    grid, ranges = ps.Grid((16, 16, 16), (16.0, 32.0, 48.0)), ((4, 8), (10, 20), (0, 3))
+    with h5py.File(tmp_path / "a.h5") as file:
+        for axis, (start, stop) in enumerate(ranges):
+            step = grid.cell_size[axis]
+            expected = (np.arange(start, stop) + 0.5) * step
+            np.testing.assert_allclose(file[f"fields/{'xyz'[axis]}"][:], expected, rtol=1e-14)
+
+
 def test_cells_of_a_field_are_no_periodic_box(tmp_path):
     options = ["--spectrum", "powerlaw:index=-1,amplitude=5", "--seed", "3"]
     physscore(
@@ -315,7 +329,9 @@ def test_cells_of_a_field_are_no_periodic_box(tmp_path):
     )
     refused = physscore("spectrum", "a.h5", "--compare", options[1], cwd=tmp_path, code=2)
     assert "holds some cells" in refused.stderr
-    assert "8 x 8 x 8 cells" in physscore("spectrum", "a.h5", cwd=tmp_path).stdout
+    measured = physscore("spectrum", "a.h5", cwd=tmp_path)
+    assert "8 x 8 x 8 cells" in measured.stdout
+    assert "some cells of a larger field, which are not periodic" in measured.stderr
     assert "cells: 0:8,0:8,0:8 of a larger field" in physscore("info", "a.h5", cwd=tmp_path).stdout
     refused = physscore("spectrum", "a.h5", "--box", "5", cwd=tmp_path, code=2)
     assert "--box is for a --dataset" in refused.stderr

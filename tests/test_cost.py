@@ -25,7 +25,10 @@ def physscore(*args):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("options", [[], ["--out-of-core", "--memory", "64MB"]])
+CELLS = ["--cells", "10:110,0:160,0:160", "--memory", "16MB"]
+
+
+@pytest.mark.parametrize("options", [[], ["--out-of-core", "--memory", "64MB"], CELLS])
 def test_a_field_needs_what_was_foretold(tmp_path, options):
     path = tmp_path / "a.h5"
     foretold = json.loads(physscore(*FIELD, *options, "-o", path, "--dry-run", "--json").stdout)
@@ -34,7 +37,7 @@ def test_a_field_needs_what_was_foretold(tmp_path, options):
     done = subprocess.run([sys.executable, "-c", PEAK, *command], capture_output=True, text=True, check=True)
     assert 0.5 * foretold["memory"] < int(done.stdout) < 1.25 * foretold["memory"]
     assert foretold["disk"] <= path.stat().st_size < 1.02 * foretold["disk"] + 2e5
-    assert (foretold["scratch"] > 0) == bool(options)
+    assert (foretold["scratch"] > 0) == ("--out-of-core" in options)
 
 
 def test_costs_grow_as_they_should():
@@ -63,7 +66,8 @@ def test_an_estimate_needs_about_what_was_foretold():
 
 
 @pytest.mark.parametrize(("args", "words"), [
-    ([*FIELD, "-o", "a.h5", "--dry-run", "--cells", "0:2,0:2,0:2"], "--dry-run is for fields on the CPU"),
+    ([*FIELD, "-o", "a.h5", "--dry-run", "--device", "gpu"], "--dry-run is for fields on the CPU"),
+    ([*FIELD, "-o", "a.h5", "--dry-run", "--cells", "0:2,0:2,0:2", "--processes", "2"], "one process makes"),
     ([*FIELD, "-o", "a.h5", "--dry-run", "--grid", "64", "--dim", "1", "--processes", "4"],
      "grid has 64 cells, which no processes can share: there are 4"),
     (["logz", "ising", "--dry-run", "--method", "tempering"], "--dry-run is for the methods smc and ais"),

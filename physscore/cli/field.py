@@ -60,7 +60,8 @@ def _ranges(
     default="planck2018",
     show_default=True,
     help="planck2018, eh98 or camb, of 3 dimensions; powerlaw:index=-2,amplitude=1; or a file: a table of k "
-    "[h/Mpc] and P [(Mpc/h)^dim], or an HDF5 file of ours with a spectrum.",
+    "[h/Mpc] and P [(Mpc/h)^dim], or an HDF5 file of ours with a spectrum, with :extrapolate=zero or "
+    "'power law' behind it where it does not cover the box.",
 )
 @redshift_option
 @click.option("--seed", type=int, default=0, show_default=True, help="The universe, 0 to 2^64 - 1.")
@@ -77,12 +78,12 @@ def _ranges(
 @device_option
 @click.option("--out-of-core", is_flag=True,
               help="Make fields in pieces, through the disk: for what memory does not hold.")  # fmt: skip
-@click.option("--memory", metavar="SIZE", default="1GB", show_default=True,
-              help="Memory to work in with --out-of-core and --cells, such as 512MB.")  # fmt: skip
+@click.option("--memory", metavar="SIZE",
+              help="Memory to work in with --out-of-core or --cells, such as 512MB. [default: 1GB]")  # fmt: skip
 @click.option("--cells", callback=_ranges, metavar="RANGES",
               help="Only these cells of a field, 0:64,0:64,128:192, without the rest.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Say what memory, disk and time the job will need, and end.")
-@click.option("--processes", type=click.IntRange(min=1), default=1,
+@click.option("--processes", type=click.IntRange(min=1),
               help="For --dry-run: how many mpiexec will start.")  # fmt: skip
 @plot_option("the first field and its P(k)")
 @json_option
@@ -108,10 +109,10 @@ def command(
     dtype: str,
     device: str,
     out_of_core: bool,
-    memory: str,
+    memory: str | None,
     cells: tuple[tuple[int, int], ...] | None,
     dry_run: bool,
-    processes: int,
+    processes: int | None,
     plot: bool,
     as_json: bool,
     overwrite: bool,
@@ -137,7 +138,7 @@ def command(
     from physscore.energies.random_field import GaussianRandomField, require_memory_for
     from physscore.grid import Grid
     from physscore.interrupt import interruptible
-    from physscore.noise import seed_key
+    from physscore.noise import MAX_DRAWS, seed_key
     from physscore.processes import ending_together, on_root, world
     from physscore.slabs import Slabs
     from physscore.spectra.model import require_dimension
@@ -149,12 +150,19 @@ def command(
         raise InputError(f"--grid has {len(shape)} sides and --dim is {dim}: give one of the two")
     if paired and (count is None or count % 2):
         raise InputError(f"-n is {count}: --paired needs an even number of fields")
+    most = MAX_DRAWS * (2 if paired else 1)
+    if (count or 1) > most:
+        raise InputError(f"-n is {count}: one seed has {most} fields; make the others with another")
     seed_key(seed)
+    if memory and not (out_of_core or cells):
+        raise InputError(f"--memory is {memory}: it is for --out-of-core or --cells")
+    if processes and not dry_run:
+        raise InputError(f"--processes is {processes}: it is for --dry-run; start a job's own with mpiexec")
     if plot:
         plots.require_matplotlib()
     grid = Grid(shape * (dim or 3) if len(shape) == 1 else shape, box_size)
     precision = np.dtype(dtype)
-    working = bytes_of(memory)
+    working = bytes_of(memory or "1GB")
     comm = world()
     asked = {"mpiexec" if device == "cpu" else "--device gpu": comm is not None or device == "gpu",
              "--out-of-core": out_of_core, "--cells": bool(cells)}  # fmt: skip
@@ -170,11 +178,13 @@ def command(
     require_units(f"--spectrum {spectrum_text}", spectrum, Fields.length_unit)
     require_dimension(f"--spectrum {spectrum_text}", spectrum, grid.dim)
     if dry_run:
-        if device == "gpu" or cells or comm is not None:
+        if device == "gpu" or comm is not None:
             raise InputError(f"--dry-run is for fields on the CPU, by one process: it is given {ways[0]}")
+        if cells and processes:
+            raise InputError("--cells and --processes exclude each other: one process makes the cells")
         cost = cost_of_fields(
-            grid, n=count or 1, dtype=precision, lognormal=lognormal, processes=processes,
-            memory=working if out_of_core else None, folder=output.parent,
+            grid, n=count or 1, dtype=precision, lognormal=lognormal, processes=processes or 1,
+            memory=working if out_of_core or cells else None, cells=sides or None, folder=output.parent,
         )  # fmt: skip
         print_json(cost.as_dict()) if as_json else click.echo(str(cost))
         return
@@ -195,9 +205,10 @@ def command(
         "paired": paired,
         "n": count,
     }
-    kept = grid
+    kept, origin = grid, None
     if cells:
         settings["cells"] = [list(part) for part in cells]
+        origin = [start * cell for (start, _), cell in zip(cells, grid.cell_size, strict=True)]
         kept = Grid(sides, [n * cell for n, cell in zip(sides, grid.cell_size, strict=True)])
     finished = on_root(comm, lambda: resume and output.exists())
     unmet = None
@@ -214,6 +225,7 @@ def command(
             n=count,
             dtype=precision,
             bins=None if cells else power_bins(grid),
+            origin=origin,
             redshift=spectrum.redshift,
             seed=seed,
             settings=settings,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -108,6 +109,9 @@ def command(
         if model_text is not None and fields.settings.get("cells"):
             raise InputError(f"--compare is for whole fields: {path} holds some cells of one, which have no "
                              "periodic spectrum")  # fmt: skip
+        if fields.settings.get("cells"):
+            warnings.warn(f"{path} holds some cells of a larger field, which are not periodic: their power is "
+                          "measured as if they were", stacklevel=1)  # fmt: skip
         comm = world()
         if sum([comm is not None, memory is not None, cross is not None]) > 1:
             raise InputError("mpiexec, --memory and --cross exclude each other")
@@ -187,7 +191,7 @@ def command(
 
 
 def _print(measured: PowerSpectrum, result: dict[str, Any]) -> None:
-    """Print the mean over the fields as a table, ready to be read back as one."""
+    """Print the mean over the fields as a table."""
     n = len(measured.power)
     columns = [measured.k, measured.power.mean(axis=0), np.sqrt((measured.error**2).sum(axis=0)) / n]
     names = [f"k [{result['units']['k']}]", f"P [{result['units']['power']}]", "error"]
