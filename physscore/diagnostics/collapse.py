@@ -15,6 +15,7 @@ from scipy import linalg, special, stats
 
 from physscore.arrays import n_threads
 from physscore.core import InputError
+from physscore.diagnostics.dealt_widths import differences
 from physscore.noise import normal
 
 _Floats = npt.NDArray[np.float64]
@@ -150,8 +151,8 @@ class Collapse:
     width : float
         exp(log_det / (2 directions)): mean ratio of widths, over the directions.
     p_narrower, p_wider : float
-        Chance that states of one law differ so much, in the one direction or the other; of the two
-        numbers above, the more striking counts, twice.
+        Chance that states of one law differ so much, in the one direction or the other, from states that
+        are dealt out again; of the two numbers above, the more striking counts, twice.
     """
 
     directions: int
@@ -195,14 +196,21 @@ class Collapse:
 
 
 def collapse(
-    x: Any, reference: Any, *, directions: int | None = None, neighbours: int = 3, seed: int = 0
+    x: Any,
+    reference: Any,
+    *,
+    directions: int | None = None,
+    neighbours: int = 3,
+    permutations: int = 2999,
+    seed: int = 0,
 ) -> Collapse:
     """Compare how much room generated states take with that of reference states.
 
     Two numbers are compared. The log determinant of the covariance sees a lost width; its error is that of
     Wishart's law, times what the spread of the Mahalanobis distances adds where states are not normal. The
     entropy also sees draws that crowd, repeat themselves or leave out modes; it is taken from equally many
-    states of both sets in the same coordinates, so that its bias drops out for states of one law.
+    states of both sets in the same coordinates, so that its bias drops out for states of one law. Whether
+    they differ is decided by dealing the states out to the sets again, which is exact whatever their law is.
 
     Parameters
     ----------
@@ -215,8 +223,10 @@ def collapse(
         for each 20 states of the smaller set, but 64 and the number of components at most]
     neighbours
         k of :func:`differential_entropy`.
+    permutations
+        How many deals, at least 2000 for a verdict.
     seed
-        Of the directions.
+        Of the directions and of the deals.
 
     Returns
     -------
@@ -247,6 +257,7 @@ def collapse(
     if count < d:
         axes = np.linalg.qr(normal(int(count), d, seed=seed, draw=_DIRECTIONS).T)[0]
         generated, truth = generated @ axes, truth @ axes
+    originals = generated, truth
     variances = np.linalg.eigvalsh(_covariance(truth))
     if variances[0] <= _SINGULAR * variances[-1]:
         raise InputError(
@@ -263,13 +274,14 @@ def collapse(
     own, its = (_entropy(part[:fewer], neighbours) for part in (generated, truth))
     entropy = own.value - its.value if math.isfinite(its.value) else math.nan
     entropy_error = math.hypot(own.error, its.error)
-    pulls = (_ratio(log_det, log_det_error), _ratio(entropy, entropy_error))
-    tests = [(stats.norm, pulls[0]), (stats.t(_BLOCKS - 1), pulls[1])]
-    narrower = [float(law.cdf(pull)) for law, pull in tests if not math.isnan(pull)]
-    wider = [float(law.sf(pull)) for law, pull in tests if not math.isnan(pull)]
+    tests = [
+        (float((dealt <= observed).sum()), float((dealt >= observed).sum()))
+        for observed, dealt in differences(*originals, neighbours, permutations, seed)
+    ]
+    narrower, wider = (2 * (1 + min(more)) / (1 + permutations) for more in zip(*tests, strict=True))
     return Collapse(
         int(count), log_det, log_det_error, entropy, entropy_error, math.exp(log_det / (2 * count)),
-        min(1.0, len(narrower) * min(narrower)), min(1.0, len(wider) * min(wider)),
+        min(1.0, narrower), min(1.0, wider),
     )  # fmt: skip
 
 
@@ -350,7 +362,3 @@ def _kozachenko_leonenko(states: _Floats, k: int) -> float:
         return -math.inf
     ball = 0.5 * d * math.log(math.pi) - float(special.gammaln(d / 2 + 1))
     return float(special.digamma(n) - special.digamma(k) + ball + d * np.log(distance).mean())
-
-
-def _ratio(value: float, error: float) -> float:
-    return value / error if math.isfinite(value) and error > 0 else value

@@ -31,7 +31,7 @@ def deals(n: int, first: int, permutations: int, seed: int) -> Iterator[_Bools]:
         yield from _blocks(n, first, permutations, seed)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def _kept(n: int, first: int, permutations: int, seed: int) -> tuple[_Bools, ...]:
     return tuple(_blocks(n, first, permutations, seed))
 
