@@ -232,7 +232,7 @@ def test_steps_by_curvature_do_not_depend_on_means_or_units_of_others():
         init = np.random.default_rng(0).normal(size=(50, 2)) * [unit, 0.3] + [mean, 0]
         kernel = ps.Underdamped(metric="identity")
         run = ps.sample(target(mean, unit), kernel, chains=50, steps=1, warmup=200, init=init)
-        # The largest curvature is 3, at 0, where the chains begin: 8 that are looked at all miss it once in 1e7.
+        # The largest curvature is 3, at 0, where chains begin: the 8 looked at all miss it once in 1e7.
         assert run.kernel.step_size == pytest.approx(0.5 / np.sqrt(3), rel=0.1)
 
 

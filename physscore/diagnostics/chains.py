@@ -33,6 +33,7 @@ _TAILS = (0.05, 0.95)
 _ENOUGH = 400.0
 _R_HAT = 1.01
 _FALSE_ALARMS = 1e-3
+_AWAY = 30.0
 
 
 def r_hat(draws: Any) -> _Floats:
@@ -115,15 +116,9 @@ class Mixing(NamedTuple):
 
 
 def mixing_verdict(
-    r_hat: Any,
-    ess_bulk: Any,
-    ess_tail: Any,
-    *,
-    draws: int,
-    chains: int,
-    divergent: int = 0,
-    names: Sequence[str] | None = None,
-) -> Mixing:
+    r_hat: Any, ess_bulk: Any, ess_tail: Any, *, draws: int, chains: int, divergent: int = 0,
+    names: Sequence[str] | None = None, outlying: Any = 0.0, drift: Any = 1.0,
+) -> Mixing:  # fmt: skip
     """Judge chains by R-hat, the effective sample sizes and the chains that diverged.
 
     Below 400 effective draws, over all chains, neither diagnostic is reliable (Vehtari et al. 2021).
@@ -143,6 +138,10 @@ def mixing_verdict(
     The third part takes e from the effective sample sizes, the smaller over m, but never less than the
     first two ask for: that of chains that are stuck is small and must not excuse them.
 
+    R-hat, a mean over the half chains, is small if one of hundreds is stuck elsewhere, or if all share a
+    drift; ``outlying`` and ``drift`` tell. A half chain is stuck if its mean is more than 30 of its own
+    standard errors away. A drift is one that chance makes, in any of the components, once in 1000 times.
+
     The effective sample sizes are estimates too. Of four chains, the smallest of 10^4 components may come
     out at half its true value: let the true one be 1000 and more.
 
@@ -156,6 +155,8 @@ def mixing_verdict(
         Number of chains that left the finite numbers.
     names : sequence of str, optional
         Names of the components, in the order of the flattened arrays.
+    outlying, drift : arrays of ``shape``, optional
+        From :mod:`physscore.diagnostics.halves`.
 
     Returns
     -------
@@ -191,6 +192,19 @@ def mixing_verdict(
         reasons.append(
             f"has not mixed: R-hat is {found[worst]:.4g}{at(worst)}{others(apart)}, "
             f"above {limit[worst]:.4g}: run longer or use a better kernel"
+        )
+    away, chance = (np.asarray(a, np.float64).reshape(-1) for a in (outlying, drift))
+    stays = away > _AWAY
+    if stays.any() and not apart.any():
+        reasons.append(
+            f"has not mixed: a chain stays where others are not{at(np.nanargmax(away))}{others(stays)}: "
+            "run longer or use a better kernel"
+        )
+    drifts = chance * len(chance) < _FALSE_ALARMS
+    if drifts.any():
+        reasons.append(
+            f"drifts: the chains' first halves are not where their second halves are{at(np.nanargmin(chance))}"
+            f"{others(drifts)}: give them more warmup"
         )
     for kind, sizes in (("bulk", bulk), ("tail", tail)):
         few = sizes < _ENOUGH
@@ -332,12 +346,7 @@ _KINDS = {"bulk": _bulk, "tail": _tail, "mean": _mean}
 
 
 def _effective(values: _Floats) -> _Floats:
-    """Return the effective number of draws in half chains, arrays (components, half chains, draws).
-
-    The sum of the autocorrelations ends by the rule of Geyer, Statistical Science 7, 473 (1992): sums of
-    neighbours, rho(2k) + rho(2k+1), are positive and fall with k for a reversible chain; the first that
-    is not positive ends the sum, and none counts more than the one before it.
-    """
+    """Return the effective number of draws in half chains, arrays (components, half chains, draws)."""
     total, n = values.shape[1] * values.shape[2], values.shape[2]
     constant = values.max(axis=(1, 2)) == values.min(axis=(1, 2))
     means = values.mean(axis=-1, keepdims=True)
@@ -347,7 +356,18 @@ def _effective(values: _Floats) -> _Floats:
     overall[constant] = 1.0
     correlation = 1 - (within[:, np.newaxis] - covariance) / overall[:, np.newaxis]
     correlation[:, 0] = 1.0
+    time = _correlation_time(correlation)
+    return np.asarray(np.where(constant, total, total / np.maximum(time, 1 / math.log10(total))))
 
+
+def _correlation_time(correlation: _Floats) -> _Floats:
+    """Return 1 + 2 (rho(1) + rho(2) + ...) of autocorrelations (components, lags from 0).
+
+    The sum ends by the rule of Geyer, Statistical Science 7, 473 (1992): sums of neighbours,
+    rho(2k) + rho(2k+1), are positive and fall with k for a reversible chain; the first that is not
+    positive ends the sum, and none counts more than the one before it.
+    """
+    n = correlation.shape[1]
     # The last two lags are left out, as in Stan.
     pairs = 1 + max(0, (n - 3) // 2)
     even, odd = correlation[:, : 2 * pairs : 2], correlation[:, 1 : 2 * pairs : 2]
@@ -360,7 +380,7 @@ def _effective(values: _Floats) -> _Floats:
     rows = np.arange(len(end))
     last = even[rows, end]
     time += np.where((last > 0) | (sums[rows, end] >= 0), last, 0.0)
-    return np.asarray(np.where(constant, total, total / np.maximum(time, 1 / math.log10(total))))
+    return np.asarray(time)
 
 
 def _mean_autocovariance(values: _Floats) -> _Floats:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from physscore.diagnostics.chains import (
     monte_carlo_error,
     r_hat,
 )
+from physscore.diagnostics.halves import drift, outlying
 from physscore.diagnostics.power import PowerSpectrum, power_spectrum
 from physscore.grid import Grid
 from physscore.kernels.kernel import Kernel
@@ -159,16 +160,24 @@ class Run:
             columns, names = np.concatenate(pieces), [names[i] for i in chosen]
             parts = [[f(columns)] for f in (r_hat, _bulk, _tail)]
         else:
+            columns = self.draws
             parts = [[found.ravel()] for found in (self.r_hat, self.ess, self.ess_tail)]
-        if np.isfinite(energies).all() and np.ptp(energies) > 0:  # it is the same everywhere if uniform
+        # The energy is the same everywhere if the target is uniform.
+        known = bool(np.isfinite(energies).all() and np.ptp(energies) > 0)
+        parts += [[outlying(columns, energies[..., 0] if known else None).ravel()], [drift(columns).ravel()]]
+        if known:
             names = [*names, "the energy"]
-            parts = [[*part, f(energies)] for part, f in zip(parts, (r_hat, _bulk, _tail), strict=True)]
+            alone: Any = (r_hat, _bulk, _tail, partial(outlying, energies=energies[..., 0]), drift)
+            parts = [[*part, f(energies)] for part, f in zip(parts, alone, strict=True)]
+        *found, stuck, changes = (np.concatenate(part) for part in parts)
         verdict = mixing_verdict(
-            *(np.concatenate(part) for part in parts),
+            *found,
             draws=kept,
             chains=chains,
             divergent=self.n_divergent,
             names=names,
+            outlying=stuck,
+            drift=changes,
         )
         beyond = int(np.isposinf(energies).sum())
         if beyond and not self.n_divergent:
