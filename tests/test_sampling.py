@@ -204,6 +204,15 @@ def test_ula_step_on_a_random_field():
     assert run.kernel.step_size == pytest.approx(2 * 0.02 / 1.02 * variances.min())
 
 
+def test_metric_of_units_that_are_far_apart():
+    """As many positions as chains, at least: a variance is known to sqrt(2 / 64) = 18%."""
+    variances = np.array([1e12, 1.0, 1e-12])
+    init = np.sqrt(variances) * np.random.default_rng(0).normal(size=(64, 3))
+    run = ps.sample(ps.Gaussian(0.0, variances), chains=64, steps=500, init=init)
+    assert np.abs(np.log(run.kernel.metric.variances / variances)).max() < LIMIT * 0.18
+    assert run.mixing.passed
+
+
 @pytest.mark.parametrize("kernel", [ps.ULA, ps.Underdamped])
 @pytest.mark.parametrize(
     ("metric", "chains"), [("diagonal", 50), ("dense", 50), ("identity", 50), ("identity", 1)]

@@ -111,7 +111,8 @@ class _Moments:
             return engine.metric
         if not self.dense:
             share = count / (count + 5)
-            return Diagonal(share * found + (1 - share) * np.exp(np.log(found).mean()))
+            logs = np.log(found)  # of factors: units may be far apart
+            return Diagonal(np.exp(share * logs + (1 - share) * logs.mean()))
         share = count / (count + 5 + self.dim)
         shrunk = share * found + (1 - share) * np.diag(variances)
         try:
