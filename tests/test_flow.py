@@ -62,6 +62,15 @@ def test_points_of_a_mixture():
     assert points[2].eigenvalues == pytest.approx([-2.0, 4 / 0.5**2 - 2])  # -1/v and d^2/v^2 - 1/v
 
 
+@pytest.mark.parametrize("scale", [1e-8, 1e-3, 1e6])
+def test_points_do_not_depend_on_the_unit(scale):
+    target = ps.GaussianMixture([1, 1], scale * np.array([[-2.0, 0.0], [2.0, 0.0]]), 0.5 * scale**2)
+    points = stagnation_points(target, scale * STARTS)
+    assert kinds(points) == ["mode", "mode", "saddle"]
+    np.testing.assert_allclose(points[2].x / scale, 0.0, atol=1e-6)
+    assert points[2].eigenvalues * scale**2 == pytest.approx([-2.0, 4 / 0.5**2 - 2])
+
+
 def test_the_middle_of_a_ring_is_a_minimum():
     def score(x):  # E = (|x|^2 - 1)^2 / 4, whose modes are a whole circle
         return x * (1 - (x**2).sum(axis=1, keepdims=True))

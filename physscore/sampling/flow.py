@@ -109,22 +109,24 @@ def stagnation_points(
 
     x = _states(target, starts)
     scale = float(np.sqrt(np.mean(target.score(x) ** 2))) or 1.0
-    spread = max(float(np.ptp(x)), 1.0)
+    spread = float(np.ptp(x)) or float(np.abs(x).max()) or 1.0
 
-    def score_of(flat: Array) -> Array:
-        return np.asarray(target.score(flat.reshape(1, *target.shape)), np.float64).ravel()
+    def score_of(flat: Array) -> Array:  # of x / spread, since the methods know lengths near 1 only
+        found = np.asarray(target.score(spread * flat.reshape(1, *target.shape)), np.float64)
+        return spread * found.ravel()
 
     found: list[StagnationPoint] = []
     for start in x:
         method = "hybr" if target.dim <= _DENSE else "krylov"
         with np.errstate(over="ignore", invalid="ignore"):
             try:
-                root = optimize.root(score_of, start.ravel(), method=method, tol=1e-12).x
+                root = optimize.root(score_of, start.ravel() / spread, method=method, tol=1e-12).x
             except (ValueError, optimize.NoConvergence):
                 continue
             value = score_of(root)
-        if not np.isfinite(value).all() or np.abs(value).max() > tolerance * scale:
+        if not np.isfinite(value).all() or np.abs(value).max() > tolerance * scale * spread:
             continue
+        root = spread * root
         if all(np.abs(root - point.x.ravel()).max() > same * spread for point in found):
             found.append(_classified(target, root, spread))
     order = {"mode": 0, "saddle": 1, "minimum": 2, "degenerate": 3}
@@ -141,7 +143,7 @@ def _states(target: Score, x: Any) -> Array:
 
 
 def _classified(target: Score, root: Array, spread: float) -> StagnationPoint:
-    step = 1e-5 * spread
+    step = max(1e-5 * spread, 1e-9 * float(np.abs(root).max()))
     d = len(root)
 
     def jacobian_times(directions: Array) -> Array:
