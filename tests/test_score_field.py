@@ -139,14 +139,23 @@ def test_the_plane_is_named_where_there_are_several():
     assert "100% of that in the plane of components 1 and 3" in said(audit)
 
 
-def test_without_a_truth_only_integrability_and_finiteness_are_judged():
+def test_without_a_truth_the_size_is_not_judged():
     audit = audit_score(changed(lambda s, x: 1.3 * s), MIXTURE.sample(2000, seed=4))
     assert audit.passed
     assert audit.error is None
     scale = audit.divergence.stein_scale
     assert abs(scale.value - 1 / 1.3) < 4.5 * scale.error
     assert any("it should be multiplied by 0.7" in remark for remark in audit.remarks)
-    assert audit_score(changed(lambda s, x: -s), X).passed
+
+
+@pytest.mark.parametrize("factor", [-1.0, -0.3])
+def test_a_wrong_sign_is_seen_without_the_truth(factor):
+    x = MIXTURE.sample(500, seed=1)
+    audit = audit_score(changed(lambda s, x: factor * s), x)
+    assert not audit.passed
+    assert "its sign is wrong" in " ".join(audit.reasons)
+    assert "Stein" not in " ".join(audit.remarks)
+    assert audit_score(changed(lambda s, x: s), x).passed
 
 
 def test_a_score_that_is_not_that_of_its_own_energy():

@@ -47,6 +47,7 @@ class ScoreAudit:
     * with a truth: the best scale and the gain are both off by more than 0.1, the mean cosine is below 0.95,
       the relative Fisher divergence above 0.1, or in a band of k the gain outside 0.8 to 1.25 or the cosine
       below 0.9;
+    * without a truth: the scale that Stein's identity gives it is negative;
     * with a step size: it is beyond the stable one at more than one state in 20.
 
     Attributes

@@ -38,6 +38,13 @@ def reasons(audit: ScoreAudit) -> list[str]:
         found += _not_the_truth(audit.error)
     if audit.bands is not None:
         found += _wrong_bands(audit.bands)
+    if audit.error is None and audit.divergence is not None:
+        scale = audit.divergence.stein_scale
+        if scale.value < 0 and -scale.value > ERRORS * _known(scale.error):
+            found.append(
+                f"the score points the wrong way: draws from its density would have the scale 1, and these "
+                f"states have {_text(scale)} (Stein's identity), so its sign is wrong, or they are no draws"
+            )
     found += _not_a_gradient(audit)
     if audit.step_size is not None and audit.spectrum is not None:
         steps = audit.spectrum.stable_steps
@@ -156,7 +163,8 @@ def remarks(audit: ScoreAudit) -> list[str]:
         )
     if divergence is not None:
         scale = divergence.stein_scale
-        if abs(scale.value - 1) > max(SCALE, ERRORS * _known(scale.error)):
+        said = any("Stein's identity" in reason for reason in audit.reasons)
+        if not said and abs(scale.value - 1) > max(SCALE, ERRORS * _known(scale.error)):
             found.append(
                 f"if the states are draws from the density of this score, it should be multiplied by "
                 f"{_text(scale)} (Stein's identity): they are not, or the score is off"
