@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import linalg, special, stats
 
-from physscore.arrays import n_threads
+from physscore.arrays import n_threads, unmasked
 from physscore.core import InputError
 from physscore.diagnostics.dealt_widths import differences
 from physscore.noise import normal
@@ -286,7 +286,7 @@ def collapse(
 
 
 def _flat(name: str, x: Any) -> _Floats:
-    states = np.asarray(x)
+    states = unmasked(x, name)
     if states.ndim < 2 or states.dtype.kind not in "fiu" or len(states) < 2:
         raise InputError(
             f"{name} has shape {states.shape} and type {states.dtype}: it must be states (n, ...)"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from physscore.arrays import threads
+from physscore.arrays import threads, unmasked
 from physscore.core import Array, InputError
 from physscore.diagnostics.bispectrum import TriangleBins
 from physscore.diagnostics.mean_test import UnitMeans
@@ -90,7 +90,7 @@ class MapBins:
 
     def measure(self, field: Array) -> _Floats:
         """Return the vector of one map: mean of x and of x^2, shares of cells, P(k), B, peaks a cell."""
-        field = np.asarray(field)
+        field = unmasked(field, "a map")
         if field.shape != self.grid.shape:
             raise InputError(f"a map has shape {field.shape}: it must be {self.grid.shape}, as the grid")
         field = field.astype(np.float64)
@@ -309,7 +309,7 @@ def _sample(reference: Any, grid: Grid) -> tuple[_Floats, _Floats, Any]:
     with_peaks = max(2, _PEAK_CELLS // grid.n_cells)
     cells, heights = [], []
     for number, i in enumerate(chosen):
-        field = np.asarray(reference[int(i)])
+        field = unmasked(reference[int(i)], "reference")
         cells.append(field.ravel()[number % stride :: stride].astype(np.float64))
         if number < with_peaks:
             heights.append(field[local_maxima(field)].astype(np.float64))

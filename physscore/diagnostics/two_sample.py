@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from physscore.arrays import unmasked
 from physscore.core import Array, InputError
 from physscore.diagnostics.permutations import deals
 from physscore.noise import normal
@@ -105,7 +106,7 @@ def classifier_test(
         If the draws do not fit together, are fewer than 10, or not finite.
     """
     flat = [
-        _flat(features(np.asarray(z)) if features is not None else z, name)
+        _flat(features(unmasked(z, name)) if features is not None else z, name)
         for z, name in ((x, "x"), (y, "y"))
     ]
     both, unit, first = _together(flat, groups)
@@ -225,7 +226,7 @@ def energy_test(
 
 
 def _flat(draws: Any, name: str) -> _Floats:
-    found = np.asarray(draws, np.float64)
+    found = np.asarray(unmasked(draws, name), np.float64)
     if found.ndim < 1 or len(found) < _FEWEST:
         raise InputError(f"{name} has shape {found.shape}: it must hold {_FEWEST} draws or more, (n, *shape)")
     if not np.isfinite(found).all():
