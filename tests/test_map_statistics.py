@@ -226,6 +226,11 @@ def test_notes_and_units():
     assert found.units == (40, 4)
     assert "is one of the sets delta and the other 1 + delta?" in found.notes[0]
     assert "the reference has 4 independent units" in found.notes[1]
+    assert "the groups of the reference are worth 4 of equal size: right sets fail more" in found.notes[2]
+    unequal = np.repeat(np.arange(11), [30, *[1] * 10])
+    both = compare_fields(a, b, GRID, groups=np.arange(40) // 2, generated_groups=unequal)
+    assert any("the groups of the generated set are worth 1.8 of equal size" in note for note in both.notes)
+    assert not any("groups of the reference" in note for note in both.notes)
     assert "40 maps generated against 40 maps (4 units) of the reference" in str(found)
     unit = units_of(5000, None, size=3)
     assert np.bincount(unit).min() >= 3
