@@ -206,22 +206,40 @@ class EnergySum(Energy):
 
     def energy(self, x: Array) -> npt.NDArray[np.float64]:
         """Return the weighted sum of the energies."""
+        energies = [term.energy(x) for _, term in self.terms]
         total: Any = 0.0
-        for factor, term in self.terms:
-            total = total + factor * term.energy(x)
-        return cast("npt.NDArray[np.float64]", total)
+        for (factor, _), e in zip(self.terms, energies, strict=True):
+            total = total + factor * e
+        beyond = self._beyond(energies)
+        return cast("npt.NDArray[np.float64]", total if beyond is None else np.where(beyond, np.inf, total))
 
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return both sums."""
         energy: Any = 0.0
         score: Any = None
+        energies = []
         for factor, term in self.terms:
             e, s = term.energy_and_score(x)
+            energies.append(e)
             energy = energy + factor * e
             if factor != 1:
                 s = factor * s
             score = s if score is None else score + s
+        beyond = self._beyond(energies)
+        if beyond is not None and beyond.any():
+            energy = np.where(beyond, np.inf, energy)
+            lost = beyond.reshape(-1, *[1] * len(self.shape)) & np.isnan(score)
+            score = np.where(lost, score.dtype.type(0), score)
         return energy, score
+
+    def _beyond(self, energies: list[Array]) -> Array | None:
+        """Return which states are beyond a wall, where the other terms need not be numbers."""
+        walls = [
+            e == np.inf
+            for (factor, term), e in zip(self.terms, energies, strict=True)
+            if term.has_walls and factor > 0
+        ]
+        return cast(Array, sum(walls[1:], walls[0])) if walls else None
 
     def __repr__(self) -> str:
         return _sum_as_text(self.terms)

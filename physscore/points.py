@@ -125,9 +125,13 @@ def from_block(block: Any, params: Sequence[float] | Array) -> Point:
 
 @compiled
 def _sum_block(x, params, gradient_out, energy_out):
-    """params: for each term its factor, the bits of its address, the number of its params, and these."""
+    """params: for each term its factor, the bits of its address, the number of its params, and these.
+
+    Where one is infinite, beyond a wall, the others need not be numbers.
+    """
     d, n = x.shape
     gradient, energy = np.empty((d, n)), np.empty(n)
+    beyond, any_beyond = np.zeros(n, np.bool_), False
     energy_out[:] = 0.0
     gradient_out[:] = 0.0
     start = 0
@@ -140,7 +144,18 @@ def _sum_block(x, params, gradient_out, energy_out):
         for i in range(d):
             for j in range(n):
                 gradient_out[i, j] += factor * gradient[i, j]
+        if factor > 0:
+            for j in range(n):
+                beyond[j] |= energy[j] == np.inf
+                any_beyond |= energy[j] == np.inf
         start = stop
+    if any_beyond:
+        for j in range(n):
+            if beyond[j]:
+                energy_out[j] = np.inf
+                for i in range(d):
+                    if np.isnan(gradient_out[i, j]):
+                        gradient_out[i, j] = 0.0
 
 
 def weighted_sum(terms: Sequence[tuple[float, Point]]) -> Point:

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 
+import numba
 import numpy as np
 import pytest
 from scipy import integrate, stats
@@ -272,3 +273,39 @@ def test_bad_parameters():
     for method, name in ((prior.energy, "x"), (prior.whiten, "x"), (prior.unwhiten, "z")):
         with pytest.raises(InputError, match=rf"{name} has shape \(3, 2\): it must be \(n, 4\)"):
             method(np.zeros((3, 2)))
+
+
+@numba.njit
+def gamma(x, params, gradient_out):
+    """E = x - 2 log x, which is no number below 0."""
+    gradient_out[0] = 1 - 2 / x[0] if x[0] >= 0 else np.nan
+    return x[0] - 2 * np.log(x[0])
+
+
+def gamma_of_arrays(x):
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return x[:, 0] - 2 * np.log(x[:, 0]), np.where(x >= 0, 2 / x - 1, np.nan)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_likelihood_need_not_be_a_number_beyond_the_walls(compiled):
+    likelihood = (
+        ps.compiled(gamma, dim=1)
+        if compiled
+        else ps.from_functions(energy_and_score=gamma_of_arrays, shape=1)
+    )
+    target = likelihood + ps.HalfNormal(10.0)
+    assert (target.point is not None) == compiled
+    x = np.array([[-1.0], [2.0]])
+    energy, score = target.energy_and_score(x)
+    assert energy[0] == target.energy(x)[0] == np.inf
+    assert score[0] == 0
+    assert energy[1] == likelihood.energy(x)[1] + ps.HalfNormal(10.0).energy(x)[1]
+    if compiled:
+        energy, gradient = evaluate(target.point, x)
+        np.testing.assert_array_equal(energy, target.energy(x))
+        np.testing.assert_array_equal(-gradient, target.score(x))
+    assert np.isnan((likelihood + -1.0 * ps.HalfNormal(10.0)).energy(x)[0])
+    run = ps.sample(target, ps.MALA(), chains=64, steps=400)
+    assert run.n_divergent == 0
+    assert run.mixing.passed
