@@ -182,6 +182,7 @@ class EnergySum(Energy):
         self.terms = tuple(terms)
         self.shape = terms[0][1].shape
         self.one_by_one = all(term.one_by_one for _, term in terms)
+        self.has_walls = any(term.has_walls for _, term in terms)
         priors = [i for i, (factor, term) in enumerate(terms) if factor == 1 and isinstance(term, Prior)]
         self.prior: Prior | None = None
         self.likelihood: Energy | None = None

@@ -165,3 +165,33 @@ def test_coordinates_that_stay_are_swept_too():
     run = ps.sample(target, ps.AutoMALA(0.1, sweep=True), chains=2, steps=40, warmup=0)
     assert np.abs(run.draws.mean(axis=(2, 3))).max() < 1e-12
     assert run.draws.std() > 0.1
+
+
+def test_a_metric_that_is_not_measured_is_refused():
+    for kernel in (ps.MALA(0.1, "dense"), ps.ULA(0.1, "diagonal")):
+        with pytest.raises(ps.InputError, match="warmup is 0, but the metric '.*' is to be measured: give"):
+            ps.sample(TARGET, kernel, warmup=0)
+        with pytest.raises(ps.InputError, match="warmup is 0, but the metric"):
+            next(ps.iterate(TARGET, kernel))
+    assert ps.sample(TARGET, ps.MALA(0.1), steps=4, warmup=0).draws.shape[0] == 4  # what it has by itself
+    field = ps.GaussianRandomField(ps.Grid((4, 4), 1.0), lambda k: 1 / k)
+    ps.sample(field, ps.HMC(0.1, "fourier", leapfrogs=2), steps=4, warmup=0)  # known from the prior
+
+
+def test_a_component_that_the_metric_keeps_still_is_not_judged():
+    kernel = ps.MALA(0.5, ps.Diagonal([1.0, 0.0]))
+    run = ps.sample(ps.Gaussian(0.0, 1.0, dim=2), kernel, chains=64, steps=400, init=[0.0, 0.5])
+    assert (run.draws[..., 1] == 0.5).all()
+    assert run.mixing.passed
+    run.draws[..., 0] = 1.0
+    del run.mixing, run.r_hat
+    assert run.mixing.reasons == ["all draws are the same at component (0,): nothing has moved"]
+
+
+def test_guidance_hands_on_walls():
+    inside = ps.Uniform(0.0, 1.0)
+    for energy in (inside, inside + ps.Gaussian(0.0, 1.0, dim=1)):
+        guided = ps.Guidance(energy, 1.0)
+        with pytest.raises(ps.InputError, match="has bounds, which ULA steps over"):
+            ps.sample(guided + ps.Gaussian(0.0, 1.0, dim=1), ps.ULA(0.01), init=[0.5])
+    assert not ps.Guidance(ps.Gaussian(0.0, 1.0, dim=1), 1.0).has_walls

@@ -369,6 +369,7 @@ class Guidance(Energy):
                     f"shape is {shape!r}: that of log_p_class is {log_p_class.shape}; leave it out"
                 )
             self.shape = log_p_class.shape
+            self.has_walls = log_p_class.has_walls
         elif isinstance(log_p_class, Score) or not callable(log_p_class):
             raise InputError(
                 f"log_p_class is {log_p_class!r}: it must be an Energy, or a function that returns log p "

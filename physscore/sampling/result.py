@@ -23,6 +23,7 @@ from physscore.diagnostics.halves import drift, outlying
 from physscore.diagnostics.power import PowerSpectrum, power_spectrum
 from physscore.grid import Grid
 from physscore.kernels.kernel import Kernel
+from physscore.kernels.metric import Diagonal
 
 _LOOKED_AT = 10_000  # components of a field whose mixing is judged
 _PIECE_BYTES = 1 << 26
@@ -152,7 +153,7 @@ class Run:
         if kept < 4:
             return Mixing(False, [f"cannot be judged: {kept} draws a chain are kept, and 4 are needed"])
         dim = math.prod(self.shape)
-        names = self._labels()
+        names, chosen = self._labels(), np.arange(dim)
         energies = np.asarray(self.energies[...])[..., np.newaxis]
         if dim > _LOOKED_AT:
             chosen = np.linspace(0, dim - 1, _LOOKED_AT).astype(int)
@@ -169,7 +170,11 @@ class Run:
             names = [*names, "the energy"]
             alone: Any = (r_hat, _bulk, _tail, partial(outlying, energies=energies[..., 0]), drift)
             parts = [[*part, f(energies)] for part, f in zip(parts, alone, strict=True)]
-        *found, stuck, changes = (np.concatenate(part) for part in parts)
+        kept_still = self._kept_still(np.isnan(parts[0][0]), chosen)
+        names = [name for i, name in enumerate(names) if i not in kept_still]
+        *found, stuck, changes = (
+            np.concatenate([np.delete(part[0], list(kept_still)), *part[1:]]) for part in parts
+        )
         verdict = mixing_verdict(
             *found,
             draws=kept,
@@ -184,6 +189,13 @@ class Run:
             reason = f"{beyond} draws are where the density is 0: take a kernel that rejects them"
             return Mixing(False, [*verdict.reasons, reason])
         return verdict
+
+    def _kept_still(self, constant: Array, chosen: Array) -> set[int]:
+        """Return which of the chosen components the metric was told not to move, and did not."""
+        metric = self.kernel.metric
+        if type(metric) is not Diagonal or metric.variances.size != math.prod(self.shape):
+            return set()
+        return set(np.flatnonzero(constant & (metric.variances[chosen] == 0)).tolist())
 
     def _labels(self) -> list[str]:
         if self.names is not None:

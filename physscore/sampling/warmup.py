@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 
@@ -29,7 +30,8 @@ def warm_up(engine: Engine, state: State, steps: int, progress: Callable[[int], 
     Raises
     ------
     InputError
-        If something is to be tuned and there are no steps for it.
+        If something is to be tuned or measured and there are no steps for it, but for the metric that a
+        kernel has by itself: without steps it is the identity.
     """
     kernel = engine.kernel
     learner: _Moments | _Power | None = None
@@ -42,6 +44,11 @@ def warm_up(engine: Engine, state: State, steps: int, progress: Callable[[int], 
     if steps == 0 and (tunes or chooses):
         raise InputError(
             "warmup is 0, but the kernel is to be tuned: give it steps, or a number for each setting"
+        )
+    known = isinstance(learner, _Power) and cast(FieldModes, engine.inner).precision.any()
+    if steps == 0 and learner and not known and kernel.metric != type(kernel).metric:
+        raise InputError(
+            f"warmup is 0, but the metric {kernel.metric!r} is to be measured: give it steps, or a Metric"
         )
     tuner = tuned_by(engine, state) if tunes else None
     done = 0
