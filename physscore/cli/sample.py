@@ -50,7 +50,8 @@ def _number_or_auto(ctx: click.Context, param: click.Parameter, value: str) -> f
 @click.option("--thin", type=int, default=1, show_default=True, help="Keep every so many-th step.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--workers", type=int, default=1, show_default=True, help="Processes that share the chains.")
-@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float64", show_default=True)
+@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float64", show_default=True,
+              help="Of large states; the compiled loop over small ones is float64.")  # fmt: skip
 @device_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="HDF5 file for the draws.")
 @click.option("--resume", is_flag=True, help="Go on with an unfinished file.")
