@@ -126,6 +126,24 @@ def test_a_score(files, tmp_path, monkeypatch):
         audit(score, *reference[:-1], "0")
 
 
+def test_foreign_maps_of_one_dimension(tmp_path):
+    """One length says that a dataset (n, cells) holds n of them, not a map in two dimensions."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x"], file["y"] = np.random.default_rng(0).normal(size=(2, 100, 64))
+        file.attrs["BoxSize"] = 64.0
+    given = (
+        tmp_path / "a.h5",
+        "--generated-dataset",
+        "x",
+        "--reference",
+        tmp_path / "a.h5",
+        "--dataset",
+        "y",
+    )
+    for box in ((), ("--box", "32")):
+        audit(*given, *box, "--tolerance", "1")
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

@@ -204,8 +204,7 @@ def _open(path: Path, dataset: str | None, box_size: tuple[float, ...] | None, o
     box = box_size if box_size is not None else None if stored is None else tuple(np.atleast_1d(stored))
     if box is None:
         raise InputError(f"--box is missing: file {path} has no attribute BoxSize")
-    # A set has one dimension more than its maps; one length is for all of them.
-    return FieldFile(path, dataset=dataset, box_size=list(box) * (len(shape) - 1) if len(box) == 1 else box)
+    return FieldFile(path, dataset=dataset, box_size=box, batched=True)
 
 
 def _labels(file: FieldFile, name: str, indices: list[int]) -> Array:

@@ -44,6 +44,8 @@ class FieldFile:
         Path of the dataset of fields inside a file that is not ours.
     box_size
         Its side length, or one for each dimension.
+    batched
+        Whether the first dimension of such a dataset counts fields. [default: as the lengths say]
 
     Attributes
     ----------
@@ -66,6 +68,7 @@ class FieldFile:
         *,
         dataset: str | None = None,
         box_size: Sequence[float] | None = None,
+        batched: bool | None = None,
     ) -> None:
         self.path = Path(path)
         self.file = open_hdf5(self.path)
@@ -73,7 +76,7 @@ class FieldFile:
             if dataset is None:
                 self._read_ours()
             else:
-                self._read_foreign(dataset, box_size)
+                self._read_foreign(dataset, box_size, batched)
         except BaseException:
             self.file.close()
             raise
@@ -94,7 +97,7 @@ class FieldFile:
         self.settings: dict[str, Any] = json.loads(file.attrs["settings"])
         self.completed = [int(i) for i in np.flatnonzero(file["completed"][:])]
 
-    def _read_foreign(self, dataset: str, box_size: Sequence[float] | None) -> None:
+    def _read_foreign(self, dataset: str, box_size: Sequence[float] | None, batched: bool | None) -> None:
         found = self.file.get(dataset)
         if not isinstance(found, h5py.Dataset):
             raise InputError(f"file {self.path} has no dataset {dataset!r}: name one of its datasets")
@@ -103,7 +106,9 @@ class FieldFile:
                 f"box_size is missing: the box of {dataset!r} in {self.path} is not known (--box)"
             )
         dim = len(box_size) if len(box_size) > 1 else min(found.ndim, 3)
-        if len(box_size) == 1 and found.ndim in (2, 3) and len(set(found.shape)) > 1:
+        if batched is not None and len(box_size) == 1:
+            dim = found.ndim - batched
+        elif len(box_size) == 1 and found.ndim in (2, 3) and len(set(found.shape)) > 1:
             raise InputError(
                 f"dataset {dataset!r} has shape {found.shape}, which may be one field or "
                 f"{found.shape[0]} of one dimension less: give the box a length for each dimension"
