@@ -15,7 +15,8 @@ from physscore.core import InputError
 
 Model = Callable[..., Tensor]
 """Maps states (n, *shape), and a noise level (n,) and parameters (n, p) if it takes them, to scores of the
-same shape or to energies (n,)."""
+same shape or to energies (n,). Of states of one number (n, 1) are scores, unless the model has
+``kind = "energy"``."""
 
 
 _NAMES = ("sigma", "sigmas", "noise", "noise_level", "level", "t", "time")
@@ -122,6 +123,8 @@ def score_of(
     With ``graph`` it can be differentiated over the weights, and over ``x`` where that asks for it.
     ``energy``: it returns energies, even (n, 1) for states of one number, which look like scores.
     """
+    # A model of that kind with a method ``energy`` gives the score when it is called.
+    energy = energy or (getattr(model, "kind", None) == "energy" and not hasattr(model, "energy"))
     if not (energy or model in _energies) or x.requires_grad:
         output = call(model, x, sigma, parameters)
         if not energy and not is_energy(output, x):
