@@ -14,7 +14,7 @@ import scipy.fft
 import torch
 from torch import Tensor
 
-from physscore.arrays import require_memory
+from physscore.arrays import require_memory, unmasked
 from physscore.core import InputError
 from physscore.grid import Grid
 from physscore.learning.preconditioning import full_table
@@ -22,17 +22,18 @@ from physscore.modes import sum_power
 from physscore.store.field_file import FieldFile
 from physscore.store.hdf5 import open_hdf5
 
-_Float32 = npt.NDArray[np.float32]
+_Floats = npt.NDArray[np.floating[Any]]
+_FEWEST_STEPS = 1e3  # of single precision, in a standard deviation
 
 
 @dataclass
 class Data:
     """States (n, *shape) in physical units, what they are, and the physical parameters (n, p) of each."""
 
-    x: _Float32
+    x: _Floats
     box_size: tuple[float, ...] | None = None
     about: dict[str, Any] = field(default_factory=dict)
-    parameters: _Float32 | None = None
+    parameters: _Floats | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -64,7 +65,7 @@ def read(source: Any, dataset: str | None = None, *, name: str = "data") -> Data
     if not isinstance(source, str | os.PathLike):
         if dataset is not None:
             raise InputError(f"dataset is {dataset!r}, but {name} is no file: it is for HDF5 files")
-        return Data(_checked(np.asarray(source), name), None, {"source": "array"})
+        return Data(_checked(unmasked(source, name), name), None, {"source": "array"})
     path = Path(source)
     with open_hdf5(path) as file:
         place = dataset or str(file.attrs.get("dataset", "fields/delta"))
@@ -100,15 +101,24 @@ def _finished(path: Path) -> Any:
         return fields.finished()
 
 
-def _checked(values: Any, name: str) -> _Float32:
+def _checked(values: Any, name: str) -> _Floats:
     if values.ndim < 2 or not len(values) or values.dtype.kind not in "fiu":
         raise InputError(
             f"{name} has shape {values.shape} and type {values.dtype}: it must be a batch (n, *shape)"
         )
-    found = np.ascontiguousarray(values, np.float32)
+    maps = values.ndim > 2
+    found: _Floats = np.ascontiguousarray(values, np.float32 if maps else np.float64)
     bad = ~np.isfinite(found).reshape(len(found), -1).all(axis=1)
     if bad.any():
         raise InputError(f"{name} holds values that are not finite, first in state {int(bad.argmax())}")
+    if maps and values.dtype.itemsize > 4:
+        mean = values.mean(dtype=np.float64)
+        std = np.sqrt(np.mean([((one - mean) ** 2).mean() for one in values]))
+        if 0 < std < _FEWEST_STEPS * 2.0**-24 * abs(mean):
+            raise InputError(
+                f"{name} has the mean {mean:g} and the standard deviation {std:.2g}, which single "
+                "precision does not keep apart: take the mean away"
+            )
     return found
 
 
@@ -116,6 +126,11 @@ def _box(given: Any, dim: int) -> tuple[float, ...] | None:
     if given is None or dim > 3:
         return None
     sides = np.atleast_1d(np.asarray(given, np.float64))
+    if 1 < sides.size < dim:
+        raise InputError(
+            f"BoxSize holds {sides.size} sides for states of {dim} dimensions: it must have one a dimension; "
+            "maps of several channels cannot be learned, take one"
+        )
     if sides.shape not in ((1,), (dim,)):  # maps cut out of a box of more dimensions
         sides = sides[:dim] if sides.size > dim else sides[:1]
     return tuple(float(side) for side in np.broadcast_to(sides, dim))
@@ -127,7 +142,7 @@ def _datasets(file: h5py.File) -> list[str]:
     return found
 
 
-def rows(source: Any, data: Any, n: int, name: str) -> _Float32 | None:
+def rows(source: Any, data: Any, n: int, name: str) -> _Floats | None:
     """Return physical parameters (n, p) out of an array, or a dataset in the file of the data."""
     if source is None:
         return None
@@ -138,7 +153,7 @@ def rows(source: Any, data: Any, n: int, name: str) -> _Float32 | None:
             if not isinstance(file.get(source), h5py.Dataset):
                 raise InputError(f"file {data} has no dataset {source!r}")
             source = file[source][...]
-    values = np.asarray(source, np.float32)
+    values = np.asarray(unmasked(source, name), np.float64)
     values = values[:, np.newaxis] if values.ndim == 1 else values
     if values.ndim != 2 or len(values) != n or not np.isfinite(values).all():
         raise InputError(
@@ -160,8 +175,8 @@ def held_out(data: Data, validation: Any, source: Any, parameters: Any) -> tuple
             raise InputError("validation_parameters are those of validation, which is not given")
         n = len(data.x)
         kept = n - max(1, n // 10)
-        if kept < 1:
-            raise InputError(f"data has {n} states: give two at least")
+        if kept < 2:
+            raise InputError(f"data has {n} states: give three at least, of which one is held out")
         table = data.parameters
         parts = [(data.x[:kept], table if table is None else table[:kept]),
                  (data.x[kept:], table if table is None else table[kept:])]  # fmt: skip
@@ -179,7 +194,7 @@ def held_out(data: Data, validation: Any, source: Any, parameters: Any) -> tuple
     return data, held
 
 
-def mean_spectrum(y: _Float32, grid: Grid) -> npt.NDArray[np.float64]:
+def mean_spectrum(y: _Floats, grid: Grid) -> npt.NDArray[np.float64]:
     """Return the mean variance of each mode of fields in the unitary DFT basis, over the half spectrum.
 
     Modes of one |k| are averaged, over all fields; k = 0 is one of them.
