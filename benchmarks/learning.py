@@ -61,7 +61,7 @@ def mixture_errors() -> None:
                     "mlp", data, loss="denoising", sigma=sigma, kind=kind, steps=1000, batch=512,
                     transform="identity", seed=seed,
                 )  # fmt: skip
-                truth = ps.smoothed(MIXTURE, sigma * fit.normalisation.std)
+                truth = ps.smoothed(MIXTURE, sigma * float(fit.normalisation.std.mean()))  # alike to 0.1 %
                 found.append(relative_error(fit, truth))
             show(f"score error, mixture, {kind}, noise {2 * sigma:g}, 1000 steps of 512", reach,
                  " ".join(f"{one:.4f}" for one in found))  # fmt: skip

@@ -43,11 +43,6 @@ def test_components_with_means_of_their_own():
     assert np.allclose(fit.sample(5, seed=1, steps=30, first=7), draws[7:12], atol=1e-6)
 
 
-def test_a_component_below_the_smallest_noise_is_refused():
-    with pytest.raises(ps.InputError, match="varies 1e-05 times"):
-        learning.train("mlp", X * [1.0, 1e-5], steps=1)
-
-
 @pytest.mark.parametrize("loss", ["exact", "sliced"])
 def test_a_network_of_levels_keeps_the_level_it_was_trained_at(loss):
     """A U-Net takes a noise level always: the one of the training is that of the score."""

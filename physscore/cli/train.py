@@ -45,7 +45,7 @@ def _coarse(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
 @click.option("--steps", type=int, help="Steps of the optimiser. [default: 10000, or as --max-time allows]")
 @click.option("--max-time", type=float, help="Seconds after which to end.")
 @click.option("--batch", type=int, default=64, show_default=True)
-@click.option("--learning-rate", type=float, help="The highest. [default: as the network needs]")
+@click.option("--learning-rate", type=float, help="The highest. [default: as the network and the steps need]")
 @click.option("--weight-decay", type=float, default=0.0, show_default=True)
 @click.option("--integrability", type=float, default=0.0, show_default=True, help="Penalty on the curl.")
 @click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True,
@@ -55,7 +55,9 @@ def _coarse(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
               help="Shift fields, turn axes and exchange them at random. [default: augment]")  # fmt: skip
 @click.option("--patience", type=int, help="End after so many validations that are no better.")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--resume", is_flag=True, help="Go on with an unfinished training.")
+@click.option(
+    "--resume", is_flag=True, help="Go on with an unfinished training; of a finished one say what came out."
+)
 @overwrite_option
 @json_option
 @threads_option
@@ -69,7 +71,10 @@ def command(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Learn a score from MAPS, an HDF5 file, and write it to one file that describes itself."""
+    """Learn a score from MAPS, an HDF5 file, and write it to one file that describes itself.
+
+    The dataset holds maps (n, *cells) in 1 to 3 dimensions, without channels, or vectors (n, d).
+    """
     from physscore.learning import train
     from physscore.learning.data import read
 

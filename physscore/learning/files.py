@@ -25,7 +25,7 @@ from physscore.learning.preconditioning import Preconditioned
 from physscore.learning.unet import UNet
 from physscore.store.hdf5 import writing
 
-FORMAT, FORMAT_VERSION = "physscore", 1
+FORMAT, FORMAT_VERSION = "physscore", 2  # 2: a normalisation for every component of vectors
 NETWORKS: dict[str, type[nn.Module]] = {"mlp": MLP, "unet": UNet}
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from physscore.energies.torch_modules import takes_sigma
 from physscore.grid import Grid
 from physscore.learning.files import architecture, build, read_tensors, write_tensors
 from physscore.learning.mlp import MLP
-from physscore.learning.normalisation import Normalisation
+from physscore.learning.normalisation import Components, Normalisation, from_settings
 from physscore.learning.preconditioning import Preconditioned
 from physscore.learning.unet import UNet
 from physscore.sampling.denoising import edm_levels, heun
@@ -67,7 +68,7 @@ class Fitted(Score):
         self,
         model: nn.Module,
         shape: tuple[int, ...],
-        normalisation: Normalisation,
+        normalisation: Normalisation | Components,
         *,
         sigmas: tuple[float, float],
         level: float | None = None,
@@ -105,6 +106,12 @@ class Fitted(Score):
     def levels(self) -> bool:
         """Whether it knows the score at every noise level, which sampling through noise needs."""
         return takes_sigma(self.model) and getattr(self.model, "levels", True)
+
+    @property
+    def doubt(self) -> str | None:
+        """Why it is not to be taken for the score of the data, if its training found a reason."""
+        found = self.about.get("training", {}).get("doubt")
+        return None if found is None else str(found)
 
     def conditioned(self, parameters: Any) -> Fitted:
         """Return the score at given physical parameters: a vector, or a table name -> value.
@@ -209,7 +216,8 @@ class Fitted(Score):
 
         Returns
         -------
-        array (n, *shape), float32
+        array (n, *shape)
+            Vectors in float64, fields in float32.
 
         Raises
         ------
@@ -225,7 +233,7 @@ class Fitted(Score):
         if churn and first:
             raise InputError(f"first is {first} and churn {churn}: the noise of churn is counted from 0")
         y = heun(self.at, levels, n, seed=seed, churn=churn, init=start, batch=batch, progress=progress)
-        return np.asarray(self.normalisation.inverse(y), np.float32)
+        return np.asarray(self.normalisation.inverse(y), np.float32 if self.fields else np.float64)
 
     def log_likelihood(self, x: Array, **settings: Any) -> LogLikelihood:
         """Return the log density of physical states, in nats; see ``sampling.likelihood.log_likelihood``.
@@ -358,7 +366,10 @@ def load(path: str | os.PathLike[str], module: nn.Module | None = None) -> Fitte
     """
     name = Path(path)
     tensors, about = read_tensors(name)
-    return from_description(tensors, about, name, module)
+    found = from_description(tensors, about, name, module)
+    if found.doubt is not None:
+        warnings.warn(f"{name.name}: {found.doubt}", stacklevel=2)
+    return found
 
 
 def from_description(
@@ -372,9 +383,12 @@ def from_description(
         config = about["architecture"]["config"]
         if config.get("dim") not in (None, shape[0] if len(shape) == 1 else None, len(shape)):
             raise ValueError(f"a network of dimension {config['dim']} for states {shape}")
+        normalisation = from_settings(about["normalisation"])
+        if isinstance(normalisation, Components) and shape != (len(normalisation.parts),):
+            raise ValueError(f"a normalisation of {len(normalisation.parts)} components for states {shape}")
         box = None if about["box_size"] is None else tuple(map(float, about["box_size"]))
         return fitted(
-            model, shape, Normalisation(**about["normalisation"]), sigmas=(low, high),
+            model, shape, normalisation, sigmas=(low, high),
             level=about.get("level"), box_size=box,
             names=tuple(map(str, about["names"])), parameter_mean=about["parameter_mean"],
             parameter_std=about["parameter_std"], about=about["about"],

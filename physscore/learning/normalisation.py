@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +18,7 @@ _Floats = npt.NDArray[np.float64]
 _SKEWED = 1.0  # skewness above which "auto" makes the distribution of one cell normal
 _BEYOND = 20  # data beyond the outermost knot
 _KNOTS = 65
+_ALIKE = 1e-15  # of the mean: so little is rounding
 
 
 class Slope(NamedTuple):
@@ -30,7 +33,7 @@ class Slope(NamedTuple):
 
 
 class Normalisation:
-    """A smooth, rising map of every component, then mean 0 and variance 1.
+    """A smooth, rising map, the same of every component, then mean 0 and variance 1.
 
     "identity": y = (x - mean) / std. "gaussianise": y = (f(log(x + shift)) - mean) / std, where the monotone
     spline f makes the distribution of one component a standard normal one; without the logarithm where data
@@ -81,13 +84,16 @@ class Normalisation:
         if not values.size or not np.isfinite(values).all():
             raise InputError("data hold values that are not finite: leave them out")
         mean, std = float(values.mean()), float(values.std())
-        if not std > 0:
+        if not std > _ALIKE * abs(mean):
             raise InputError(f"data are all {mean:g}: there is nothing to learn")
         if transform not in TRANSFORMS:
             raise InputError(f"transform is {transform!r}: it must be one of {', '.join(TRANSFORMS)}")
         if transform == "auto":
             skewed = abs((((values - mean) / std) ** 3).mean()) > _SKEWED and values.size >= 1000
-            transform = "gaussianise" if skewed else "identity"
+            if skewed:
+                with suppress(InputError):  # too few different values
+                    return cls.fit(values, "gaussianise")
+            transform = "identity"
         if transform == "identity":
             return cls(mean, std)
         shift = None
@@ -182,6 +188,93 @@ class Normalisation:
             u = np.clip(u - (self._spline(u) - inside) / self._slope(u), low, high)
         below, beyond = np.minimum(y - self.knots_y[0], 0.0), np.maximum(y - self.knots_y[-1], 0.0)
         return np.asarray(u + below / self._ends[0] + beyond / self._ends[1])
+
+
+class Components:
+    """A normalisation of its own for every component of vectors.
+
+    Parameters
+    ----------
+    parts
+        One a component.
+    """
+
+    def __init__(self, parts: Sequence[Normalisation]) -> None:
+        self.parts = tuple(parts)
+        self.mean, self.std = (np.array([getattr(part, name) for part in parts]) for name in ("mean", "std"))
+        self._bent = [(i, part) for i, part in enumerate(parts) if not part.linear]
+
+    @classmethod
+    def fit(cls, x: Array, transform: str = "auto") -> Components:
+        """Return the normalisation of vectors (n, d), each component by :meth:`Normalisation.fit`.
+
+        Raises
+        ------
+        InputError
+            As there, or if a component does not vary.
+        """
+        parts = []
+        for i, column in enumerate(np.asarray(x, np.float64).T):
+            if column.std() <= _ALIKE * abs(column.mean()):
+                raise InputError(
+                    f"data are all {column.mean():g} in component {i}: there is nothing to learn of it"
+                )
+            parts.append(Normalisation.fit(column, transform))
+        return cls(parts)
+
+    @property
+    def linear(self) -> bool:
+        """Whether all maps are straight lines."""
+        return not self._bent
+
+    def forward(self, x: Array) -> _Floats:
+        """Return the coordinates of vectors (..., d)."""
+        values = np.asarray(x, np.float64)
+        y = np.asarray((values - self.mean) / self.std)
+        for i, part in self._bent:
+            y[..., i] = part.forward(values[..., i])
+        return y
+
+    def inverse(self, y: Array) -> _Floats:
+        """Return the vectors of coordinates."""
+        given = np.asarray(y, np.float64)
+        x = np.asarray(given * self.std + self.mean)
+        for i, part in self._bent:
+            x[..., i] = part.inverse(given[..., i])
+        return x
+
+    def slope(self, x: Array) -> Slope:
+        """Return coordinates, dy/dx, and the first two derivatives of log dy/dx."""
+        values = np.asarray(x, np.float64)
+        found = Slope(
+            np.asarray((values - self.mean) / self.std),
+            np.full(values.shape, 1 / self.std),
+            np.zeros(values.shape),
+            np.zeros(values.shape),
+        )
+        for i, part in self._bent:
+            for whole, one in zip(found, part.slope(values[..., i]), strict=True):
+                whole[..., i] = one
+        return found
+
+    def holds(self, x: Array) -> npt.NDArray[np.bool_]:
+        """Return where values are larger than the smallest that the data can have."""
+        values = np.asarray(x, np.float64)
+        found = np.full(values.shape, True)
+        for i, part in self._bent:
+            found[..., i] = part.holds(values[..., i])
+        return found
+
+    def settings(self) -> dict[str, Any]:
+        """Return all numbers, ready for JSON."""
+        return {"components": [part.settings() for part in self.parts]}
+
+
+def from_settings(settings: dict[str, Any]) -> Normalisation | Components:
+    """Return the normalisation that a file describes."""
+    if "components" in settings:
+        return Components([Normalisation(**part) for part in settings["components"]])
+    return Normalisation(**settings)
 
 
 def _rising_spline(x: _Floats, y: _Floats) -> CubicHermiteSpline:

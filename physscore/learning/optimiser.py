@@ -14,12 +14,18 @@ from physscore.learning.preconditioning import Preconditioned
 from physscore.learning.unet import UNet
 
 _RATES = {MLP: (1e-2, 4e-2), UNet: (2e-3, 2e-2)}  # the highest learning rates, of Adam and of Muon
+_SHORT = 300  # steps; perceptrons are trained the slower the longer: else their units saturate on the way
 _WINDOW = 0.1  # of the average: this part of the steps so far
 
 
-def default_rate(model: nn.Module) -> float:
-    """Return the learning rate that suits a network."""
-    return _RATES.get(type(_network(model)), (1e-3, 0.0))[0]
+def default_rate(model: nn.Module, steps: int) -> float:
+    """Return the learning rate that suits a network.
+
+    That of a perceptron falls as 1 / sqrt(steps), so that chance leads its weights as far in any training.
+    """
+    network = _network(model)
+    rate = _RATES.get(type(network), (1e-3, 0.0))[0]
+    return rate * math.sqrt(_SHORT / max(_SHORT, steps)) if isinstance(network, MLP) else rate
 
 
 class Optimiser:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,10 @@ from physscore.energies.torch_modules import score_of, takes_sigma
 from physscore.learning import losses
 from physscore.learning.data import Data, coarse_spectrum, coarsen, mean_spectrum, moved
 from physscore.learning.fitted import Fitted, fitted
-from physscore.learning.level import known_from
+from physscore.learning.level import known_from, principal
 from physscore.learning.mlp import MLP
 from physscore.learning.muon import native_bfloat16
-from physscore.learning.normalisation import Normalisation
+from physscore.learning.normalisation import Components, Normalisation
 from physscore.learning.optimiser import weights_of
 from physscore.learning.preconditioning import Preconditioned
 from physscore.learning.unet import UNet
@@ -29,6 +30,7 @@ from physscore.learning.unet import UNet
 LOSSES = ("levels", "denoising", "sliced", "exact")
 _VALIDATED = 512  # states in one validation, at most
 _LEVELLED = 2048  # that tell from which noise on the score is known, about
+_TOO_MUCH = 0.5  # of the narrowest standard deviation of the data: more noise makes another density
 _LOWEST = 0.1  # noise from this part of the smallest standard deviation of a mode on
 _HIGHEST = 10.0  # to so many of the largest
 _HIGHEST_ANALYTIC = 3.0  # the same, where the Gaussian end is known
@@ -65,11 +67,12 @@ class Task:
         self.batch, self.seed = min(batch, len(data.x)), seed
         self.shape, self.box_size = data.shape, data.box_size
         self.about = dict(data.about, states=len(data.x), validation=len(held.x))
-        self.normalisation = Normalisation.fit(data.x, transform)
+        self.fields = model == "unet" or isinstance(_inner(model), UNet)
+        alike = self.fields or len(self.shape) > 1  # cells of a map; components of a vector are not
+        self.normalisation = (Normalisation if alike else Components).fit(data.x, transform)
         y = self.normalisation.forward(data.x).astype(np.float32)
         y_held = self.normalisation.forward(held.x).astype(np.float32)
         self._set_parameters(data, held, names)
-        self.fields = model == "unet" or isinstance(_inner(model), UNet)
         spectrum = mean_spectrum(y, data.grid()) if self.fields else None
         through_levels = loss == "levels"
         self.analytic = through_levels and self.fields if analytic is None else analytic
@@ -161,8 +164,11 @@ class Task:
         self._set_stage(len(self.stages) - 1)
         if isinstance(self.model, Preconditioned):
             self.model.in_bfloat16 = False
+        level = self._level()
+        if level is not None:
+            about["training"]["doubt"] = self._doubt(level)
         return fitted(
-            self.model, self.shape, self.normalisation, sigmas=self.sigmas, level=self._level(),
+            self.model, self.shape, self.normalisation, sigmas=self.sigmas, level=level,
             box_size=self.box_size, names=self.names, parameter_mean=self.parameter_mean,
             parameter_std=self.parameter_std, about=about,
         )  # fmt: skip
@@ -180,9 +186,29 @@ class Task:
             return from_torch(self.model, self.shape, kind=kind, sigma=sigma, parameters=table)
 
         try:
-            return known_from(score_at, y, self.sigmas, self.seed)
+            return known_from(score_at, y, self.sigmas, self.seed, self._principal[1], times)
         except RuntimeError:  # a module that torch does not differentiate twice
             return None
+
+    @cached_property
+    def _principal(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Variances and principal axes of the vectors that are trained on."""
+        return principal(self.stages[-1][0].numpy().astype(np.float64))
+
+    def _doubt(self, level: float) -> str | None:
+        """Return why the score at a level is not to be taken for that of the data, if there is a reason."""
+        narrowest = math.sqrt(float(self._principal[0][0]))
+        if level < min(self.sigmas[1], _TOO_MUCH * narrowest):
+            return None
+        if level >= self.sigmas[1]:
+            return (
+                "the score is known at no noise level: nothing was learned; train longer, or with more data"
+            )
+        return (
+            f"the score is known from noise of {level / narrowest:.2g} times the narrowest standard "
+            "deviation of the data on: as a score or an energy it is that of data blurred by so much; train "
+            "longer, or with more data"
+        )
 
     def _of(
         self, model: nn.Module, y: Tensor, table: Tensor | None, generator: torch.Generator, pool: int = 1

@@ -26,6 +26,7 @@ from physscore.learning.task import LOSSES, Task
 from physscore.sampling.engine import whole
 from physscore.store.hdf5 import check_output, part_of
 
+_STEPS = 10_000
 _LOOKS = 20  # validations in a training
 _REST = 9  # times as long as a validation no other follows where time is limited
 _SAVE_SECONDS = 30.0
@@ -71,7 +72,8 @@ def train(
         "mlp" for vectors, "unet" for periodic fields, or a ``torch.nn.Module`` that maps coordinates
         (n, *shape) to scores, called with a noise level and ``parameters=`` if it takes them.
     data
-        States (n, *shape): an array, or the path of an HDF5 file.
+        States (n, *shape): an array, or the path of an HDF5 file. Every component of vectors gets a scale
+        of its own; cells of maps have one together, and channels are not supported.
     dataset
         Path of the dataset in the file. [default: fields/delta, of our own files]
     validation
@@ -101,7 +103,8 @@ def train(
     batch
         States in a step.
     learning_rate
-        The highest. [default: 0.01 for "mlp", 0.002 for "unet", 0.001 for other modules]
+        The highest. [default: 0.01 for "mlp" in up to 300 steps, falling as 1 / sqrt(steps), 0.0017 in 10000;
+        0.002 for "unet", 0.001 for other modules]
     weight_decay
         Of matrices, decoupled.
     integrability
@@ -122,8 +125,9 @@ def train(
     output
         A file for the result, ``name.part`` until it is finished.
     resume
-        Go on with an unfinished training; return what is in a finished file. On the CPU the weights are those
-        of an undisturbed training bit for bit, where ``steps`` is what ends it.
+        Go on with an unfinished training; return what is in a finished file of the same settings and data.
+        On the CPU the weights are those of an undisturbed training bit for bit, where ``steps`` is what
+        ends it.
     overwrite
         Replace an existing file.
     progress
@@ -146,7 +150,7 @@ def train(
         raise InputError(f"loss is {loss!r}: it must be one of {', '.join(LOSSES)}")
     if (loss == "denoising") != (sigma is not None):
         raise InputError(f"loss is {loss!r} and sigma {sigma}: a noise level belongs to the loss 'denoising'")
-    steps = 10_000 if steps is None and max_time is None else steps
+    steps = _STEPS if steps is None and max_time is None else steps
     if steps is not None:
         steps = whole(steps=steps)
     if max_time is not None and not 0 < max_time < math.inf:
@@ -163,8 +167,6 @@ def train(
     given.parameters = rows(parameters, data, len(given.x), "parameters")
     given, held = held_out(given, validation, data, validation_parameters)
     path = None if output is None else check_output(output, overwrite=overwrite, resume=resume)
-    if path is not None and resume and path.exists():
-        return load(path, model if isinstance(model, nn.Module) else None)
     task = Task(
         model, given, held, loss=loss, sigma=sigma, kind=kind, analytic=analytic, transform=transform,
         names=names, coarse=coarse, augment=augment, integrability=integrability, precision=precision,
@@ -180,15 +182,38 @@ def train(
         "states": [_fingerprint(part) for part in (given, held)],
         "model": model if isinstance(model, str) else type(model).__name__,
     }  # fmt: skip
+    if path is not None and resume and path.exists():
+        found = load(path, model if isinstance(model, nn.Module) else None)
+        if not (other := _differing(found.about, settings, task)):
+            return found
+        if not overwrite:
+            raise _another(path, other)
     run = _Training(task, settings, path)
     if path is not None and part_of(path).exists() and resume and not overwrite:
         run.restore()
     run.go(progress, on_interrupt)
     result = run.result()
+    if result.doubt is not None:
+        warnings.warn(result.doubt, stacklevel=2)
     if path is not None:
         write_tensors(path, dict(result.model.state_dict()), result.describe())
         part_of(path).unlink(missing_ok=True)
     return result
+
+
+def _differing(about: dict[str, Any], settings: dict[str, Any], task: Task) -> str | None:
+    """Return what of a training in a file is not as asked for, settings or data, if something is."""
+    for name, value in {"settings": settings, "data": task.about}.items():
+        if about.get(name) != json.loads(json.dumps(value)):
+            return name
+    return None
+
+
+def _another(path: Path, differing: str) -> InputError:
+    return InputError(
+        f"output {path} belongs to another training (its {differing} differ): resume it with the same, or "
+        "use --overwrite"
+    )
 
 
 def _number(value: Any) -> float | None:
@@ -209,12 +234,11 @@ class _Training:
 
     def __init__(self, task: Task, settings: dict[str, Any], path: Path | None) -> None:
         self.task, self.settings, self.path = task, settings, path
-        rate = settings["learning_rate"] or default_rate(task.model)
+        rate = settings["learning_rate"] or default_rate(task.model, settings["steps"] or _STEPS)
         self.optimiser = Optimiser(task.model, rate, settings["weight_decay"])
         self.average = Average(task.model)
         self.best = {name: value.clone() for name, value in self.average.weights.items()}
-        self.best_losses, self.best_loss = np.empty(0), math.inf
-        self.lowest, self.waited = math.inf, 0
+        self.best_loss, self.lowest_losses, self.waited = math.inf, np.empty(0), 0
         self.step, self.elapsed, self.looked, self.rested = 0, 0.0, 0, 0.0
         self.history: list[dict[str, Any]] = []
         self.ended = "not begun"
@@ -287,13 +311,8 @@ class _Training:
         assert self.path is not None
         part = part_of(self.path)
         tensors, about = read_tensors(part)
-        wanted = {"settings": self.settings, "data": self.task.about}
-        for name, value in wanted.items():
-            if about.get(name) != json.loads(json.dumps(value)):
-                raise InputError(
-                    f"output {part} belongs to another training (its {name} differ): resume it with the "
-                    "same, or use --overwrite"
-                )
+        if other := _differing(about, self.settings, self.task):
+            raise _another(part, other)
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "best": {}, "optimiser": {}}
         for key, tensor in tensors.items():
             owner, _, name = key.partition(".")
@@ -302,11 +321,12 @@ class _Training:
         self.average.weights, self.best = parts["average"], parts["best"]
         self.optimiser.restore(parts["optimiser"])
         state = about["state"]
+        if "lowest_losses" not in state:
+            raise _another(part, "versions of physscore")
         self.step, self.elapsed, self.looked = state["step"], state["elapsed"], state["looked"]
         self.waited, self.history = state["waited"], state["history"]
-        self.best_losses = np.array(state["best_losses"])
-        self.best_loss = float(self.best_losses.mean()) if len(self.best_losses) else math.inf
-        self.lowest = math.inf if state["lowest"] is None else state["lowest"]
+        self.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
+        self.lowest_losses = np.array(state["lowest_losses"])
 
     def _save(self) -> None:
         assert self.path is not None
@@ -316,7 +336,8 @@ class _Training:
         tensors |= self.optimiser.state()
         state = {
             "step": self.step, "elapsed": self.elapsed, "looked": self.looked, "waited": self.waited,
-            "history": self.history, "best_losses": self.best_losses.tolist(), "lowest": finite(self.lowest),
+            "history": self.history, "best_loss": finite(self.best_loss),
+            "lowest_losses": self.lowest_losses.tolist(),
         }  # fmt: skip
         about = {"settings": self.settings, "data": self.task.about, "state": state}
         write_tensors(part_of(self.path), tensors, about)
@@ -334,7 +355,7 @@ class _Training:
 
     def _one(self, share: float) -> bool:
         loss = self.task.loss(self.step, share)
-        rate = schedule(share, self.step, min(100, (self.settings["steps"] or 10_000) // 20))
+        rate = schedule(share, self.step, min(100, (self.settings["steps"] or _STEPS) // 20))
         self.between_steps = False
         moved = self.optimiser.step(loss, rate)
         if moved:
@@ -346,8 +367,8 @@ class _Training:
     def _look(self, bar: Any) -> bool:
         """Validate the average; return whether to go on.
 
-        Later weights are kept unless they are worse by more than chance makes of so few states: the same
-        noise is used every time, so it is the differences that count.
+        Later weights are kept unless they are worse than the best that were seen, by more than chance makes
+        of so few states: the same noise is used every time, so it is the differences that count.
         """
         self.looked += 1
         began = time.monotonic()
@@ -356,14 +377,13 @@ class _Training:
         loss = float(losses.mean())
         self.history.append({"step": self.step, "seconds": round(self.elapsed, 1), "loss": finite(loss)})
         bar.set_postfix(validation=f"{loss:.4g}")
-        worse = losses - self.best_losses if len(self.best_losses) else losses - math.inf
-        bound = _CHANCE * float(worse.std()) / math.sqrt(len(worse)) if len(self.best_losses) else 0.0
-        if math.isfinite(loss) and float(worse.mean()) <= bound:
-            self.best_losses, self.best_loss = losses, loss
-            self.best = {name: value.clone() for name, value in self.average.weights.items()}
-        if math.isfinite(loss) and loss < self.lowest:
-            self.lowest, self.waited = loss, 0
-        else:
-            self.waited += 1
+        self.waited += 1
+        if math.isfinite(loss):
+            if not len(self.lowest_losses) or loss < self.lowest_losses.mean():
+                self.lowest_losses, self.waited = losses, 0
+            worse = losses - self.lowest_losses
+            if worse.mean() <= _CHANCE * worse.std() / math.sqrt(len(worse)):
+                self.best_loss = loss
+                self.best = {name: value.clone() for name, value in self.average.weights.items()}
         patience = self.settings["patience"]
         return patience is None or self.waited < patience
