@@ -331,7 +331,7 @@ def test_cells_of_a_field_are_no_periodic_box(tmp_path):
     assert "holds some cells" in refused.stderr
     measured = physscore("spectrum", "a.h5", cwd=tmp_path)
     assert "8 x 8 x 8 cells" in measured.stdout
-    assert "some cells of a larger field, which are not periodic" in measured.stderr
+    assert "some cells of a larger field: power is measured as if" in measured.stderr
     assert "cells: 0:8,0:8,0:8 of a larger field" in physscore("info", "a.h5", cwd=tmp_path).stdout
     refused = physscore("spectrum", "a.h5", "--box", "5", cwd=tmp_path, code=2)
     assert "--box is for a --dataset" in refused.stderr

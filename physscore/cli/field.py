@@ -79,7 +79,7 @@ def _ranges(
 @click.option("--out-of-core", is_flag=True,
               help="Make fields in pieces, through the disk: for what memory does not hold.")  # fmt: skip
 @click.option("--memory", metavar="SIZE",
-              help="Memory to work in with --out-of-core or --cells, such as 512MB. [default: 1GB]")  # fmt: skip
+              help="Memory for --out-of-core or --cells, such as 512MB. [default: 1GB]")  # fmt: skip
 @click.option("--cells", callback=_ranges, metavar="RANGES",
               help="Only these cells of a field, 0:64,0:64,128:192, without the rest.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Say what memory, disk and time the job will need, and end.")

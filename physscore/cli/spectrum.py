@@ -110,8 +110,11 @@ def command(
             raise InputError(f"--compare is for whole fields: {path} holds some cells of one, which have no "
                              "periodic spectrum")  # fmt: skip
         if fields.settings.get("cells"):
-            warnings.warn(f"{path} holds some cells of a larger field, which are not periodic: their power is "
-                          "measured as if they were", stacklevel=1)  # fmt: skip
+            warnings.warn(
+                f"{path} holds some cells of a larger field: power is measured as if they were periodic, "
+                "which they are not",
+                stacklevel=1,
+            )
         comm = world()
         if sum([comm is not None, memory is not None, cross is not None]) > 1:
             raise InputError("mpiexec, --memory and --cross exclude each other")

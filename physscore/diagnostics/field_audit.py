@@ -257,6 +257,8 @@ def _notes(a: MapMeans, b: MapMeans, grouped: tuple[bool, bool], paired: bool) -
                          f"{known:.0f}% only")  # fmt: skip
         worth = units.freedom + 1
         if is_grouped and not paired and worth < (_FEW_GROUPS if all(grouped) else _FEW_UNITS) * (1 - 1e-9):
-            found.append(f"the groups of the {what} are worth {worth:.2g} of equal size: right sets fail more "
-                         "often than once in a thousand times, up to 7 in a hundred")  # fmt: skip
+            found.append(
+                f"the groups of the {what} are worth {worth:.2g} of equal size: right sets fail more often "
+                "than once in a thousand times, up to 7 in a hundred"
+            )
     return found
