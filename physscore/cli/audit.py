@@ -204,7 +204,8 @@ def _open(path: Path, dataset: str | None, box_size: tuple[float, ...] | None, o
     box = box_size if box_size is not None else None if stored is None else tuple(np.atleast_1d(stored))
     if box is None:
         raise InputError(f"--box is missing: file {path} has no attribute BoxSize")
-    return FieldFile(path, dataset=dataset, box_size=box, batched=True)
+    one = len(shape) == 2 and shape[0] == shape[1]  # a square is taken for a single map, not for a set
+    return FieldFile(path, dataset=dataset, box_size=box, batched=None if one else True)
 
 
 def _labels(file: FieldFile, name: str, indices: list[int]) -> Array:
