@@ -249,6 +249,7 @@ def test_slow_validation_leaves_the_time_to_training(monkeypatch):
     assert 2 <= len(fit.about["training"]["history"]) <= 4
 
 
+@pytest.mark.filterwarnings("ignore:the score is known")
 def test_early_stop():
     fit = learning.train("mlp", X[:60], steps=3000, batch=32, patience=2, seed=0)
     assert fit.about["training"]["ended"] == "validation got no better"

@@ -197,7 +197,7 @@ def _open(path: Path, dataset: str | None, box_size: tuple[float, ...] | None, o
         return found
     with open_hdf5(path) as file:
         stored = file.attrs.get("BoxSize")
-        shape = getattr(file.get(dataset), "shape", ())
+        shape: tuple[int, ...] = getattr(file.get(dataset), "shape", ())
     if len(shape) not in (0, 2, 3, 4):
         raise InputError(f"dataset {dataset!r} of {path} has shape {shape}: it must be (maps, *cells) in 1 "
                          "to 3 dimensions")  # fmt: skip
