@@ -203,8 +203,8 @@ def mixing_verdict(
     drifts = chance * len(chance) < _FALSE_ALARMS
     if drifts.any():
         reasons.append(
-            f"drifts: the chains' first halves are not where their second halves are{at(np.nanargmin(chance))}"
-            f"{others(drifts)}: give them more warmup"
+            "drifts: the chains' first halves are not where their second halves are"
+            f"{at(np.nanargmin(chance))}{others(drifts)}: give them more warmup"
         )
     for kind, sizes in (("bulk", bulk), ("tail", tail)):
         few = sizes < _ENOUGH

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from physscore.diagnostics.chains import (
-    _Floats,
     _correlation_time,
+    _Floats,
     _mean_autocovariance,
     _normal_scores,
     _over_components,
