@@ -494,3 +494,14 @@ def test_a_kernel_that_is_none(method):
         ps.verify(posterior, kernel="hmc")
     with pytest.raises(ps.InputError, match="kernel is 'hmc': it must be one such as MALA"):
         ps.thermodynamics(lambda k: ps.Ising((4, 4), k), [0.1, 0.2], particles=64, kernel="hmc")
+
+
+@pytest.mark.parametrize("method", ["smc", "tempering"])
+def test_what_a_learned_energy_says_of_itself(method):
+    class Learned(ps.Gaussian):
+        doubt = "nothing was learned"
+
+    target = Learned(0.0, 1.0, dim=2) + ps.GaussianNoise([0.1, 0.2], 1.0)
+    found = ps.estimate_log_z(target, particles=128, method=method)
+    assert found.verdict == "suspect"
+    assert found.reasons == ["nothing was learned"]

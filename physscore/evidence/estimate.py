@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from physscore.arrays import checked_device
-from physscore.core import Array, Energy, InputError, Prior, Score, ScoreSum, combine
+from physscore.core import Array, Energy, EnergySum, InputError, Prior, Score, ScoreSum, combine
 from physscore.energies.integrated import IntegratedScore
 from physscore.evidence.consensus import Seen
 from physscore.evidence.excess import excess_of
@@ -249,11 +249,12 @@ def estimate_log_z(
 
 
 def with_energy(target: Score) -> tuple[Energy, Doubt | None]:
-    """Return a target's energy; where it is found by line integrals, with what says how far they can be
-    trusted: an error to add, and reasons to doubt."""
+    """Return a target's energy; where it was learned, or is found by line integrals, with what says how far
+    it can be trusted: an error to add, and reasons to doubt."""
+    terms = target.terms if isinstance(target, EnergySum | ScoreSum) else ((1.0, target),)
+    said = [Finding(reason) for _, term in terms if (reason := getattr(term, "doubt", None))]
     if isinstance(target, Energy):
-        return target, None
-    terms = target.terms if isinstance(target, ScoreSum) else ((1.0, target),)
+        return target, (lambda samples: (0.0, said)) if said else None
     bare = IntegratedScore(combine([term for term in terms if not isinstance(term[1], Energy)]))
     energy = combine([(1.0, bare), *(term for term in terms if isinstance(term[1], Energy))])
     assert isinstance(energy, Energy)
@@ -262,7 +263,7 @@ def with_energy(target: Score) -> tuple[Energy, Doubt | None]:
         quadrature = abs(float(bare.quadrature_error(samples).mean()))
         loops = bare.curl(samples, np.roll(samples, 1, axis=0))
         curl = float(np.sqrt(np.mean(loops**2)))
-        found = []
+        found = list(said)
         names = ("line integrals of the score are off by", "integrals of the score around loops are")
         for what, size in zip(names, (quadrature, curl), strict=True):
             if size > _DOUBTFUL:

@@ -164,7 +164,7 @@ def _result(
         {name: (one.value, one.error) for name, one in estimates.items()},
         forward.value, reverse.value, gap.error, float(ladders.rejection.sum()), plan.betas, rises,
         leg.ess.mean(axis=1), leg.acceptance.mean(axis=1), {"forward": leg.work, "reverse": -back},
-        np.full((kept.shape[1], kept.shape[0]), -math.log(len(samples))), total.value + total.influence, samples,
+        np.full(kept.shape[1::-1], -math.log(len(samples))), total.value + total.influence, samples,
         evaluations, repr(job.kernel), repr(job.excess.reference), settings["target"], "tempering",
         job.seed, settings,
     )  # fmt: skip
