@@ -193,3 +193,9 @@ def test_likelihoods_that_jump(method):
     found = [ps.estimate_log_z(prior + step, particles=500, seed=seed, method=method) for seed in range(4)]
     assert all(run.verdict == "pass" for run in found)
     assert max(abs(run.log_z - exact) / run.error for run in found) < 4.5
+
+
+def test_nothing_is_fitted_to_a_lognormal_field():
+    field = ps.LognormalField(ps.Grid((6,), 6.0), lambda k: 0.1 / k)
+    with pytest.raises(ps.InputError, match="fixes the mean of ln"):
+        ps.estimate_log_z(field + ps.GaussianNoise(np.zeros(6), 0.15), reference="fitted", particles=128)

@@ -14,6 +14,7 @@ from physscore.energies.coordinates import FieldModes, has_field, prior_and_like
 from physscore.energies.fourier_gaussian import FourierGaussian
 from physscore.energies.gaussian import Gaussian
 from physscore.energies.lattice import Lattice
+from physscore.energies.lognormal import LognormalField
 from physscore.evidence.annealed import Particles
 from physscore.evidence.excess import FieldExcess, excess_of
 from physscore.evidence.pilot import Pilot, check_start, nearest_mean, nearest_variances
@@ -40,6 +41,11 @@ def reference_for(
     prior, _ = prior_and_likelihood(target)
     if given is None and prior is not None:
         return prior
+    if given == "fitted" and isinstance(prior, LognormalField):
+        raise InputError(
+            'reference is "fitted": a lognormal field fixes the mean of ln(1 + delta) in its own coordinates '
+            "only, so here it must be None, for the field itself"
+        )
     if given is None or given == "fitted":
         return fitted(target, seed, progress, device)
     if not isinstance(given, Prior):
