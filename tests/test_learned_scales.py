@@ -155,7 +155,6 @@ def test_files_of_the_first_format_are_read(tmp_path):
     assert np.allclose(old.score(X[:4]), old.at().score((X[:4] - 0.5) / 2.0) / 2.0)
 
 
-@pytest.mark.filterwarnings("ignore:the score is known")
 def test_data_far_from_zero_keep_their_digits():
     x = X[:, :1] + [[1e8, 0.0]] + X[:, 1:] * [[0.0, 1.0]]
     assert learning.data.read(x).x.std() > 0

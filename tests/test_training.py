@@ -197,7 +197,6 @@ def test_other_losses(loss, kind):
         fit.sample(3)
 
 
-@pytest.mark.filterwarnings("ignore:the score is known")
 def test_a_module_of_the_user_s(tmp_path):
     class Mine(torch.nn.Module):
         def __init__(self):
@@ -218,7 +217,6 @@ def test_a_module_of_the_user_s(tmp_path):
     assert np.array_equal(ps.load(path, module=Mine()).score(X[:3]), fit.score(X[:3]))
 
 
-@pytest.mark.filterwarnings("ignore:the score is known")
 def test_infinite_loss_keeps_the_last_good_weights():
     class Bomb(torch.nn.Module):
         def __init__(self):
@@ -249,7 +247,6 @@ def test_slow_validation_leaves_the_time_to_training(monkeypatch):
     assert 2 <= len(fit.about["training"]["history"]) <= 4
 
 
-@pytest.mark.filterwarnings("ignore:the score is known")
 def test_early_stop():
     fit = learning.train("mlp", X[:60], steps=3000, batch=32, patience=2, seed=0)
     assert fit.about["training"]["ended"] == "validation got no better"
