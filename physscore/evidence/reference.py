@@ -36,7 +36,8 @@ def reference_for(
     Raises
     ------
     InputError
-        If what was given is no normalised prior of the same states.
+        If what was given is no normalised prior of the same states, or nothing can be fitted: to a lognormal
+        field, or a target without a finite integral.
     """
     prior, _ = prior_and_likelihood(target)
     if given is None and prior is not None:
