@@ -102,6 +102,27 @@ def test_fixed_modes_stay_fixed(kernel):
     np.testing.assert_allclose(run.draws.mean(axis=(2, 3)), 0, atol=1e-12)
 
 
+@pytest.mark.parametrize("kernel", [ps.ULA(), ps.ULA(metric="fourier"), ps.Underdamped(metric="fourier")])
+def test_a_field_moves_alike_where_the_likelihood_has_a_score_only(kernel):
+    likelihood = POSTERIOR.likelihood
+    score = ps.from_functions(score=likelihood.score, shape=GRID.shape)
+    alone, both = (
+        ps.sample(FIELD + term, kernel, chains=4, steps=20, warmup=20, init=np.zeros(GRID.shape), seed=2)
+        for term in (score, likelihood)
+    )
+    assert np.abs(alone.draws.mean(axis=(2, 3))).max() < 1e-12  # k = 0 is fixed
+    if kernel.metric == "identity":  # the other begins with the curvature of a likelihood that it knows
+        assert np.array_equal(alone.draws, both.draws)
+
+
+def test_a_field_with_a_score_only_has_its_posterior():
+    score = ps.from_functions(score=POSTERIOR.likelihood.score, shape=GRID.shape)
+    agree(
+        ps.sample(FIELD + score, ps.ULA(0.05, metric="fourier"), chains=64, steps=2000, seed=1),
+        ps.sample(POSTERIOR, ps.HMC(metric="fourier"), chains=64, steps=200, seed=2),
+    )
+
+
 def test_bounds_are_not_stepped_over():
     target = ps.Parameters(a=ps.Uniform(0.0, 1.0)) + ps.GaussianNoise([0.05], 0.2)
     for kernel in (ps.ULA(), ps.Underdamped()):

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from physscore.arrays import compiled, on_gpu, parallel
-from physscore.core import Array, Energy, EnergySum, InputError, Prior, combine
+from physscore.core import Array, Energy, EnergySum, InputError, Prior, Score, ScoreSum, combine
 from physscore.energies.lognormal import LognormalField
 from physscore.energies.random_field import GaussianRandomField
 from physscore.fft import forward_ffts
@@ -102,7 +102,8 @@ class FieldModes(Energy):
     Parameters
     ----------
     target
-        An energy of fields on ``grid``; Gaussian random fields among its terms stay diagonal.
+        An energy of fields on ``grid``; Gaussian random fields among its terms stay diagonal. If there is
+        only a score, energies are nan, and :class:`ScoreOfModes` leaves them out.
     grid
         The box.
     whitened
@@ -122,12 +123,12 @@ class FieldModes(Energy):
         If ``whitened`` and the prior is not a Gaussian random field.
     """
 
-    def __init__(self, target: Energy, grid: Grid, *, whitened: bool = False) -> None:
+    def __init__(self, target: Score, grid: Grid, *, whitened: bool = False) -> None:
         self.target, self.grid, self.whitened = target, grid, whitened
         self.coordinates = Coordinates(grid)
         self.shape = (self.coordinates.size,)
         self.in_use = self.coordinates.in_use
-        terms = target.terms if isinstance(target, EnergySum) else ((1.0, target),)
+        terms = terms_of(target)
         fields = [(f, t) for f, t in terms if isinstance(t, GaussianRandomField)]
         self.free = self.in_use.copy()
         for _, field in fields:
@@ -142,7 +143,8 @@ class FieldModes(Energy):
             self._scale = np.where(self.free, np.sqrt(self._spread(prior, prior._eigenvalues)), 0.0)
         else:
             rest = [(f, t) for f, t in terms if not isinstance(t, GaussianRandomField)]
-            self.others = EnergySum(rest) if rest else None
+            kind: Any = EnergySum if isinstance(target, Energy) else _Alone
+            self.others = kind(rest) if rest else None
             self.precision = np.zeros(self.shape)
             for factor, field in fields:
                 self.precision[self.free] += factor / self._spread(field, field._eigenvalues)[self.free]
@@ -222,6 +224,30 @@ class FieldModes(Energy):
         return own + more, score
 
 
+class ScoreOfModes(Score):
+    """What ``modes`` of a target without an energy have: a score."""
+
+    def __init__(self, modes: FieldModes) -> None:
+        self._modes = modes
+        self.shape, self.one_by_one = modes.shape, modes.one_by_one
+
+    def score(self, x: Array) -> Array:
+        """Return the score at the coordinates ``x``; two FFTs a field."""
+        return self._modes.energy_and_score(x)[1]
+
+
+class _Alone(ScoreSum):
+    """A sum of scores that gives nan for energies."""
+
+    def energy_and_score(self, x: Array) -> tuple[float, Array]:
+        return math.nan, self.score(x)
+
+
+def terms_of(target: Score) -> tuple[tuple[float, Score], ...]:
+    """Return the terms of a sum with their factors, or the target itself."""
+    return target.terms if isinstance(target, EnergySum | ScoreSum) else ((1.0, target),)
+
+
 def prior_and_likelihood(target: Any) -> tuple[Prior | None, Energy | None]:
     """Return the prior of a target and the rest, None where there is none.
 
@@ -269,6 +295,10 @@ def require_same_modes(reference: Any, target: Energy, free: Array) -> None:
 
 
 def has_field(target: Any) -> bool:
-    """Return whether random fields fix some modes of an energy, which then moves in its modes."""
-    terms = [term for _, term in target.terms] if isinstance(target, EnergySum) else [target]
-    return any(isinstance(term, GaussianRandomField) for term in terms)
+    """Return whether random fields fix some modes of a target, which then moves in its modes."""
+    return any(isinstance(term, GaussianRandomField) for _, term in terms_of(target))
+
+
+def has_lognormal(target: Any) -> bool:
+    """Return whether a target has a lognormal field, and so moves in the white field behind it."""
+    return any(isinstance(term, LognormalField) for _, term in terms_of(target))

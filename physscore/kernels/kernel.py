@@ -10,8 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from physscore.core import Energy, EnergySum, InputError, Score, ScoreSum
-from physscore.energies.coordinates import has_field, prior_and_likelihood
-from physscore.energies.lognormal import LognormalField
+from physscore.energies.coordinates import has_field, has_lognormal
 from physscore.kernels.loops import Loop
 from physscore.kernels.metric import Fourier, Identity, Metric
 from physscore.kernels.state import Info, Moves, State
@@ -111,8 +110,8 @@ class Kernel(ABC):
             If the target or the start does not do.
         """
         self.check_target(target)
-        lognormal = isinstance(prior_and_likelihood(target)[0], LognormalField)
-        if self.whitened or isinstance(self.metric, Fourier) or has_field(target) or lognormal:
+        fields = has_field(target) or has_lognormal(target)
+        if self.whitened or isinstance(self.metric, Fourier) or fields:
             raise InputError(f"{self!r} works in other coordinates: use sample or iterate")
         return Loop(target, self.step_function).start(x, seed)
 

@@ -8,7 +8,15 @@ import numpy as np
 
 from physscore.arrays import checked_device, namespace, on_gpu, to_host, unmasked
 from physscore.core import Array, Energy, EnergySum, InputError, Prior, Score
-from physscore.energies.coordinates import FieldModes, Whitened, has_field, prior_and_likelihood
+from physscore.energies.coordinates import (
+    FieldModes,
+    ScoreOfModes,
+    Whitened,
+    has_field,
+    has_lognormal,
+    prior_and_likelihood,
+    terms_of,
+)
 from physscore.energies.lognormal import LognormalField
 from physscore.energies.random_field import GaussianRandomField
 from physscore.grid import Grid
@@ -40,42 +48,43 @@ class Engine:
         self.kernel = kernel
         self.inner: Score = target
         self.metric: Metric = kernel.frozen_metric
-        prior = prior_and_likelihood(target)[0]
+        self.coordinates: FieldModes | Whitened | None = None
         if kernel.whitened:
             energy = _energy(target, type(kernel).__name__)
+            prior = prior_and_likelihood(energy)[0]
             if isinstance(prior, GaussianRandomField):
-                self.inner = FieldModes(energy, prior.grid, whitened=True)
+                self.inner = self.coordinates = FieldModes(energy, prior.grid, whitened=True)
             else:
-                self.inner = Whitened(energy)
-        elif isinstance(prior, LognormalField):
+                self.inner = self.coordinates = Whitened(energy)
+        elif has_lognormal(target):
             if isinstance(kernel.metric, Fourier):
                 raise InputError(
                     "metric is Fourier(): lognormal fields move in their white field, so it must be "
                     '"fourier", "diagonal" or "identity"'
                 )
-            self.inner = Whitened(_energy(target, "a lognormal field"))  # white: the metric "fourier" is 1
+            self.inner = self.coordinates = Whitened(_energy(target, "a lognormal field"))
         elif kernel.metric == "fourier" or isinstance(kernel.metric, Fourier) or has_field(target):
-            modes = FieldModes(_energy(target, "the metric fourier"), grid_of(target))
-            self.inner = modes
+            modes = self.coordinates = FieldModes(target, grid_of(target))
+            self.inner = modes if isinstance(target, Energy) else ScoreOfModes(modes)
             self.metric = _metric_of_modes(kernel, modes)
         self.device = checked_device(device)
         self.loop = Loop(self.inner, kernel.step_function, loop, device)
-        self.plain = self.inner is target
+        self.plain = self.coordinates is None
 
     def start(self, x: Any, seed: int) -> State:
         """Return the state of chains that start at the target's states ``x``."""
-        if self.plain:
+        if self.coordinates is None:
             return self.loop.start(x, seed)
         Loop(self.target, self.kernel.step_function, "batched").start(x, seed)  # says what is wrong with x
         x = x if on_gpu(x) else np.asarray(x)
-        inside = self.inner.from_state(x)  # type: ignore[attr-defined]
+        inside = self.coordinates.from_state(x)
         if not np.isfinite(inside).all():
             raise InputError("init has a state at the edge of the prior, where its coordinates are infinite")
         return self.loop.start(inside, seed)
 
     def positions(self, x: Array) -> Array:
         """Return the target's states of the chains' coordinates."""
-        return x if self.plain else cast(Array, self.inner.to_state(x))  # type: ignore[attr-defined]
+        return x if self.coordinates is None else self.coordinates.to_state(x)
 
     def advance(
         self, state: State, n_steps: int, thin: int = 0, out: Draws | None = None, tally: Array | None = None
@@ -94,7 +103,7 @@ class Engine:
 
     def energies(self, state: State, x: Array) -> Array:
         """Return the energies of the target at the chains' states ``x``."""
-        if self.plain or (isinstance(self.inner, FieldModes) and not self.inner.whitened):
+        if self.plain or (isinstance(self.coordinates, FieldModes) and not self.coordinates.whitened):
             return state.energy
         assert isinstance(self.target, Energy)
         return self.target.energy(x)
@@ -128,8 +137,7 @@ def grid_of(target: Score) -> Grid:
     InputError
         If its states are not fields of 1 to 3 dimensions.
     """
-    terms = [term for _, term in target.terms] if isinstance(target, EnergySum) else [target]
-    for term in terms:
+    for _, term in terms_of(target):
         grid = getattr(term, "grid", None)
         if isinstance(grid, Grid):
             return grid

@@ -314,7 +314,8 @@ class _Ladder:
             changed[i + 1] |= taken
         for engine, state, which, place in zip(self.engines, self.states, changed[1:], x[1:], strict=True):
             if which.any():
-                inner = place[which] if engine.plain else engine.inner.from_state(place[which])  # type: ignore[attr-defined]
+                places = engine.coordinates
+                inner = place[which] if places is None else places.from_state(place[which])
                 state.x[which] = inner
                 state.energy[which], state.score[which] = engine.loop.evaluate(contiguous(inner))
         self.hot = x[0]

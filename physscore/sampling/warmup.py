@@ -45,7 +45,7 @@ def warm_up(engine: Engine, state: State, steps: int, progress: Callable[[int], 
         raise InputError(
             "warmup is 0, but the kernel is to be tuned: give it steps, or a number for each setting"
         )
-    known = isinstance(learner, _Power) and cast(FieldModes, engine.inner).precision.any()
+    known = isinstance(learner, _Power) and cast(FieldModes, engine.coordinates).precision.any()
     if steps == 0 and learner and not known and kernel.metric != type(kernel).metric:
         raise InputError(
             f"warmup is 0, but the metric {kernel.metric!r} is to be measured: give it steps, or a Metric"
@@ -137,7 +137,7 @@ class _Power:
 
     def metric(self, engine: Engine, state: State) -> Metric:
         """Return the metric where the chains are now."""
-        modes = engine.inner
+        modes = engine.coordinates
         assert isinstance(modes, FieldModes)
         if modes.precision.any():
             return fourier_metric(modes, modes.to_state(state.x))
