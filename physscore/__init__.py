@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from physscore.energies.gaussian import Gaussian as Gaussian
     from physscore.energies.gaussian import GaussianMixture as GaussianMixture
     from physscore.energies.ising import Ising as Ising
+    from physscore.energies.johnson import JohnsonSU as JohnsonSU
     from physscore.energies.lattice import Phi4 as Phi4
     from physscore.energies.learned import from_torch as from_torch
     from physscore.energies.likelihoods import GaussianNoise as GaussianNoise
@@ -147,6 +148,7 @@ _HOMES = {
     "Identity": "kernels.metric",
     "InputError": "core",
     "Ising": "energies.ising",
+    "JohnsonSU": "energies.johnson",
     "LogUniform": "energies.priors",
     "LogZ": "evidence.result",
     "LognormalField": "energies.lognormal",

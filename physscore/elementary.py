@@ -59,13 +59,38 @@ def log(x):
     exponent = (bits - _i64(0x3FE6A09E667F3BCD)) >> _i64(52)  # so that m is in [sqrt(1/2), sqrt(2))
     m = _i64(bits - (exponent << _i64(52))).view(_f64)
     f = m - 1.0
-    q = f / (2.0 + f)
+    return fma(_f64(exponent), _LOG_2, 2.0 * _atanh(f / (2.0 + f)))
+
+
+@inline
+def _atanh(q):
+    """Return the area tangent of a number below 0.18."""
     z = q * q
     series = fma(z, fma(z, fma(z, fma(z, 1 / 21, 1 / 19), 1 / 17), 1 / 15), 1 / 13)
     series = fma(z, fma(z, fma(z, fma(z, series, 1 / 11), 1 / 9), 1 / 7), 1 / 5)
     series = fma(z, series, 1 / 3)
-    atanh = fma(z * q, series, q)
-    return fma(_f64(exponent), _LOG_2, 2.0 * atanh)
+    return fma(z * q, series, q)
+
+
+@inline
+def asinh(x):
+    """Return the area sine."""
+    a = abs(x)
+    u = a + a * a / (1.0 + math.sqrt(a * a + 1.0))
+    y = select(u < 0.4, 2.0 * _atanh(u / (2.0 + u)), log(1.0 + u))
+    return select(x < 0.0, -y, y)
+
+
+@inline
+def sinh_and_cosh(x):
+    """Return both, without overflow up to 709."""
+    z = x * x
+    e = exp(abs(x))
+    sinh, cosh = 0.5 * (e - 1.0 / e), 0.5 * (e + 1.0 / e)
+    series = fma(z, fma(z, fma(z, 1 / 1307674368000, 1 / 6227020800), 1 / 39916800), 1 / 362880)
+    series = fma(z, fma(z, fma(z, series, 1 / 5040), 1 / 120), 1 / 6)
+    near = fma(x * z, series, x)
+    return select(z < 1.0, near, select(x < 0.0, -sinh, sinh)), cosh
 
 
 @inline

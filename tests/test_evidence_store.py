@@ -41,6 +41,7 @@ def in_pieces(monkeypatch):
 JOBS = {
     "fused": (TARGET, {}),
     "fitted": (ps.Funnel(3), {"kernel": ps.MALA(metric="dense")}),
+    "fitted tails": (ps.Student(5.0, dim=2), {}),
     "batched": (functions(), {"reference": ps.Gaussian(0.0, 4.0, dim=2), "schedule": [0.0, 0.1, 0.4, 1.0]}),
     "field": (FIELD + ps.GaussianNoise(np.zeros(FIELD.shape), 1.0), {"method": "ais"}),
     "lattice": (ps.Phi4((4, 4), mass2=-2.0, coupling=0.5), {}),

@@ -9,18 +9,23 @@ import numpy.typing as npt
 
 from physscore.arrays import cholesky
 from physscore.core import Prior
-from physscore.elementary import exp, upper_tail
+from physscore.elementary import exp, sinh_and_cosh, upper_tail
 from physscore.energies.gaussian import Gaussian
 from physscore.energies.hartley import Waves, pull_back_waves, unwhiten_waves
+from physscore.energies.johnson import JohnsonSU
 from physscore.energies.priors import _HALF_NORMAL, _LOG_UNIFORM, _NORMAL, Parameters
 from physscore.parts import inline, part
 
-_DIAGONAL, _DENSE, _NAMED, _WAVES = 0, 1, 2, 3
+_DIAGONAL, _DENSE, _NAMED, _WAVES, _JOHNSON = 0, 1, 2, 3, 4
 _DENSITY_AT_0 = 1 / math.sqrt(2 * math.pi)
 
 
 def compiled_whitening(prior: Prior | Waves) -> npt.NDArray[np.float64] | None:
     """Return a prior as numbers for :func:`unwhiten`; None if it has no compiled whitening."""
+    if type(prior) is JohnsonSU:
+        numbers = compiled_whitening(prior._normal)
+        assert numbers is not None
+        return np.concatenate([[_JOHNSON], prior.tails, numbers])
     if type(prior) is Gaussian:
         covariance = np.asarray(prior.covariance, np.float64)
         mean = np.broadcast_to(np.asarray(prior.mean, np.float64).ravel(), (prior.dim,))
@@ -62,16 +67,15 @@ def _half_normal(z):
 
 
 @part
-def unwhiten(numbers, z, x):
-    """Fill the block ``x`` with the states at whitened coordinates ``z``, both of shape (d, n)."""
+def _mixed(numbers, z, x):
+    """Fill ``x`` with mean + L z."""
     d, n = z.shape
-    kind = int(numbers[0])
-    if kind == _DIAGONAL:
+    if numbers[0] == _DIAGONAL:
         for i in range(d):
             mean, std = numbers[1 + i], numbers[1 + d + i]
             for j in range(n):
                 x[i, j] = mean + std * z[i, j]
-    elif kind == _DENSE:
+    else:
         factor = numbers[1 + d :].reshape(d, d)
         for i in range(d):
             x[i] = numbers[1 + i]
@@ -79,6 +83,46 @@ def unwhiten(numbers, z, x):
                 w = factor[i, k]
                 for j in range(n):
                     x[i, j] += w * z[k, j]
+
+
+@part
+def _mixed_back(numbers, gradient):
+    """Turn ``gradient`` into L^T gradient."""
+    d, n = gradient.shape
+    if numbers[0] == _DIAGONAL:
+        for i in range(d):
+            std = numbers[1 + d + i]
+            for j in range(n):
+                gradient[i, j] *= std
+    else:
+        factor = numbers[1 + d :].reshape(d, d)
+        for i in range(d):  # row i of L^T takes what stands below it, which is still as it was
+            w = factor[i, i]
+            for j in range(n):
+                gradient[i, j] *= w
+            for k in range(i + 1, d):
+                w = factor[k, i]
+                for j in range(n):
+                    gradient[i, j] += w * gradient[k, j]
+
+
+@part
+def unwhiten(numbers, z, x):
+    """Fill the block ``x`` with the states at whitened coordinates ``z``, both of shape (d, n)."""
+    d, n = z.shape
+    kind = int(numbers[0])
+    if kind <= _DENSE:
+        _mixed(numbers, z, x)
+    elif kind == _JOHNSON:
+        t = np.empty((d, n))
+        for i in range(d):
+            tail = numbers[1 + i]
+            if tail == 0.0:
+                t[i] = z[i]
+            else:
+                for j in range(n):
+                    t[i, j] = sinh_and_cosh(tail * z[i, j])[0] / tail
+        _mixed(numbers[1 + d :], t, x)
     elif kind == _WAVES:
         unwhiten_waves(numbers[1:], z, x)
     else:
@@ -107,21 +151,14 @@ def pull_back(numbers, z, x, gradient):
     """Turn a gradient over x into one over z, in place."""
     d, n = z.shape
     kind = int(numbers[0])
-    if kind == _DIAGONAL:
+    if kind <= _DENSE:
+        _mixed_back(numbers, gradient)
+    elif kind == _JOHNSON:
+        _mixed_back(numbers[1 + d :], gradient)
         for i in range(d):
-            std = numbers[1 + d + i]
+            tail = numbers[1 + i]
             for j in range(n):
-                gradient[i, j] *= std
-    elif kind == _DENSE:
-        factor = numbers[1 + d :].reshape(d, d)
-        for i in range(d):  # row i of L^T takes what stands below it, which is still as it was
-            w = factor[i, i]
-            for j in range(n):
-                gradient[i, j] *= w
-            for k in range(i + 1, d):
-                w = factor[k, i]
-                for j in range(n):
-                    gradient[i, j] += w * gradient[k, j]
+                gradient[i, j] *= sinh_and_cosh(tail * z[i, j])[1]
     elif kind == _WAVES:
         pull_back_waves(numbers[1:], gradient)
     else:

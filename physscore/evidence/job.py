@@ -15,6 +15,7 @@ from physscore.core import Array, Energy, InputError, Prior
 from physscore.energies.coordinates import prior_and_likelihood
 from physscore.energies.fourier_gaussian import FourierGaussian
 from physscore.energies.gaussian import Gaussian
+from physscore.energies.johnson import JohnsonSU
 from physscore.evidence.annealed import Leg, Particles, run_leg
 from physscore.evidence.control import particles_that_fit
 from physscore.evidence.excess import Excess, excess_of
@@ -205,10 +206,12 @@ class Job:
         }
         kernel = {"name": type(self.kernel).__name__, **vars(self.kernel)}
         found["job"] = json.dumps({**about, "kernel": kernel}, default=lambda number: number.item())
-        if isinstance(reference, FourierGaussian | Gaussian):
+        if isinstance(reference, FourierGaussian | Gaussian | JohnsonSU):
             found["reference/mean"] = reference.mean
             wide = reference.variances if isinstance(reference, FourierGaussian) else reference.covariance
             found["reference/covariance"] = wide
+        if isinstance(reference, JohnsonSU):
+            found["reference/tails"] = reference.tails
         return found
 
     @classmethod
@@ -222,8 +225,12 @@ class Job:
                 reference = prior
             else:
                 mean, wide = kept["reference/mean"], kept["reference/covariance"]
-                field = mean.shape != target.shape
-                reference = FourierGaussian(grid_of(target), mean, wide) if field else Gaussian(mean, wide)
+                if mean.shape != target.shape:
+                    reference = FourierGaussian(grid_of(target), mean, wide)
+                elif "reference/tails" in kept:
+                    reference = JohnsonSU(mean, wide, kept["reference/tails"])
+                else:
+                    reference = Gaussian(mean, wide)
         about = json.loads(kept["job"])
         settings = about.pop("kernel")
         kernel = getattr(kernels, settings.pop("name"))(**settings)

@@ -1,4 +1,4 @@
-"""What annealing begins with: a prior, or a normal density fitted to a short run at the target."""
+"""What annealing begins with: a prior, or a density fitted to a short run at the target."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from physscore.arrays import device_of, namespace, to_host
-from physscore.core import Energy, InputError, Prior
+from physscore.core import Array, Energy, InputError, Prior
 from physscore.energies.coordinates import FieldModes, has_field, prior_and_likelihood
 from physscore.energies.fourier_gaussian import FourierGaussian
 from physscore.energies.gaussian import Gaussian
+from physscore.energies.johnson import JohnsonSU
 from physscore.energies.lattice import Lattice
 from physscore.energies.lognormal import LognormalField
 from physscore.evidence.annealed import Particles
@@ -26,6 +27,7 @@ _FAR = 100.0  # standard deviations of the crude reference
 _DIRECTIONS, _DISTANT = 16, 40.0  # that are looked along, and standard deviations that they are followed
 _FLAT = 0.03  # mean probability to accept such a move: where tails are as heavy as |x|^-1.2 it is 0.01
 _WIDEN = 1.5  # the variances that were fitted: tails must cover the target's
+_MOST_KURTOSIS = 30.0  # which is as far as some draws can tell
 
 
 def reference_for(
@@ -62,7 +64,8 @@ def reference_for(
 def fitted(
     target: Energy, seed: int, progress: Callable[[int], None] = lambda n: None, device: str = "cpu"
 ) -> Prior:
-    """Return a normal density around draws of a short run: of the modes of a field, or of a vector."""
+    """Return a density around draws of a short run: a normal one of the modes of a field, or one of vectors,
+    with heavier tails where the draws have them."""
     if len(target.shape) > 3:
         raise InputError(
             f"reference cannot be fitted to states of shape {target.shape}: these must be vectors, or fields "
@@ -103,9 +106,23 @@ def fitted(
         spread = (np.bincount(excess.groups, squares) / np.bincount(excess.groups))[excess.groups]
         widen = min(_WIDEN, 1.0 + 4.0 / math.sqrt(excess.dim))  # so that the way grows alike in all sizes
         return excess.normal(mean, widen * spread)
-    covariance = np.atleast_2d(np.cov(rows.T))
-    wide = _WIDEN * (0.95 * covariance + 0.05 * np.diag(np.diag(covariance)))
-    return Gaussian(rows.mean(axis=0), wide)
+    mean, covariance = rows.mean(axis=0), np.atleast_2d(np.cov(rows.T))
+    covariance = 0.95 * covariance + 0.05 * np.diag(np.diag(covariance))
+    tails = _tails(Gaussian(mean, covariance).whiten(rows))
+    if not tails.any():
+        return Gaussian(mean, _WIDEN * covariance)
+    std = np.sqrt(np.divide(np.expm1(2 * tails**2), 2 * tails**2, out=np.ones_like(tails), where=tails > 0))
+    lower = np.linalg.cholesky(_WIDEN * covariance) / std
+    return JohnsonSU(mean, lower @ lower.T, tails)
+
+
+def _tails(z: Array) -> Array:
+    """Return the tails of a JohnsonSU that has the kurtosis of each column, 0 where chance may make it."""
+    centred = z - z.mean(axis=0)
+    kurtosis = (centred**4).mean(axis=0) / (centred**2).mean(axis=0) ** 2
+    w = np.sqrt(np.sqrt(2 * np.clip(kurtosis, 3.0, _MOST_KURTOSIS) - 2) - 1)
+    heavy = kurtosis > 3 + 6 * math.sqrt(24 / len(z))
+    return np.asarray(np.where(heavy, np.sqrt(np.log(w)), 0.0))
 
 
 def _check_end(energies: list[tuple[float, float, int]], sizes: list[float]) -> None:

@@ -106,7 +106,7 @@ def heavy(tail: float) -> list[Finding]:
         return []
     return [Finding(
         f"the weights have tails so heavy (index {tail:.2f}) that their variance may be infinite: "
-        "take a reference that is wider than the target"
+        "take a reference that is wider than the target, or has heavier tails, such as JohnsonSU"
     )]  # fmt: skip
 
 

@@ -39,6 +39,8 @@ def build():
         "gaussian scalar": ps.Gaussian(1.0, 2.0, dim=3),
         "gaussian diagonal": ps.Gaussian(np.arange(3.0), [1.0, 4.0, 0.25]),
         "gaussian dense": ps.Gaussian(np.arange(4.0), covariance(4)),
+        "johnson": ps.JohnsonSU([1.0, -2.0], [1.0, 4.0], [0.5, 0.0]),
+        "johnson dense": ps.JohnsonSU(np.arange(3.0), covariance(3), [0.3, 0.0, 1.0]),
         "mixture": ps.GaussianMixture([0.1, 0.2, 0.7], rng.normal(size=(3, 2)) * 2, 0.3),
         "mixture dense": ps.GaussianMixture(
             [1, 3], rng.normal(size=(2, 3)), np.array([covariance(3), covariance(3, 1)])
