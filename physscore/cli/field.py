@@ -10,6 +10,7 @@ import click
 
 from physscore.cli.options import (
     device_option,
+    files_of,
     json_option,
     numbers,
     overwrite_option,
@@ -194,7 +195,8 @@ def command(
         Slabs(grid, precision, working, tables_of(grid, lognormal))
     # Processes share each field; those with cards have each fields of its own.
     cut = None if comm is None or device == "gpu" else SlabDecomposition(grid, comm, dtype=precision)
-    on_root(comm, lambda: check_output(output, overwrite=overwrite, resume=resume))
+    table = files_of(spectrum_text)
+    on_root(comm, lambda: check_output(output, overwrite=overwrite, resume=resume, inputs=table))
     settings = {
         "command": "field",
         **grid.settings(),

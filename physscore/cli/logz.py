@@ -12,6 +12,7 @@ import click
 from physscore.cli.options import (
     KERNELS,
     device_option,
+    files_of,
     json_option,
     overwrite_option,
     parameters_option,
@@ -108,7 +109,7 @@ def command(
     def check_outputs() -> None:
         for path in outputs:
             if path is not None:
-                check_output(path, overwrite=overwrite, resume=resume)
+                check_output(path, overwrite=overwrite, resume=resume, inputs=files_of(*models))
 
     on_root(comm, check_outputs)
     targets: list[Any] = load_models(models, parameters)

@@ -93,6 +93,12 @@ def picture_of(path: Path) -> Path:
     return picture if picture != path else path.with_suffix(".plot.png")
 
 
+def files_of(*names: str | Path | None) -> list[Path]:
+    """Return what may be the files of names such as maps.h5, my_model.py:name or table.txt:extrapolate=zero."""
+    known = [str(name) for name in names if name]
+    return [Path(part) for name in known for part in (name, name.rpartition(":")[0]) if part]
+
+
 def as_text(values: Sequence[float]) -> str:
     """Return sides as text: 256 x 256 x 128, or one number where all are alike."""
     distinct = values[:1] if len(set(values)) == 1 else values

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from physscore.cli.options import (
     KERNELS,
     device_option,
+    files_of,
     json_option,
     overwrite_option,
     parameters_option,
@@ -93,8 +94,9 @@ def command(
     from physscore import kernels, plots
     from physscore.core import InputError
     from physscore.models import load_model
-    from physscore.processes import world
+    from physscore.processes import on_root, world
     from physscore.sampling.run import sample
+    from physscore.store.hdf5 import check_output
 
     given: dict[str, Any] = {"step_size": step_size}
     only = {"leapfrogs": ("hmc", leapfrogs, "auto"), "friction": ("underdamped", friction, None),
@@ -112,6 +114,9 @@ def command(
         plots.require_matplotlib()
     if n is not None and world() is not None:
         raise InputError("-n is for one process: start it without mpiexec")
+    if output is not None:
+        read = files_of(model)
+        on_root(world(), lambda: check_output(output, overwrite=overwrite, resume=resume, inputs=read))
     target = load_model(model, parameters)
     if n is not None:
         for name in ("kernel_name", "step_size", "metric", *only, "chains", "warmup", "thin", "dtype",

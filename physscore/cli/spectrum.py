@@ -12,6 +12,7 @@ import click
 import numpy as np
 
 from physscore.cli.options import (
+    files_of,
     json_option,
     numbers,
     overwrite_option,
@@ -94,7 +95,7 @@ def command(
     if plot:
         plots.require_matplotlib()
     if output is not None:
-        check_output(output, overwrite=overwrite)
+        check_output(output, overwrite=overwrite, inputs=files_of(path, cross, model_text))
     if cross is not None and model_text is not None:
         raise InputError("--compare and --cross exclude each other: a model is of an auto spectrum")
     if cross is not None and shot_noise:

@@ -166,7 +166,10 @@ def train(
     given = read(data, dataset)
     given.parameters = rows(parameters, data, len(given.x), "parameters")
     given, held = held_out(given, validation, data, validation_parameters)
-    path = None if output is None else check_output(output, overwrite=overwrite, resume=resume)
+    path = None
+    if output is not None:
+        sources = [source for source in (data, validation) if isinstance(source, str | os.PathLike)]
+        path = check_output(output, overwrite=overwrite, resume=resume, inputs=sources)
     task = Task(
         model, given, held, loss=loss, sigma=sigma, kind=kind, analytic=analytic, transform=transform,
         names=names, coarse=coarse, augment=augment, integrability=integrability, precision=precision,

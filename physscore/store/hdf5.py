@@ -11,7 +11,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,17 +31,48 @@ def part_of(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
 
-def check_output(name: str | os.PathLike[str], *, overwrite: bool = False, resume: bool = False) -> Path:
-    """Return an output's path; refuse one that exists, unless it may be replaced, or cannot be written."""
+def check_output(
+    name: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    inputs: Iterable[str | os.PathLike[str]] = (),
+) -> Path:
+    """Return an output's path; refuse one that exists, unless it may be replaced, or cannot be written.
+
+    Parameters
+    ----------
+    name
+        Of the output.
+    overwrite, resume
+        Whether an existing one may be replaced, or gone on with.
+    inputs
+        Names of what the job reads, which is never replaced; those that are no files do not count.
+
+    Raises
+    ------
+    InputError
+        If so.
+    """
     if not isinstance(name, str | os.PathLike) or not Path(name).name:
         raise InputError(f"output {name!r} is no name of a file")
     path = Path(name)
-    for existing, verb in ((path, "exists"), (part_of(path), "holds an unfinished job")):
-        if existing.is_dir():
-            raise InputError(f"output {existing} is a folder: give the name of a file")
-        if existing.exists() and not (overwrite or resume):
-            hint = " or --resume to go on with it" if verb != "exists" else ""
-            raise InputError(f"output {existing} {verb}: use --overwrite to replace it{hint}")
+    with writing(path):
+        for existing, verb in ((path, "exists"), (part_of(path), "holds an unfinished job")):
+            if existing.is_dir():
+                raise InputError(f"output {existing} is a folder: give the name of a file")
+            if not existing.exists():
+                continue
+            if not existing.is_file():
+                raise InputError(f"output {existing} is no regular file: give the name of one")
+            for read in inputs:
+                if os.path.exists(read) and existing.samefile(read):  # which a name too long is not
+                    raise InputError(
+                        f"output {path} would replace {existing}, which is read: give another name"
+                    )
+            if not (overwrite or resume):
+                hint = " or --resume to go on with it" if verb != "exists" else ""
+                raise InputError(f"output {existing} {verb}: use --overwrite to replace it{hint}")
     folder = path.parent
     if not folder.is_dir():
         raise InputError(f"output {path} cannot be written: there is no folder {folder}")
