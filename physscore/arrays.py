@@ -186,6 +186,15 @@ def contiguous(x: Array) -> Array:
     return cast(Array, whole)
 
 
+def row_dots(a: Array, b: Array) -> Array:
+    """Return a . b of each row of arrays (n, d), where they are."""
+    if on_gpu(a):
+        from physscore.cuda.tempered import dots
+
+        return cast(Array, dots(a, b))
+    return cast(Array, np.einsum("ni,ni->n", a, b))
+
+
 def to_host(x: Any) -> Array:
     """Return ``x`` as a NumPy array."""
     return cast(Array, cupy().asnumpy(x)) if on_gpu(x) else np.asarray(x)

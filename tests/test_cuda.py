@@ -23,6 +23,7 @@ from physscore.arrays import on_gpu, to_host
 from physscore.cuda import fft
 from physscore.diagnostics.comparison import check_field
 from physscore.evidence import excess
+from physscore.evidence.tempered import Tempered
 from physscore.kernels.loops import Loop
 from physscore.plots import plot_run
 from physscore.sampling.engine import Engine
@@ -339,6 +340,36 @@ def test_log_z_is_the_same(card: Any, target: Any, reference: Any, monkeypatch: 
     # A trajectory that is rejected where the CPU's is accepted, for its rounding, makes another estimate.
     assert abs(found.log_z - expected.log_z) < 3 * (found.error + expected.error)
     assert found.error == pytest.approx(expected.error, rel=0.5)
+
+
+@pytest.mark.parametrize("shape", [(6, 8), (5, 7), (4, 6, 5), (9,)])
+@pytest.mark.parametrize("reference", ["prior", "normal"])
+@pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
+def test_densities_on_the_way_are_the_same(
+    card: Any, shape: tuple[int, ...], reference: str, beta: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """E_beta and its score over v, the way there and back, and |y|^2."""
+    monkeypatch.setattr(excess, "_WAVES_UP_TO", 0)
+    target, rng = posterior(shape), np.random.default_rng(1)
+    begin = target.prior
+    if reference == "normal":
+        free = excess.as_modes(begin).variances
+        begin = ps.FourierGaussian(
+            begin.grid, rng.normal(size=free.shape), free * rng.uniform(0.5, 2, free.shape)
+        )
+    here, there = (Tempered(excess.excess_of(begin, target, device)) for device in ("cpu", "gpu"))
+    mean, scale = rng.normal(size=here.dim), rng.uniform(0.5, 2.0, here.dim)
+    here.place(beta, mean, scale)
+    there.place(beta, card.asarray(mean), card.asarray(scale))
+    v, other = rng.normal(size=(2, 3, here.dim))
+    on_card = [card.asarray(a) for a in (v, other)]
+    for found, expected in zip(there.energy_and_score(on_card[0]), here.energy_and_score(v), strict=True):
+        close(found, expected, np.float64, 10)
+    ways = [(there.leave, here.leave)] + ([(there.arrive, here.arrive)] if beta else [])
+    for ours, theirs in ways:
+        for found, expected in zip(ours(*on_card), theirs(v, other), strict=True):
+            close(found, expected, np.float64)
+    close(arrays.row_dots(*on_card), arrays.row_dots(v, other), np.float64)
 
 
 def test_log_z_on_a_card_is_for_fields(card: Any) -> None:

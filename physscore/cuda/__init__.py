@@ -17,7 +17,7 @@ import numpy as np
 from physscore.arrays import cupy
 from physscore.core import Array
 
-SOURCES = ("noise", "modes", "moves", "field_moves", "cells", "lattice", "control")
+SOURCES = ("noise", "modes", "moves", "field_moves", "cells", "lattice", "control", "tempered")
 _HEADERS = ("noise.cuh", "modes.cuh", "moves.cuh")
 _THREADS = 256
 

@@ -176,8 +176,8 @@ extern "C" __global__ void to_coordinates(
 }
 
 extern "C" __global__ void from_coordinates(
-    const REAL *coordinates, const REAL *scale, REAL *modes, long long fields, long long nx, long long ny,
-    long long nz, REAL half, REAL root
+    const REAL *coordinates, const REAL *scale, bool shifted, const REAL *shift, REAL *modes, long long fields,
+    long long nx, long long ny, long long nz, REAL half, REAL root
 ) {
     Octant o = octant_of(nx, ny, nz);
     i64 n = fields * nx * ny * o.hz;
@@ -188,7 +188,13 @@ extern "C" __global__ void from_coordinates(
         i64 kept = (x * ny + y) * o.hz + p.z;
         Complex pair = ((const Complex *)coordinates)[p.field * nx * ny * o.hz + kept];
         Complex factor = ((const Complex *)scale)[kept];
-        Complex mode = {half * (factor.re * pair.re), half * (factor.im * pair.im)};
+        pair.re = factor.re * pair.re;
+        pair.im = factor.im * pair.im;
+        if (shifted) {
+            pair.re = pair.re + shift[2 * kept];
+            pair.im = pair.im + shift[2 * kept + 1];
+        }
+        Complex mode = {half * pair.re, half * pair.im};
         if (role == 1) mode.re = mode.re / root;
         if (role) mode.im = role == 1 ? (REAL)0 : -mode.im;
         ((Complex *)modes)[t] = mode;
@@ -196,10 +202,12 @@ extern "C" __global__ void from_coordinates(
 }
 
 // Score and energy of what is diagonal in the coordinates, and of the half spectrum of a slope beyond that, which is
-// packed on the way; see energies/coordinates.py. The score takes the place of the slope.
+// packed on the way; see energies/coordinates.py. The score takes the place of the slope. "shifted": the energy has
+// shift . x besides precision x^2 / 2.
 extern "C" __global__ void diagonal(
-    const REAL *coordinates, const REAL *precision, const REAL *scale, bool bent, REAL *score, long long fields,
-    long long nx, long long ny, long long nz, REAL twice, REAL root, long long parts, double *sums
+    const REAL *coordinates, const REAL *precision, bool shifted, const REAL *shift, const REAL *scale, bool bent,
+    REAL *score, long long fields, long long nx, long long ny, long long nz, REAL twice, REAL root, long long parts,
+    double *sums
 ) {
     Octant o = octant_of(nx, ny, nz);
     i64 size = nx * ny * o.hz;
@@ -209,6 +217,13 @@ extern "C" __global__ void diagonal(
         for (i64 t = part * size / parts + threadIdx.x; t < (part + 1) * size / parts; t += blockDim.x) {
             Complex x = ((const Complex *)coordinates)[field * size + t], weight = ((const Complex *)precision)[t];
             Complex pull = {weight.re * x.re, weight.im * x.im}, *place = (Complex *)score + field * size + t;
+            sum += 0.5 * ((double)weight.re * (double)x.re * (double)x.re + (double)weight.im * (double)x.im * (double)x.im);
+            if (shifted) {
+                Complex along = ((const Complex *)shift)[t];
+                sum += (double)along.re * (double)x.re + (double)along.im * (double)x.im;
+                pull.re = pull.re + along.re;
+                pull.im = pull.im + along.im;
+            }
             Complex total = {-pull.re, -pull.im};
             if (bent) {
                 Complex slope = packed(*place, role_of(o, place_of(t, nx, ny, o.hz)), twice, root);
@@ -217,9 +232,8 @@ extern "C" __global__ void diagonal(
                 total.im = slope.im * factor.im - pull.im;
             }
             *place = total;
-            sum += (double)weight.re * (double)x.re * (double)x.re + (double)weight.im * (double)x.im * (double)x.im;
         }
         sum = block_sum(sum);
-        if (threadIdx.x == 0) sums[task] = 0.5 * sum;
+        if (threadIdx.x == 0) sums[task] = sum;
     }
 }

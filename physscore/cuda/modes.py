@@ -100,30 +100,38 @@ def to_coordinates(modes: Any, cube: tuple[int, int, int], factor: float) -> Any
     return modes.reshape(len(modes), -1).view(real)
 
 
-def from_coordinates(coordinates: Any, scale: Any, cube: tuple[int, int, int], factor: float) -> Any:
-    """Return half spectra (n, nx, ny, nz_half) of coordinates (n, size); see ``modes.from_coordinates``."""
+def from_coordinates(
+    coordinates: Any, scale: Any, cube: tuple[int, int, int], factor: float, shift: Any = None
+) -> Any:
+    """Return half spectra (n, nx, ny, nz_half) of coordinates (n, size); see ``modes.from_coordinates``.
+
+    With a ``shift`` they are those of scale * coordinates + shift.
+    """
     n, real = len(coordinates), coordinates.dtype.type
     half = (cube[0], cube[1], cube[2] // 2 + 1)
     modes = cupy().empty((n, *half), _complex(coordinates.dtype))
     launch(
-        "modes", "from_coordinates", real, modes.size, coordinates, scale, modes, n, *cube,
-        real(np.sqrt(0.5) * factor), real(np.sqrt(0.5)),
+        "modes", "from_coordinates", real, modes.size, coordinates, scale, shift is not None,
+        scale if shift is None else shift, modes, n, *cube, real(np.sqrt(0.5) * factor), real(np.sqrt(0.5)),
     )  # fmt: skip
     return modes
 
 
 def diagonal(
-    x: Any, precision: Any, slopes: Any, scale: Any, cube: tuple[int, int, int], factor: float
-) -> tuple[Any, Any]:
+    x: Any, precision: Any, slopes: Any, scale: Any, cube: tuple[int, int, int], factor: float,
+    shift: Any = None,
+) -> tuple[Any, Any]:  # fmt: skip
     """Return energies and scores of what is diagonal, at coordinates (n, size), and of the half spectra of
-    ``slopes``, which are used up; see ``energies.coordinates.FieldModes``."""
+    ``slopes``, which are used up; see ``energies.coordinates.FieldModes``. With a ``shift`` the energy has
+    shift . x, too."""
     n, size = x.shape
     real, pairs = x.dtype.type, size // 2
     parts = parts_of(n, pairs)
     score = cupy().empty_like(x) if slopes is None else slopes.view(real).reshape(n, size)
     sums = cupy().empty((n, parts))
     launch_blocks(
-        "modes", "diagonal", real, n * parts, -(-pairs // parts), x, precision, scale, slopes is not None,
-        score, n, *cube, real(np.sqrt(2.0) * factor), real(np.sqrt(2.0)), parts, sums,
+        "modes", "diagonal", real, n * parts, -(-pairs // parts), x, precision, shift is not None,
+        precision if shift is None else shift, scale, slopes is not None, score, n, *cube,
+        real(np.sqrt(2.0) * factor), real(np.sqrt(2.0)), parts, sums,
     )  # fmt: skip
     return sums.sum(axis=1), score

@@ -116,6 +116,8 @@ class FieldModes(Energy):
         Which coordinates are modes that may move.
     precision : array
         1 / variance of each coordinate by the random fields alone.
+    offset : float
+        What their energy is beside the sum of precision x^2 / 2.
 
     Raises
     ------
@@ -139,7 +141,7 @@ class FieldModes(Energy):
                 raise InputError(f"target {target!r} has no prior that is a GaussianRandomField")
             self.others = others
             self.precision = np.ones(self.shape)
-            self._offset = 0.5 * self.dim * math.log(2 * math.pi)
+            self.offset = 0.5 * self.dim * math.log(2 * math.pi)
             self._scale = np.where(self.free, np.sqrt(self._spread(prior, prior._eigenvalues)), 0.0)
         else:
             rest = [(f, t) for f, t in terms if not isinstance(t, GaussianRandomField)]
@@ -148,7 +150,7 @@ class FieldModes(Energy):
             self.precision = np.zeros(self.shape)
             for factor, field in fields:
                 self.precision[self.free] += factor / self._spread(field, field._eigenvalues)[self.free]
-            self._offset = sum(factor * field._log_normalisation for factor, field in fields)
+            self.offset = sum(factor * field._log_normalisation for factor, field in fields)
             self._scale = self.free.astype(np.float64)
         self.one_by_one = self.others is None or self.others.one_by_one
         self._single = {np.dtype(np.float64): (self._scale, self.precision)}
@@ -196,7 +198,7 @@ class FieldModes(Energy):
         if on_gpu(x):
             return self._both_on_card(x)
         scale, precision = self._tables(x.dtype)
-        energy, score = np.full(len(x), self._offset, np.float64), np.empty_like(x)
+        energy, score = np.full(len(x), self.offset, np.float64), np.empty_like(x)
         slopes = np.empty((len(x), 0), x.dtype)
         sums = np.empty((len(x), -(-self.dim // _PIECE)))
         for group in self.coordinates.groups(len(x)):
@@ -210,17 +212,21 @@ class FieldModes(Energy):
                      at_least=8)  # fmt: skip
         return energy + sums.sum(axis=1), score
 
+    def tables_beside(self, x: Array) -> tuple[Array, Array]:
+        """Return the precision of the coordinates, and what fields have of them, on the card of ``x``."""
+        return self._on_card(f"precision {x.dtype}", lambda: self._tables(x.dtype)[1]), self._scales(x)
+
     def _both_on_card(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         from physscore.cuda import modes
 
-        more: Any = self._offset
+        more: Any = self.offset
         bent = None
         if self.others is not None:
             energy, slope = self.others.energy_and_score(self.to_state(x))
             more, bent = more + energy, forward_ffts(slope.astype(x.dtype, copy=False))
-        precision = self._on_card(f"precision {x.dtype}", lambda: self._tables(x.dtype)[1])
+        precision, scale = self.tables_beside(x)
         unitary = 1 / math.sqrt(self.grid.n_cells)
-        own, score = modes.diagonal(x, precision, bent, self._scales(x), self.grid.cube, unitary)
+        own, score = modes.diagonal(x, precision, bent, scale, self.grid.cube, unitary)
         return own + more, score
 
 

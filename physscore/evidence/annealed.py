@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.special import ndtr
 
 from physscore import noise
-from physscore.arrays import device_of, namespace, to_host
+from physscore.arrays import device_of, namespace, row_dots, to_host
 from physscore.core import Array, InputError
 from physscore.evidence.bridge import Populations, log_mean, normalised, shares
 from physscore.evidence.control import Controls, controls, enough_for_cells, of_cells
@@ -66,7 +66,7 @@ class Particles:
                 u = to_host(u)
             else:
                 energy, score = self.loop.evaluate(self.y)  # a new Tempered stands at beta = 1, in y
-                u, slope = energy - 0.5 * np.einsum("ni,ni->n", self.y, self.y), -score - self.y
+                u, slope = energy - 0.5 * row_dots(self.y, self.y), -score - self.y
         return u, _checked_slope(u, slope)
 
     def take(self, which: Array) -> None:
@@ -90,7 +90,7 @@ class Particles:
 
     def virial(self) -> Array:
         """Return -y . score, whose mean is the number of coordinates."""
-        squares, along = (to_host(np.einsum("ni,ni->n", self.y, other)) for other in (self.y, self.slope))
+        squares, along = (to_host(row_dots(self.y, other)) for other in (self.y, self.slope))
         return np.asarray(squares + self.tempered.beta * along)
 
     def controls(self, weights: Array, between: Array, below: float, above: float) -> Controls:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from physscore import noise
-from physscore.arrays import device_of, namespace, on_gpu
+from physscore.arrays import device_of, namespace, on_gpu, row_dots
 from physscore.core import Array, Energy, InputError, Point, Prior
 from physscore.energies.coordinates import FieldModes, prior_and_likelihood, require_same_modes
 from physscore.energies.fourier_gaussian import FourierGaussian
@@ -21,6 +21,9 @@ from physscore.energies.whitening import compiled_whitening
 from physscore.grid import Grid
 from physscore.kernels.loops import FUSED_UP_TO
 from physscore.paths import Path
+
+if TYPE_CHECKING:
+    from physscore.cuda.tempered import OverModes
 
 _WAVES_UP_TO = 1 << 16  # products of a transform: beyond, FFTs are faster
 _FIRST_STATES = 3  # the number of the deviates that states begin with, as in ``sample``
@@ -173,8 +176,25 @@ class ModeExcess(FieldExcess):
         if self.own:
             own = self._beside(y, "_free") * y
             slope -= own
-            energy = energy - (self.offset + 0.5 * np.einsum("ni,ni->n", own, y))
+            energy = energy - (self.offset + 0.5 * row_dots(own, y))
         return energy, slope
+
+    def over(self, beta: float, mean: Array, scale: Array) -> OverModes:
+        """Return E_beta over v on a card, where y = mean + scale v and ``mean`` and ``scale`` are there."""
+        from physscore.cuda.tempered import OverModes
+
+        modes, std = self.modes, self._beside(mean, "_std")
+        left = 1.0 - beta * self._beside(mean, "_free") if self.own else 1.0
+        precision, to_modes = modes.tables_beside(mean)
+        z = self._beside(mean, "_mean") + std * mean
+        bent = beta * scale * std
+        constant = 0.5 * float((left * mean**2 + beta * precision * z**2).sum())
+        constant += beta * (modes.offset - self.offset)
+        return OverModes(
+            modes.others, modes.grid, beta, to_modes * z, to_modes * std * scale, bent * to_modes,
+            scale**2 * left + bent * scale * std * precision, scale * left * mean + bent * precision * z,
+            constant,
+        )  # fmt: skip
 
     def _beside(self, y: Array, name: str) -> Array:
         """Return an array of numbers for each coordinate where ``y`` is."""

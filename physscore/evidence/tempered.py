@@ -17,7 +17,7 @@ from scipy.linalg.lapack import dtrtri
 from physscore.arrays import compiled, on_gpu, parallel
 from physscore.core import Array, Energy, Point
 from physscore.energies.whitening import pull_back, unwhiten
-from physscore.evidence.excess import Excess
+from physscore.evidence.excess import Excess, ModeExcess
 from physscore.parts import in_any_order
 from physscore.points import address_of, call_block, compiled_block, from_block
 
@@ -175,6 +175,9 @@ class Tempered(Energy):
     def place(self, beta: float, mean: Array, scale: Array) -> None:
         """Go to ``beta``, and to the coordinates y = mean + scale v; a matrix is lower triangular."""
         self.beta, self.mean, self.scale = beta, mean, scale
+        if on_gpu(scale):
+            assert isinstance(self.excess, ModeExcess)
+            self._over = self.excess.over(beta, mean, scale)
         if self.dense:
             self.inverse = dtrtri(scale, lower=1)[0]
         if self.point is not None:
@@ -214,15 +217,18 @@ class Tempered(Energy):
     def leave(self, y: Array, slope: Array) -> tuple[Array, Array, Array]:
         """Return v, its score and |y|^2 for coordinates ``y``, given the gradient of u there."""
         if on_gpu(y):
-            return (y - self.mean) / self.scale, self.score_of(y, slope), np.einsum("ni,ni->n", y, y)
+            from physscore.cuda import tempered as on_card
+
+            return on_card.leave(y, slope, self.mean, self.scale, self.beta)
         matrices = (self.scale, np.ascontiguousarray(self.inverse.T)) if self.dense else (self.scale,)
         return self._of_rows(_leave_dense if self.dense else _leave, y, slope, *matrices)
 
     def arrive(self, v: Array, score: Array) -> tuple[Array, Array, Array]:
         """Return y, the gradient of u and |y|^2: what :meth:`leave` was given."""
         if on_gpu(v):
-            y = self.forth(v)
-            return y, -(score / self.scale + y) / self.beta, np.einsum("ni,ni->n", y, y)
+            from physscore.cuda import tempered as on_card
+
+            return on_card.arrive(v, score, self.mean, self.scale, self.beta)
         matrices = (np.ascontiguousarray(self.scale.T), self.inverse) if self.dense else (self.scale,)
         return self._of_rows(_arrive_dense if self.dense else _arrive, v, score, *matrices)
 
@@ -236,6 +242,8 @@ class Tempered(Energy):
 
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return E_beta and the score at coordinates v."""
+        if on_gpu(x):
+            return self._over.energy_and_score(x)
         y = self.forth(x)
         u, slope = self.excess(y)
         energy = 0.5 * np.einsum("ni,ni->n", y, y) + self.beta * u

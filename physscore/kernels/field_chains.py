@@ -122,7 +122,7 @@ class FieldChains:
         self._settled = False
         launch_blocks(
             "field_moves", "decide", self._real, self._n, self._parts, self.e, self._kinetic, more,
-            np.float64(self._target._offset), self._energies, self._new_kinetic, always, adjusted,
+            np.float64(self._target.offset), self._energies, self._new_kinetic, always, adjusted,
             np.float64(moves.DIVERGED), self._n, self._parts, *self._draw(number), self._away, tally,
         )  # fmt: skip
 
