@@ -133,6 +133,14 @@ def cupy() -> Any:
         raise InputError(f'device is "gpu", but CuPy finds no driver or no card: {error}') from None
     if not count:
         raise InputError('device is "gpu", but there is no card: use device "cpu"')
+    try:
+        from cupy.cuda import cufft
+
+        cufft.getVersion()
+    except ImportError as error:  # it comes with CUDA's toolkit, or the extra "ctk" of CuPy
+        raise InputError(
+            f'device is "gpu", but CuPy finds no cuFFT ({error}): pip install "physscore[gpu]"'
+        ) from None
     from physscore.processes import place_here
 
     cupy.cuda.Device(place_here() % count).use()

@@ -24,11 +24,15 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from uuid import uuid4
 
-import array_api_strict as standard
 import numpy as np
 import pytest
 import scipy.fft
 from numpy.lib.mixins import NDArrayOperatorsMixin
+
+try:
+    import array_api_strict as standard
+except ImportError:  # where there is a card, which is tested instead
+    standard = None
 
 transfers = SimpleNamespace(to_host=0, to_device=0)  # copies between the two since the last install()
 launches = []  # (name, grid, block) of every kernel launched since then
@@ -269,7 +273,7 @@ C_TYPES = {  # C type: that of a scalar in ctypes, and in NumPy; a pointer may p
 
 
 def available():
-    return shutil.which(COMPILER[0]) is not None
+    return standard is not None and shutil.which(COMPILER[0]) is not None
 
 
 def gxx(text, *options):
@@ -429,7 +433,7 @@ pool = {"free_all_blocks": lambda: None} | dict.fromkeys(
 )
 cufft = module(
     "cupy.cuda.cufft", PlanNd=PlanNd, CUFFT_FORWARD=-1, CUFFT_INVERSE=1,
-    **{f"CUFFT_{name}": value for name, value in FFT_TYPES.items()},
+    **{f"CUFFT_{name}": value for name, value in FFT_TYPES.items()}, getVersion=lambda: 12000,
 )  # fmt: skip
 runtime = module(
     "cupy.cuda.runtime", getDeviceCount=lambda: 1, memGetInfo=lambda: (8 << 30, 16 << 30),

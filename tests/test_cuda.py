@@ -4,7 +4,6 @@ compiles the CUDA sources for the host and refuses what CuPy refuses.
 Everything is compared with the CPU to rounding; there are no statistical tests here.
 """
 
-import shutil
 import subprocess
 import sys
 import warnings
@@ -39,8 +38,8 @@ def card(request: pytest.FixtureRequest) -> Iterator[Any]:
     if request.param == "gpu":
         yield pytest.importorskip("cupy")
         return
-    if shutil.which("g++") is None:
-        pytest.skip("there is no C++ compiler")
+    if not cuda_on_host.available():
+        pytest.skip("there is no C++ compiler, or no array_api_strict")
     with cuda_on_host.install() as cupy:
         for cache in caches:
             cache.cache_clear()
@@ -480,13 +479,18 @@ def test_a_card_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> No
         raise RuntimeError("cudaErrorInsufficientDriver")
 
     prior = ps.GaussianRandomField(grid((8, 8)), SPECTRUM)
-    for count, message in (
-        (no_driver, "finds no driver or no card: cudaError"),
-        (lambda: 0, "there is no card"),
+
+    def no_library() -> int:
+        raise ImportError("Failure finding libcufft.so")
+
+    for place, name, found, message in (
+        ("runtime", "getDeviceCount", no_driver, "finds no driver or no card: cudaError"),
+        ("runtime", "getDeviceCount", lambda: 0, "there is no card"),
+        ("cufft", "getVersion", no_library, "finds no cuFFT .Failure finding libcufft.so"),
     ):
         with cuda_on_host.install() as cupy:
             arrays.cupy.cache_clear()
-            monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", count)
+            monkeypatch.setattr(getattr(cupy.cuda, place), name, found)
             with pytest.raises(ps.InputError, match=message):
                 prior.sample(1, seed=1, device="gpu")
             monkeypatch.undo()
