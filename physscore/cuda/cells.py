@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from physscore.arrays import cupy
+from physscore.arrays import contiguous, cupy
 from physscore.cuda import kept, launch_blocks, parts_of
 
 
@@ -24,11 +24,11 @@ def energy_and_score(likelihood: Any, states: Any, kind: int, scale: float, offs
         return every[:1] if (every == every[0]).all() else every
 
     data, weight = sent("data", lambda: likelihood._data), sent("weight", weights)
-    states = cupy().ascontiguousarray(states)
-    parts = parts_of(n, d)
+    states, blocks = contiguous(states), -(-d // 4)
+    parts = parts_of(n, blocks)
     score, sums = cupy().empty_like(states), cupy().empty((n, parts))
     launch_blocks(
-        "cells", "cells", states.dtype, n * parts, -(-d // parts), np.int32(kind), states, data, weight,
+        "cells", "cells", states.dtype, n * parts, -(-blocks // parts), np.int32(kind), states, data, weight,
         weight.size < d, np.float64(scale), score, n, d, parts, sums,
     )  # fmt: skip
     return sums.sum(axis=1) + offset, score

@@ -56,11 +56,12 @@ DEVICE void put_mode(Complex value, REAL root, Complex *modes, Octant o, Mode mo
 }
 
 // Kick momenta, let chains drift, and write the half spectra of where they come to. "anew": from where they are, with
-// new momenta, the squares of which are summed before the kick; else further on from where they drifted last.
+// new momenta, the squares of which are summed before the kick; else further on from where they drifted last. "keeps":
+// momenta are needed later.
 extern "C" __global__ void propose(
     REAL *x, REAL *s, REAL *y, REAL *t, const bool *away, REAL *p, const REAL *w, int metric, double kick,
-    double drift, bool harmonic, bool anew, const REAL *scale, REAL *modes, REAL half, REAL root, long long chains,
-    long long nx, long long ny, long long nz, long long parts, long long first, u32 step, u32 k0, u32 k1,
+    double drift, bool harmonic, bool anew, bool keeps, const REAL *scale, REAL *modes, REAL half, REAL root,
+    long long chains, long long nx, long long ny, long long nz, long long parts, long long first, u32 step, u32 k0, u32 k1,
     double *kinetic
 ) {
     Octant o = octant_of(nx, ny, nz);
@@ -93,7 +94,7 @@ extern "C" __global__ void propose(
                 Complex value = {half * (factor.re * here.at[j]), half * (factor.im * here.at[j + 1])};
                 put_mode(value, root, (Complex *)modes + chain * n_modes, o, mode);
             }
-            put_four(momentum, p, chain, i, d);
+            if (keeps) put_four(momentum, p, chain, i, d);
             put_four(here, ends.there, chain, i, d);
         }
         sum = block_sum(sum);

@@ -92,13 +92,15 @@ class FieldChains:
     def _draw(self, number: int) -> tuple[Any, ...]:
         return self._first, np.uint32(number), np.uint32(self._key[0]), np.uint32(self._key[1])
 
-    def propose(self, kick: float, drift: float, harmonic: bool, number: int, *, anew: bool) -> Any:
+    def propose(
+        self, kick: float, drift: float, harmonic: bool, number: int, *, anew: bool, keeps: bool = True
+    ) -> Any:
         """Kick momenta and drift, with new momenta from where the chains are, or on from the last drift;
-        return the half spectra there."""
+        return the half spectra there. ``keeps``: momenta are needed later."""
         complex_type = np.complex64 if self._real is np.float32 else np.complex128
         spectra = cupy().empty((self._n, *self._grid.half_shape), complex_type)
         self._launch(
-            "propose", np.float64(kick), np.float64(drift), harmonic, anew, self._scale, spectra,
+            "propose", np.float64(kick), np.float64(drift), harmonic, anew, keeps, self._scale, spectra,
             self._real(math.sqrt(0.5) * self._unitary), self._real(math.sqrt(0.5)), self._n,
             *self._grid.cube, self._parts, *self._draw(number), self._kinetic if anew else self._new_kinetic,
         )  # fmt: skip
@@ -129,7 +131,7 @@ class FieldChains:
 
 def langevin_step(chains: FieldChains, kernel: Any, number: int, tally: Array) -> None:
     """Unadjusted Langevin."""
-    spectra = chains.propose(kernel.step / 2, kernel.step, False, number, anew=True)
+    spectra = chains.propose(kernel.step / 2, kernel.step, False, number, anew=True, keeps=False)
     more = chains.respond(spectra, 0.0, False, last=False)
     chains.decide(more, number, tally, always=True, adjusted=False)
 
