@@ -1,9 +1,10 @@
 """On a card: what the CPU gives, and how near to the speed of the card it is made.
 
-    pip install ".[gpu,plot]" && python benchmarks/gpu.py [--only PART] [--json FILE]
+    pip install ".[gpu]" && python benchmarks/gpu.py [--only PART] [--json FILE]
 
 Times are medians of device events, warm; floors are measured in the same run. JAX, where it is installed,
-runs in a process of its own. Results are compared with the CPU's before anything is timed.
+runs in a process of its own. Results are compared with the CPU's before they are timed. A part that fails
+is a row of the table, and the others go on; the file is written after every row.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,11 +27,15 @@ import cupy as cp
 import numpy as np
 from cupy.cuda import cufft
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where it is not installed
 import physscore as ps
 from physscore.arrays import to_host
 from physscore.cuda import fft
+from physscore.noise import normal
 
 ROWS: list[dict[str, Any]] = []
+VERSIONS: dict[str, str] = {}
+FILE: list[Path] = []
 SPECTRUM = ps.spectra.PowerLaw(index=-1.5, amplitude=100.0)
 
 
@@ -37,6 +45,24 @@ def show(what: str, reach: str, seen: str, **numbers: Any) -> None:
         print(f"{'what':62s} {'reach':>22s}  seen")
     ROWS.append({"what": what, "reach": reach, "seen": seen, **numbers})
     print(f"{what:62s} {reach:>22s}  {seen}", flush=True)
+    for file in FILE:
+        file.write_text(json.dumps({"versions": VERSIONS, "rows": ROWS}, indent=1) + "\n")
+
+
+@contextmanager
+def within(seconds: int) -> Iterator[None]:
+    """Raise an error in what takes longer."""
+
+    def late(*_: Any) -> None:
+        raise TimeoutError(f"no result in {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def milliseconds(work: Callable[[], Any], repeats: int = 9) -> float:
@@ -67,8 +93,9 @@ def forget() -> None:
 
 def transforms(n: int) -> tuple[float, float]:
     """Return the times of one forward and one inverse transform of n^3 float32 cells, by cuFFT alone."""
-    x, modes = cp.zeros((n, n, n), cp.float32), cp.zeros((n, n, n // 2 + 1), cp.complex64)
     shape = (n, n, n)
+    x = normal(n * n, n, seed=1, dtype=np.float32, device="gpu").reshape(shape)
+    modes = fft.forward_fft(x[np.newaxis])[0]
     forward = cufft.PlanNd(shape, None, 1, 0, None, 1, 0, cufft.CUFFT_R2C, 1, "C", 2, None)
     inverse = cufft.PlanNd(shape, None, 1, 0, None, 1, 0, cufft.CUFFT_C2R, 1, "C", 2, None)
     times = (
@@ -147,23 +174,57 @@ def fields() -> None:
 
 
 def mala() -> None:
-    """A step of MALA of a field posterior against its transforms."""
-    n = 256
-    forward, inverse = transforms(n)
-    grid = ps.Grid((n, n, n), 1000.0)
-    prior = ps.GaussianRandomField(grid, SPECTRUM)
-    truth = prior.sample(1, seed=9)[0]
-    target = prior + ps.GaussianNoise(truth, 1.0).simulate(truth, seed=1)
+    """A step of kernels of a field posterior against its transforms."""
     from physscore.sampling.engine import Engine
 
-    for kernel in (ps.MALA(step_size=0.05, metric="fourier"), ps.CrankNicolson(step_size=0.05)):
+    kernels = (
+        ps.MALA(step_size=0.005, metric="fourier"), ps.CrankNicolson(step_size=0.01),
+        ps.ULA(step_size=0.005, metric="fourier"), ps.HMC(step_size=0.05, leapfrogs=4, metric="fourier"),
+    )  # fmt: skip
+    for kernel in kernels:
+        target, prior = posterior(64)
+        x = prior.sample(2, seed=5)
+        run = {"chains": 2, "steps": 3, "warmup": 0, "seed": 1, "init": x}
+        found, expected = (ps.sample(target, kernel, device=device, **run) for device in ("gpu", "cpu"))
+        show(f"{type(kernel).__name__}, 3 steps of 64^3, as the CPU's", "1e-10",
+             f"{difference(found.draws, expected.draws):.1e}")  # fmt: skip
+    n = 256
+    forward, inverse = transforms(n)
+    target, prior = posterior(n)
+    for kernel in kernels:
         engine = Engine(target, kernel, device="gpu")
-        x = prior.sample(1, seed=5, dtype="float32", device="gpu")
-        state = engine.start(x, 1)
+        state = engine.start(prior.sample(1, seed=5, dtype="float32", device="gpu"), 1)
+        engine.advance(state, 200)
+        info = engine.advance(state, 100)
         took = milliseconds(lambda engine=engine, state=state: engine.advance(state, 20), 7) / 20
-        floor = forward + inverse
-        show(f"{type(kernel).__name__} step, posterior of {n}^3 / (r2c + c2r)", "1.4",
-             f"{took / floor:.2f}  ({took:.3f} ms, {floor:.3f})")  # fmt: skip
+        leaps = kernel.leapfrogs if isinstance(kernel, ps.HMC) else 1
+        floor = leaps * (forward + inverse)
+        show(
+            f"{type(kernel).__name__} step, posterior of {n}^3 / (r2c + c2r)",
+            "1.4",
+            f"{took / floor:.2f}  ({took:.3f} ms, {floor:.3f}), acceptance {info.acceptance.mean():.2f}",
+        )
+    forget()
+
+
+def posterior(n: int) -> tuple[Any, Any]:
+    """Return the posterior of a field of n^3 cells, and its prior."""
+    prior = ps.GaussianRandomField(ps.Grid((n, n, n), 1000.0), SPECTRUM)
+    truth = prior.sample(1, seed=9)[0]
+    return prior + ps.GaussianNoise(truth, 1.0).simulate(truth, seed=1), prior
+
+
+def rows() -> None:
+    """Sums over long rows, which a step of log Z needs, against a copy of as many bytes."""
+    from physscore.arrays import row_dots
+
+    x = normal(16, 128**3, seed=1, device="gpu")
+    y = cp.empty_like(x)
+    floor = milliseconds(lambda: cp.copyto(y, x))
+    for name, work in (("row_dots", lambda: row_dots(x, y)), ("einsum", lambda: np.einsum("ni,ni->n", x, y)),
+                       ("isfinite().all(axis=1)", lambda: cp.isfinite(x).all(axis=1))):  # fmt: skip
+        took = milliseconds(work)
+        show(f"{name} of 16 x 128^3 / a copy", "", f"{took / floor:.2f}  ({took:.3f} ms, {floor:.3f})")
     forget()
 
 
@@ -199,31 +260,54 @@ def chains() -> None:
     forget()
 
 
+def partition() -> None:
+    """Partition functions at the critical point, where they are known (Kaufman 1949), with no bound on the
+    error: what 128 particles give, and how it grows with the lattice."""
+    for n, seconds in ((16, 120), (64, 120), (128, 180)):
+        target = ps.Ising((n, n), coupling=0.5 * float(np.log(1 + np.sqrt(2))))
+        log_z(f"dual Ising {n}^2 at T_c", target, target.log_z, seconds, "|z| <= 3", particles=128)
+
+
+def critical() -> None:
+    """The same at 256^2, to an error of 1."""
+    target = ps.Ising((256, 256), coupling=0.5 * float(np.log(1 + np.sqrt(2))))
+    log_z("dual Ising 256^2 at T_c", target, target.log_z, 540, "1, 180 s, |z| <= 3", particles=128,
+          target_error=1.0)  # fmt: skip
+
+
 def evidence() -> None:
-    """Partition function and evidence against what is exact."""
-    ising = ps.Ising((256, 256), coupling=0.5 * float(np.log(1 + np.sqrt(2))))
-    prior = ps.GaussianRandomField(ps.Grid((128, 128, 128), 1000.0), SPECTRUM)
-    noise = 0.5 * float(np.sqrt(prior.variance))
-    truth = prior.sample(1, seed=9)[0]
-    field = prior + ps.GaussianNoise(truth, noise).simulate(truth, seed=1)
-    # Data are the sum of two random fields: their density is that of one with the power of both.
-    data = prior.from_modes(
-        prior.grid, prior.wavenumbers, prior.power + noise**2 * prior.grid.volume / prior.grid.n_cells
-    )
-    exact = -float(data.energy(field.likelihood.data[np.newaxis])[0])
-    for name, target, known, settings, error, seconds, z in (
-        ("dual Ising 256^2 at T_c", ising, ising.log_z, {"particles": 128, "target_error": 1.0}, 1, 180, 3),
-        ("field with noise, 128^3, from the prior", field, exact, {"particles": 16, "target_error": 10.0}, 10,
-         300, 2),
-    ):  # fmt: skip
-        start = time.perf_counter()
-        found = ps.estimate_log_z(target, device="gpu", **settings)
-        took = time.perf_counter() - start
-        show(f"log Z, {name}", f"{error}, {seconds} s, |z| <= {z}",
-             f"{found.log_z:.2f} +- {found.error:.2f} in {took:.0f} s, exact {known:.2f}, "
-             f"z = {(found.log_z - known) / found.error:+.2f}, {found.verdict}")  # fmt: skip
-        print(f"# {'; '.join(found.reasons)} {len(found.betas)} temperatures, {len(found.islands)} islands")
+    """The evidence of fields with noise, against what is exact."""
+    for n, seconds in ((32, 120), (128, 400)):
+        prior = ps.GaussianRandomField(ps.Grid((n, n, n), 1000.0), SPECTRUM)
+        noise = 0.5 * float(np.sqrt(prior.variance))
+        truth = prior.sample(1, seed=9)[0]
+        target = prior + ps.GaussianNoise(truth, noise).simulate(truth, seed=1)
+        # Data are the sum of two random fields: their density is that of one with the power of both.
+        data = prior.from_modes(
+            prior.grid, prior.wavenumbers, prior.power + noise**2 * prior.grid.volume / prior.grid.n_cells
+        )
+        exact = -float(data.energy(target.likelihood.data[np.newaxis])[0])
+        log_z(f"field with noise, {n}^3, from the prior", target, exact, seconds, "10, 300 s, |z| <= 2",
+              particles=16, target_error=10.0)  # fmt: skip
+
+
+def log_z(name: str, target: Any, known: float, seconds: int, reach: str, **settings: Any) -> None:
+    """Show one estimate beside what is exact."""
+    start = time.perf_counter()
+    try:
+        with within(seconds):
+            found = ps.estimate_log_z(target, device="gpu", **settings)
+    except TimeoutError as late:
+        show(f"log Z, {name}", reach, str(late))
+        return
+    finally:
         forget()
+    took = time.perf_counter() - start
+    show(f"log Z, {name}", reach,
+         f"{found.log_z:.2f} +- {found.error:.2f} in {took:.0f} s, exact {known:.2f}, "
+         f"z = {(found.log_z - known) / found.error:+.2f}, {found.verdict}")  # fmt: skip
+    print(f"# {'; '.join(found.reasons)} {len(found.betas)} temperatures, {len(found.islands)} islands, "
+          f"{found.evaluations:.3g} gradients")  # fmt: skip
 
 
 JAX = """
@@ -266,7 +350,13 @@ print(json.dumps({"ms": ms, "bytes": jax.local_devices()[0].memory_stats()["peak
 def jax(what: str, n: int) -> dict[str, Any] | None:
     """Return what JAX takes for the same work, if it is here."""
     forget()
-    done = subprocess.run([sys.executable, "-c", JAX, what, str(n)], capture_output=True, text=True)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", JAX, what, str(n)], capture_output=True, text=True, timeout=120
+        )
+    except subprocess.TimeoutExpired:
+        print("# JAX was not ready in 120 s")
+        return None
     if done.returncode:
         print(f"# no JAX: {done.stderr.strip().splitlines()[-1:]}")
         return None
@@ -278,8 +368,11 @@ PARTS: dict[str, Callable[[], None]] = {
     "same": same,
     "fields": fields,
     "mala": mala,
+    "rows": rows,
     "chains": chains,
     "evidence": evidence,
+    "partition": partition,
+    "critical": critical,
 }
 
 
@@ -287,23 +380,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=list(PARTS), action="append")
+    parser.add_argument("--only", choices=list(PARTS), action="append", help="[default: all but the last]")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    FILE.extend([options.json] if options.json else [])
     device = cp.cuda.runtime.getDeviceProperties(cp.cuda.Device().id)["name"].decode()
-    versions = {"device": device, "python": platform.python_version(), "physscore": ps.__version__}
+    VERSIONS.update(device=device, python=platform.python_version(), physscore=ps.__version__)
     for name in ("numpy", "scipy", "numba", "numba-cuda", "jax", "torch"):
         try:
-            versions[name] = metadata.version(name)
+            VERSIONS[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    versions["cupy"] = cp.__version__
-    versions["cufft"] = str(cufft.getVersion())
-    print("# " + ", ".join(f"{name} {value}" for name, value in versions.items()))
-    for name in options.only or PARTS:
-        PARTS[name]()
-        if options.json:
-            options.json.write_text(json.dumps({"versions": versions, "rows": ROWS}, indent=1) + "\n")
+    VERSIONS.update(cupy=cp.__version__, cufft=str(cufft.getVersion()))
+    print("# " + ", ".join(f"{name} {value}" for name, value in VERSIONS.items()))
+    for name in options.only or list(PARTS)[:-1]:
+        try:
+            PARTS[name]()
+        except Exception as error:
+            show(name, "", f"failed: {type(error).__name__}: {str(error)[:200]}")
+            traceback.print_exc()
+            forget()
 
 
 if __name__ == "__main__":
