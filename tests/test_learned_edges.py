@@ -257,3 +257,30 @@ def test_training_data_are_finished_fields(tmp_path):
     ps.save(tmp_path / "one.h5", ps.Fields(np.ones((4, 4, 4)), ps.Grid((4, 4, 4), 4.0)))
     with pytest.raises(ps.InputError, match="a single field"):
         learning.data.read(tmp_path / "one.h5")
+
+
+@pytest.mark.parametrize(
+    ("x", "inside", "of", "advice"),
+    [
+        (np.random.default_rng(1).normal(size=(20, 24)), 17, 24, "give more states"),
+        (np.repeat(X[:, :1], 2, axis=1), 1, 2, "leave out"),
+        (np.c_[X, 1 - X.sum(axis=1)].astype(np.float64), 2, 3, "leave out"),
+    ],
+)
+def test_data_in_a_subspace_are_said_to_be(x, inside, of, advice, tmp_path):
+    """They ended a training with a division by zero, or were said to need a longer one; it is said once."""
+    with pytest.warns(UserWarning) as told:
+        fit = learning.train("mlp", x, steps=40, output=tmp_path / "a.safetensors")
+    (text,) = [str(warning.message) for warning in told if "density" in str(warning.message)]
+    assert f"the data lie in {inside} of {of} dimensions" in text
+    assert advice in text
+    assert "train longer" not in text
+    assert fit.doubt == text
+    assert (tmp_path / "a.safetensors").exists()
+
+
+def test_a_narrow_axis_is_no_subspace():
+    """An axis with a 10^-5 of the standard deviation of the widest is there, in single precision."""
+    x = np.random.default_rng(2).normal(size=(400, 2)) @ [[1.0, 1.0], [1e-5, -1e-5]]
+    with pytest.warns(UserWarning, match="times the narrowest standard deviation of the data on"):
+        learning.train("mlp", x, steps=2)

@@ -94,7 +94,7 @@ def picture_of(path: Path) -> Path:
 
 
 def files_of(*names: str | Path | None) -> list[Path]:
-    """Return what may be the files of names such as maps.h5, my_model.py:name or table.txt:extrapolate=zero."""
+    """Return what may be the files of names such as maps.h5, my_model.py:name, table.txt:extrapolate=zero."""
     known = [str(name) for name in names if name]
     return [Path(part) for name in known for part in (name, name.rpartition(":")[0]) if part]
 

@@ -33,6 +33,7 @@ _LEVELLED = 2048  # that tell from which noise on the score is known, about
 _TOO_MUCH = 0.5  # of the narrowest standard deviation of the data: more noise makes another density
 _LOWEST = 0.1  # noise from this part of the smallest standard deviation of a mode on
 _HIGHEST = 10.0  # to so many of the largest
+_ROUNDING = 1e-12  # of the largest variance: an axis with less is one along which single precision sees none
 _HIGHEST_ANALYTIC = 3.0  # the same, where the Gaussian end is known
 _POOLED = 512  # states that may be the origin of a noisy one, in so few dimensions:
 _POOLED_DIM = 64
@@ -197,13 +198,23 @@ class Task:
 
     def _doubt(self, level: float) -> str | None:
         """Return why the score at a level is not to be taken for that of the data, if there is a reason."""
-        narrowest = math.sqrt(float(self._principal[0][0]))
-        if level < min(self.sigmas[1], _TOO_MUCH * narrowest):
-            return None
+        variances = self._principal[0]
+        real = variances[variances > _ROUNDING * variances[-1]]
+        narrowest = math.sqrt(float(real[0]))
         if level >= self.sigmas[1]:
             return (
                 "the score is known at no noise level: nothing was learned; train longer, or with more data"
             )
+        if len(real) < len(variances):
+            few = len(self.stages[-1][0]) <= len(variances)
+            advice = "give more states" if few else "leave out the components that follow from others"
+            return (
+                f"the data lie in {len(real)} of {len(variances)} dimensions, and have no density in all: as a "
+                f"score or an energy it is that of data blurred by {level / narrowest:.2g} times the narrowest "
+                f"standard deviation inside; {advice}"
+            )
+        if level < _TOO_MUCH * narrowest:
+            return None
         return (
             f"the score is known from noise of {level / narrowest:.2g} times the narrowest standard "
             "deviation of the data on: as a score or an energy it is that of data blurred by so much; train "
