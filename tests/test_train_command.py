@@ -139,3 +139,15 @@ def test_bad_input(arguments, words, folder, score, monkeypatch):
     import re
 
     assert re.search(words, result.output + str(result.exception))
+
+
+def test_fields_in_one_dimension_are_no_vectors(tmp_path):
+    """Our own files say that they hold fields; without a word, as the help has it, a U-Net learns them."""
+    path = tmp_path / "line.h5"
+    fields = ("field", "--grid", 32, "--dim", 1, "--box", 100, "--spectrum", "powerlaw:index=-1", "-n", 20)
+    assert CliRunner().invoke(physscore, [str(a) for a in (*fields, "-o", path)]).exit_code in (0, 1)
+    settings = ("--steps", 2, "--batch", 4, "-o", tmp_path / "m.safetensors", "--json")
+    found = json.loads(call("train", path, *settings))
+    assert found["architecture"]["network"] == "unet"
+    found = json.loads(call("train", path, *settings, "--overwrite", "--dataset", "spectra/power"))
+    assert found["architecture"]["network"] == "mlp"  # numbers about the fields

@@ -81,7 +81,8 @@ def command(
     if output.suffix != ".safetensors":
         raise click.BadParameter(f"{output} must end in .safetensors", param_hint="--output")
     if model is None:
-        model = "mlp" if len(read(maps, dataset).shape) == 1 else "unet"
+        found = read(maps, dataset)
+        model = "unet" if found.fields or len(found.shape) > 1 else "mlp"
     fit = train(
         model, maps, dataset, validation=validation, names=names.split(",") if names else None, output=output,
         progress=not as_json and sys.stderr.isatty(), on_interrupt=say_stopping, **settings,

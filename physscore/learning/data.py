@@ -28,12 +28,16 @@ _FEWEST_STEPS = 1e3  # of single precision, in a standard deviation
 
 @dataclass
 class Data:
-    """States (n, *shape) in physical units, what they are, and the physical parameters (n, p) of each."""
+    """States (n, *shape) in physical units, what they are, and the physical parameters (n, p) of each.
+
+    ``fields`` says that they are those of a file of fields of ours, which may have one dimension.
+    """
 
     x: _Floats
     box_size: tuple[float, ...] | None = None
     about: dict[str, Any] = field(default_factory=dict)
     parameters: _Floats | None = None
+    fields: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -90,7 +94,7 @@ def read(source: Any, dataset: str | None = None, *, name: str = "data") -> Data
             "length_unit": str(units.get("length", file.attrs.get("BoxSize_unit", "length"))),
             "attributes": {k: str(v) for k, v in file.attrs.items() if k not in ("settings",)},
         }
-        return Data(x, _box(header.get("BoxSize"), x.ndim - 1), about)
+        return Data(x, _box(header.get("BoxSize"), x.ndim - 1), about, fields=ours)
 
 
 def _finished(path: Path) -> Any:
