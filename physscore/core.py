@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, wraps
+from types import FunctionType
 from typing import Any, NamedTuple, cast, overload
 
 import numpy as np
@@ -36,6 +37,23 @@ class Point(NamedTuple):
     is a form that compiles to vector instructions over the points."""
 
 
+def own_copy(x: Any) -> Any:
+    """Return what a user's function is given for an array: a copy, which it may change in place, as by
+    ``x -= mean``; a chain stands at the original."""
+    return x.copy() if isinstance(x, np.ndarray) or type(x).__module__.partition(".")[0] == "cupy" else x
+
+
+def _on_copies(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def called(self: Any, *given: Any, **named: Any) -> Any:
+        return method(self, *map(own_copy, given), **{name: own_copy(x) for name, x in named.items()})
+
+    return called
+
+
+_OF_STATES = {"energy", "score", "energy_and_score", "directional", "whiten", "unwhiten", "pull_back"}
+
+
 class Score(ABC):
     """The gradient of a log density: all that a score-only sampler needs."""
 
@@ -44,6 +62,14 @@ class Score(ABC):
 
     one_by_one: bool = False
     """Whether states may be moved one by one, each in a thread of its own."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Hand copies of the states to the methods of a user's class: what they change is their own."""
+        super().__init_subclass__(**options)
+        if cls.__module__.partition(".")[0] != "physscore":
+            for name in _OF_STATES & cls.__dict__.keys():
+                if isinstance(method := cls.__dict__[name], FunctionType):
+                    setattr(cls, name, _on_copies(method))
 
     @abstractmethod
     def score(self, x: Array) -> Array:

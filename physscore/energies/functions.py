@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from physscore.arrays import as_states, on_gpu
-from physscore.core import Array, Energy, InputError, Point, Score
+from physscore.core import Array, Energy, InputError, Point, Score, own_copy
 from physscore.energies.analytic import checked_dim
 from physscore.points import evaluate
 
@@ -28,6 +28,8 @@ def from_functions(
     simulate: Callable[..., Energy] | None = None,
 ) -> Any:
     """Return an energy, or only a score, made of vectorised functions.
+
+    The functions are given copies of the states, which they may change.
 
     Parameters
     ----------
@@ -77,7 +79,7 @@ class _ScoreFunction(Score):
 
     def score(self, x: Array) -> Array:
         """Return what the user's function does."""
-        return _checked_score(self._function(x), x)
+        return _checked_score(self._function(own_copy(x)), x)
 
     def __repr__(self) -> str:
         return self._name
@@ -92,17 +94,19 @@ class _EnergyFunctions(Energy):
 
     def energy(self, x: Array) -> npt.NDArray[np.float64]:
         """Return what the user's function does."""
-        return _checked_energy(self._energy(x) if self._energy else self._both(x)[0], x)
+        given = own_copy(x)
+        return _checked_energy(self._energy(given) if self._energy else self._both(given)[0], x)
 
     def score(self, x: Array) -> Array:
         """Return what the user's function does."""
-        return _checked_score(self._score(x) if self._score else self._both(x)[1], x)
+        given = own_copy(x)
+        return _checked_score(self._score(given) if self._score else self._both(given)[1], x)
 
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return both."""
         if self._both is None:
             return self.energy(x), self.score(x)
-        energy, score = self._both(x)
+        energy, score = self._both(own_copy(x))
         return _checked_energy(energy, x), _checked_score(score, x)
 
     def __repr__(self) -> str:

@@ -149,7 +149,7 @@ class _Module:
         return "energy" if is_energy(found, x) else "score"
 
     def tensor(self, x: Array) -> Any:
-        """Return states as a tensor where the module is; those on its card are not copied."""
+        """Return a copy of states as a tensor where the module is, which may change it in place."""
         if on_gpu(x):
             tensor = _torch().from_dlpack(cupy().ascontiguousarray(x))
             if tensor.device.type != _torch().device(self.device).type:
@@ -157,8 +157,8 @@ class _Module:
                     f"x is on {tensor.device} and the module on {self.device}: move it by module.to('cuda')"
                 )
         else:
-            tensor = _torch().as_tensor(np.ascontiguousarray(x)).to(self.device)
-        return tensor.to(self.dtype or tensor.dtype)
+            tensor = _torch().as_tensor(np.ascontiguousarray(x))
+        return tensor.to(self.device, self.dtype or tensor.dtype, copy=True)
 
     def array(self, tensor: Any, like: Array) -> Array:
         """Return a tensor as an array where ``like`` is; on a card it is not copied."""

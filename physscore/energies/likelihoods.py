@@ -13,7 +13,7 @@ from scipy.special import gammaln
 
 from physscore import noise
 from physscore.arrays import as_states, compiled, on_gpu, parallel, to_host, unmasked
-from physscore.core import Array, Energy, InputError, Point, Score
+from physscore.core import Array, Energy, InputError, Point, Score, own_copy
 from physscore.elementary import exp, exp_single, log
 from physscore.energies.functions import state_shape
 from physscore.parts import in_any_order, inline
@@ -386,7 +386,7 @@ class Guidance(Energy):
             energy, score = self.log_p_class.energy_and_score(x)
             return self.strength * energy, self.strength * score
         states = as_states(x, self.shape)
-        log_p, gradient = (np.asarray(part) for part in self.log_p_class(states))
+        log_p, gradient = (np.asarray(part) for part in self.log_p_class(own_copy(states)))
         if log_p.shape != (len(states),) or gradient.shape != states.shape:
             raise InputError(
                 f"log_p_class(x) returned {log_p.shape} and {gradient.shape}, expected ({len(states)},) and "
