@@ -84,7 +84,8 @@ def sample(
     seed
         A whole number from 0 to 2^64 - 1.
     init
-        Where the chains start: an array (chains, *shape), or one state for all.
+        Where the chains start: an array (chains, *shape), or one state for all. A run that starts where
+        another ended needs a seed of its own: with the same one it repeats that run's noise.
         [default: draws from the prior, or standard normals where there is none]
     dtype
         float64, or float32 for large states; the compiled loop over small ones is float64 always.
