@@ -268,6 +268,23 @@ def test_known_correlation_time(phi):
     assert 0.95 * low < squares < 1.05 * high
 
 
+@pytest.mark.parametrize("phi", [-0.3, 0.0, 0.5, 0.9])
+@pytest.mark.parametrize("shape", [(4, 1000, 400), (8, 200, 400), (20, 100, 400), (60, 1000, 100)])
+def test_few_draws_of_many_chains(shape, phi):
+    """The law of the means divided by their errors, and sizes that agree with these."""
+    draws = autoregressive(shape, phi, 18)
+    error = monte_carlo_error(draws)
+    squares = np.sum((draws.mean((0, 1)) / error) ** 2)
+    low, high = stats.chi2.ppf([ALPHA / 2, 1 - ALPHA / 2], shape[-1])
+    assert 0.9 * low < squares < 1.05 * high
+    ess = effective_sample_size(draws, "mean")
+    np.testing.assert_allclose(error, draws.std(axis=(0, 1), ddof=1) / np.sqrt(ess))
+    for kind in ("mean", "bulk", "tail"):  # of independent draws: their number, and its error as the spread
+        if phi == 0:
+            size = effective_sample_size(draws, kind).mean() / (shape[0] * shape[1])
+            assert abs(size - 1) < 0.02 + 3 * 2 / shape[1]
+
+
 def test_heavy_tails():
     """Ranks know nothing of the scale: heavy tails change neither the bulk nor the tails."""
     normal = autoregressive((500, 4, 20), 0.5, 10)

@@ -2,10 +2,11 @@
 
 R-hat, effective sample sizes and the Monte Carlo error are those of Vehtari, Gelman, Simpson, Carpenter
 and Bürkner, "Rank-normalization, folding, and localization: an improved R-hat", Bayesian Analysis 16,
-667 (2021), arXiv:1903.08008, as Stan and ArviZ compute them. Draws have shape (draws, chains, *shape)
-and each component of ``shape`` is looked at on its own. They may be a NumPy array or an h5py dataset,
-which is read in pieces over the components, so that about 64 MB are in work at a time, or the draws of
-one component where these are more.
+667 (2021), arXiv:1903.08008, as Stan and ArviZ compute them; but where chains are more than the draws of
+each, sizes are at most what the spread of the chains' means says: short autocorrelations tell too much.
+Draws have shape (draws, chains, *shape) and each component of ``shape`` is looked at on its own. They may
+be a NumPy array or an h5py dataset, which is read in pieces over the components, so that about 64 MB are in
+work at a time, or the draws of one component where these are more.
 
 A component that never moves has R-hat nan and as many effective draws as draws, as in ArviZ; one with
 a draw that is not finite is nan throughout.
@@ -357,6 +358,10 @@ def _effective(values: _Floats) -> _Floats:
     correlation = 1 - (within[:, np.newaxis] - covariance) / overall[:, np.newaxis]
     correlation[:, 0] = 1.0
     time = _correlation_time(correlation)
+    chains = values.shape[1] // 2
+    if chains > 2 * n:
+        of_chains = means[:, :chains, 0] + means[:, chains:, 0]  # twice their means
+        time = np.maximum(time, n / 2 * of_chains.var(axis=-1, ddof=1) / overall)
     return np.asarray(np.where(constant, total, total / np.maximum(time, 1 / math.log10(total))))
 
 
