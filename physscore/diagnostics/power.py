@@ -71,7 +71,8 @@ class PowerSpectrum:
     power : array (bins,) or (n, bins)
         P of one field or of each of a batch, in length^dim, shot noise subtracted.
     error : array
-        Standard error of ``power`` for Gaussian modes: P sqrt(2 / n_modes), shot noise included.
+        Standard error of ``power`` for Gaussian modes, shot noise included, with an unbiased square: about
+        P sqrt(2 / n_modes), and more where P changes inside of a bin.
     n_modes : array (bins,)
         Number of modes k and -k in each bin; k = 0 is in none.
     k_edges : array (bins + 1,)
@@ -224,7 +225,6 @@ def power_spectrum(
         raise InputError(f"shot_noise is {shot_noise!r}: it must be a volume per particle, at least 0")
     table = wavenumbers or grid.wavenumbers
     binned = power_bins(grid, bins, table)
-    n_modes = binned.n_modes
     window, aliased = _window(grid, mass_assignment)
     noise = np.zeros(table.size)
     if shot_noise and others is None:
@@ -252,24 +252,22 @@ def power_spectrum(
         sums *= to_power
         if others is None:
             pooled += sums
-            raw = binned.mean(sums)
             power.append(binned.mean(sums - noise))
-            error.append(raw * np.sqrt(2 / np.maximum(n_modes, 1)))
+            error.append(_error(binned, table.counts, sums, sums, sums))
         else:
             b = _modes(others[i], grid, "other")
-            auto = binned.mean(sums) * binned.mean(to_power * sum_power(b, b, table, window))
-            cross = binned.mean(to_power * sum_power(a, b, table, window))
-            power.append(cross)
-            error.append(np.sqrt((cross**2 + auto) / np.maximum(n_modes, 1)))
+            second, both = (to_power * sum_power(c, b, table, window) for c in (b, a))
+            power.append(binned.mean(both))
+            error.append(_error(binned, table.counts, sums, second, both))
             with np.errstate(invalid="ignore", divide="ignore"):
-                correlation.append(cross / np.sqrt(auto))
-        if not np.isfinite(power[-1][n_modes > 0]).all():
+                correlation.append(power[-1] / np.sqrt(binned.mean(sums) * binned.mean(second)))
+        if not np.isfinite(power[-1][binned.n_modes > 0]).all():
             raise InputError("delta holds values that are not finite: its power spectrum is not defined")
     return PowerSpectrum(
         k=binned.k,
         power=np.array(power) if stacked else power[0],
         error=np.array(error) if stacked else error[0],
-        n_modes=n_modes,
+        n_modes=binned.n_modes,
         k_edges=binned.k_edges,
         dim=grid.dim,
         correlation=None if others is None else (np.array(correlation) if stacked else correlation[0]),
@@ -277,6 +275,18 @@ def power_spectrum(
         if others is not None
         else Shells(table.k, table.counts, binned.of_entry, pooled, noise, len(fields), eps),
     )
+
+
+def _error(bins: PowerBins, counts: Array, a: _Floats, b: _Floats, both: _Floats) -> _Floats:
+    """Return the error from the sums of |a|^2, |b|^2 and a b* over shells, on each of which P is one number.
+
+    Of n modes that of a b* has the variance n (P_aa P_bb + P_ab^2): without bias, but for one of two fields.
+    """
+    n = np.maximum(counts, 2)
+    squares = ((n - 2) * both**2 + n * a * b) / ((n + 2) * (n - 1))
+    alone = (2 / 3 if a is b else 1.0) * a * b
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.sqrt(bins.sum(np.where(counts > 1, squares, alone))) / bins.n_modes)
 
 
 def _values_of(model: Any, k: _Floats, used: npt.NDArray[np.bool_]) -> _Floats:
@@ -361,8 +371,7 @@ def _edges(grid: Grid, bins: str, table: WavenumberTable) -> _Floats:
 
 def _fill(table: WavenumberTable, edges: _Floats) -> PowerBins:
     """Sort the entries of a table into bins."""
-    used = (table.counts > 0) & (table.k > 0)
-    of_entry = np.full(table.size, -1, np.int64)
+    of_entry, used = np.full(table.size, -1, np.int64), (table.counts > 0) & (table.k > 0)
     # An edge that was meant to equal a wavenumber does, whatever its rounding.
     of_entry[used] = np.searchsorted(edges * (1 - 1e-12), table.k[used], side="right") - 1
     of_entry[of_entry == len(edges) - 1] = -1
