@@ -86,3 +86,59 @@ def test_a_file_may_be_saved_in_its_own_place(folder):
     for name in ("f.h5", "p.h5"):
         ps.save(folder / name, ps.load(folder / name), overwrite=True)
     assert ps.load(folder / "f.h5").delta.shape == (8, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "spectrum f.h5 -o new.h5",
+        "sample gaussian --chains 4 --steps 8 --warmup 4 -o new.h5",
+        "logz gaussian --particles 16 --islands 4 -o new.h5",
+        "field --grid 8 --box 10 -o new.h5",
+        "sample m.safetensors -n 40 -o new.h5",
+        "train maps.h5 --dataset x --steps 2 -o new.safetensors",
+    ],
+)
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(command, folder, monkeypatch):
+    """HDF5 that cannot write its tables takes the process down at its end: room is asked for first."""
+    if "m.safetensors" in command:
+        physscore("train", "maps.h5", "--dataset", "x", "--steps", 2, "-o", "m.safetensors", cwd=folder)
+    before = sorted(folder.iterdir())
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 28 << 10})())
+    done = physscore(*command.split(), cwd=folder, code=2)
+    (said,) = [line for line in done.stderr.splitlines() if line.startswith("Error")]
+    assert "are free on its disk" in said
+    assert sorted(folder.iterdir()) == before
+
+
+def test_a_disk_that_runs_full_leaves_nothing(tmp_path, monkeypatch):
+    """Between the question and the writing others may take what there was."""
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    field = ps.Fields(np.ones((8, 8)), ps.Grid((8, 8), 1.0))
+    run = ps.sample(ps.Gaussian(0.0, 1.0, dim=2), ps.MALA(step_size=1.0), chains=4, steps=8, warmup=0)
+    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr("physscore.store.fields.reserve", full)
+    for what in (field, ps.power_spectrum(np.random.default_rng(0).normal(size=(8, 8)), field.grid), run):
+        with pytest.raises(ps.InputError, match="cannot be written: the disk is full"):
+            ps.save(tmp_path / "a.h5", what)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_no_model_is_half_written(tmp_path, monkeypatch):
+    from safetensors import SafetensorError
+
+    from physscore import learning
+    from physscore.learning import files
+
+    def full(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    fit = learning.train("mlp", np.random.default_rng(0).normal(size=(40, 2)), steps=2)
+    monkeypatch.setattr(files, "save_file", full)
+    with pytest.raises(ps.InputError, match="cannot be written: the disk is full"):
+        fit.save(tmp_path / "a.safetensors")
+    assert list(tmp_path.iterdir()) == []

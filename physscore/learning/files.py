@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from physscore.core import InputError
 from physscore.learning.mlp import MLP
 from physscore.learning.preconditioning import Preconditioned
 from physscore.learning.unet import UNet
-from physscore.store.hdf5 import writing
+from physscore.store.hdf5 import whole_file
 
 FORMAT, FORMAT_VERSION = "physscore", 2  # 2: a normalisation for every component of vectors
 NETWORKS: dict[str, type[nn.Module]] = {"mlp": MLP, "unet": UNet}
@@ -31,18 +30,18 @@ NETWORKS: dict[str, type[nn.Module]] = {"mlp": MLP, "unet": UNet}
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
     """Write tensors and what they are to a file that appears only when it is whole."""
-    fresh = path.with_name(path.name + ".new")
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
         "version": __version__,
         "about": json.dumps(about, allow_nan=False),
     }
-    with writing(path):
-        save_file({name: t.detach().contiguous() for name, t in tensors.items()}, fresh, metadata)
-        with open(fresh, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(fresh, path)
+    kept = {name: t.detach().contiguous() for name, t in tensors.items()}
+    with whole_file(path, sum(t.nbytes for t in kept.values()) + len(metadata["about"])) as fresh:
+        try:
+            save_file(kept, fresh, metadata)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

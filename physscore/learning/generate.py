@@ -18,7 +18,7 @@ from physscore.learning.fitted import Fitted
 from physscore.sampling.engine import whole
 from physscore.store.field_file import FieldFile
 from physscore.store.fields import FieldWriter
-from physscore.store.hdf5 import check_output, describe, part_of, writing
+from physscore.store.hdf5 import check_output, describe, require_space, whole_file
 
 _SCALES = ("x", "y", "z", "realization")  # of the axes of a file, which no dataset can be called as well
 _AT_ONCE = 1 << 18  # components of the states that are made together
@@ -86,12 +86,11 @@ def generate(
     if resume:
         raise InputError("resume is for fields: vectors are made at once")
     path = check_output(output, overwrite=overwrite)
+    require_space(path, 8 * n * score.dim)
     draws = score.sample(n, seed=seed, steps=steps, progress=progress)
-    with writing(path):
-        with h5py.File(part_of(path), "w") as file:
-            describe(file, "draws", seed, settings, "1")
-            file["draws"] = draws
-        os.replace(part_of(path), path)
+    with whole_file(path, draws.nbytes) as fresh, h5py.File(fresh, "w") as file:
+        describe(file, "draws", seed, settings, "1")
+        file["draws"] = draws
     return found
 
 

@@ -24,12 +24,13 @@ from physscore.learning.fitted import Fitted, load
 from physscore.learning.optimiser import Average, Optimiser, default_rate, schedule, weights_of
 from physscore.learning.task import LOSSES, Task
 from physscore.sampling.engine import whole
-from physscore.store.hdf5 import check_output, part_of
+from physscore.store.hdf5 import check_output, part_of, require_space
 
 _STEPS = 10_000
 _LOOKS = 20  # validations in a training
 _REST = 9  # times as long as a validation no other follows where time is limited
 _SAVE_SECONDS = 30.0
+_COPIES = 5  # of the weights in the file of an unfinished training, at most
 _CHANCE = 2.0  # standard errors by which later weights may look worse
 
 
@@ -191,6 +192,8 @@ def train(
             return found
         if not overwrite:
             raise _another(path, other)
+    if path is not None:
+        require_space(path, _COPIES * sum(weight.nbytes for weight in task.model.state_dict().values()))
     run = _Training(task, settings, path)
     if path is not None and part_of(path).exists() and resume and not overwrite:
         run.restore()

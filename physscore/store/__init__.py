@@ -16,7 +16,7 @@ from physscore.core import InputError
 from physscore.diagnostics.power import PowerSpectrum
 from physscore.store.field_file import FieldFile
 from physscore.store.fields import Fields, FieldWriter
-from physscore.store.hdf5 import check_output, describe, open_hdf5, part_of, writing
+from physscore.store.hdf5 import check_output, describe, open_hdf5, whole_file
 from physscore.store.spectra import read_spectrum, write_spectrum
 
 if TYPE_CHECKING:
@@ -87,17 +87,14 @@ def save(
             writer.finish()
     elif isinstance(what, PowerSpectrum):
         path = check_output(path, overwrite=overwrite)
-        part = part_of(path)
-        with writing(part):
-            with h5py.File(part, "w") as file:
-                describe(file, "spectrum", None, {}, length_unit)
-                write_spectrum(file, what, length_unit)
-            os.replace(part, path)
+        need = 4 * what.power.nbytes + 4 * what.k.nbytes  # and their errors, correlations and edges
+        with whole_file(path, need) as fresh, h5py.File(fresh, "w") as file:
+            describe(file, "spectrum", None, {}, length_unit)
+            write_spectrum(file, what, length_unit)
     elif isinstance(what, Run):
         path = check_output(path, overwrite=overwrite)
-        with writing(path):
-            write_run(part_of(path), what)
-            os.replace(part_of(path), path)
+        with whole_file(path, what.draws.size * what.draws.dtype.itemsize + what.energies.nbytes) as fresh:
+            write_run(fresh, what)
     elif isinstance(what, LogZ):
         write_log_z(check_output(path, overwrite=overwrite), what)
     elif type(what).__name__ in ("Fitted", "FittedEnergy"):  # without loading torch for all else

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from physscore.core import Array, Energy, InputError
 from physscore.evidence.result import LogZ
-from physscore.store.hdf5 import check_output, describe, open_hdf5, part_of, require_same, writing
+from physscore.store.hdf5 import check_output, describe, open_hdf5, part_of, require_same, whole_file
 
 _PLACES = {"samples": "samples/x", "log_weights": "samples/log_weight"}  # others under their own names
 _LABELS = {
@@ -29,6 +29,7 @@ _LABELS = {
     "betas": ("temperature",), "rungs": ("rung",), "ess": ("temperature",), "acceptance": ("temperature",),
     "work/forward": ("island", "particle"), "work/reverse": ("island", "particle"),
 }  # fmt: skip
+_HEAD = 1 << 10  # bytes that say what an array is, about
 _EVERY = 1.0  # seconds between two states
 _SHARE = 0.1  # of the time may go into writing them
 COMPARED = 16  # states by whose energies a job knows its target
@@ -164,7 +165,7 @@ class EvidenceWriter:
         if self._pending is None:
             return
         start = time.monotonic()
-        with _whole(self.part, self._fresh) as file:
+        with _whole(self.part, self._pending.values()) as file:
             describe(file, "evidence", self.seed, self.settings, "1")
             if self._known is not None:
                 file["known"] = self._known
@@ -177,16 +178,12 @@ class EvidenceWriter:
     def finish(self, logz: LogZ) -> None:
         """Write the estimate under its final name; the state is no longer needed."""
         energies = {name: _energies(energy, logz.samples) for name, energy in self._given.items()}
-        with _whole(self.path, self._fresh) as file:
+        with _whole(self.path, [*_arrays(logz), *energies.values()]) as file:
             _write(file, logz, self.seed, self.settings)
             for name, values in energies.items():
                 file[name] = values
         self._pending = None
         self.part.unlink(missing_ok=True)
-
-    @property
-    def _fresh(self) -> Path:
-        return self.part.with_name(self.part.name + ".new")
 
     def _require_same_energies(self, path: Path, known: Array, found: Array) -> None:
         scale = float(np.abs(known[np.isfinite(known)]).max(initial=0.0))
@@ -205,7 +202,7 @@ class EvidenceWriter:
 
 def write_log_z(path: Path, logz: LogZ) -> None:
     """Write an estimate that is in memory."""
-    with _whole(path, part_of(path)) as file:
+    with _whole(path, _arrays(logz)) as file:
         _write(file, logz, logz.seed, logz.settings)
 
 
@@ -228,6 +225,11 @@ def unfinished(file: h5py.File) -> dict[str, Any] | None:
     settings = json.loads(file.attrs["settings"])
     return {"complete": False, "pieces": len(file.get("state/units", ())), "seed": int(file.attrs["seed"]),
             **settings}  # fmt: skip
+
+
+def _arrays(logz: LogZ) -> list[Any]:
+    values = [getattr(logz, field.name) for field in fields(logz)]
+    return [value for value in values if isinstance(value, np.ndarray)] + list(logz.work.values())
 
 
 def _write(file: h5py.File, logz: LogZ, seed: int, settings: dict[str, Any]) -> None:
@@ -273,17 +275,11 @@ def _energies(target: Energy, states: Array) -> npt.NDArray[np.float64]:
 
 
 @contextmanager
-def _whole(path: Path, fresh: Path) -> Iterator[h5py.File]:
-    """Write a file under another name; it takes its place once it is whole and on the disk."""
-    try:
-        with writing(path):
-            with h5py.File(fresh, "w") as file:
-                yield file
-            with open(fresh, "rb") as written:
-                os.fsync(written.fileno())
-            os.replace(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)
+def _whole(path: Path, arrays: Iterable[Any]) -> Iterator[h5py.File]:
+    """Write a file that will hold ``arrays``, among others; it appears once it is whole and on the disk."""
+    need = sum(_HEAD + np.asarray(array).nbytes for array in arrays)
+    with whole_file(path, need) as fresh, h5py.File(fresh, "w") as file:
+        yield file
 
 
 @contextmanager

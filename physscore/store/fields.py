@@ -24,6 +24,7 @@ from physscore.grid import Grid
 from physscore.store.hdf5 import (
     check_output,
     describe,
+    new_of,
     part_of,
     require_same,
     require_space,
@@ -123,9 +124,10 @@ class FieldWriter:
         self.grid, self.dtype, self._batched = grid, dtype, n is not None
         settings = settings or {}
         if not (resume and self.part.exists()):
-            require_space(self.path, grid.n_cells * dtype.itemsize * (n or 1))
+            kept = 0 if bins is None else 16 * len(bins.k)
+            require_space(self.path, (grid.n_cells * dtype.itemsize + kept + 64) * (n or 1))
             self.beside.unlink(missing_ok=True)
-            fresh = self.part.with_name(self.part.name + ".new")  # so that a .part is always readable
+            fresh = new_of(self.path)
             with writing(self.path):
                 with h5py.File(fresh, "w") as file:
                     describe(file, "fields", seed, settings, length_unit)

@@ -24,11 +24,18 @@ from physscore.core import InputError
 
 FORMAT = "physscore"
 FORMAT_VERSION = 1
+_TABLES = 1 << 16  # bytes that a file has beside its data, about
 
 
 def part_of(path: Path) -> Path:
     """Return the name under which a file is written until it is finished."""
     return path.with_name(path.name + ".part")
+
+
+def new_of(path: Path) -> Path:
+    """Return the name under which a file begins, or is written anew: a ``.part`` is always readable."""
+    part = path if path.suffix == ".part" else part_of(path)
+    return part.with_name(part.name + ".new")
 
 
 def check_output(
@@ -82,12 +89,16 @@ def check_output(
 
 
 def require_space(path: Path, need: int) -> None:
-    """Refuse to start writing ``need`` bytes where there is less room for them."""
+    """Refuse to start writing ``need`` bytes of data where there is less room for them.
+
+    HDF5 ends the process at last, if it was opened and could not write its own tables.
+    """
     free = shutil.disk_usage(path.parent).free
+    need += _TABLES
     if need > free:
         raise InputError(
             f"output {path} needs {need / 2**30:.3g} GiB and {free / 2**30:.3g} GiB are free on its disk: "
-            "use another disk, a smaller grid or fewer fields"
+            "use another disk, or ask for less"
         )
     trial = path.with_name(path.name + ".space")  # quotas and limits show only when it is tried
     try:
@@ -112,15 +123,34 @@ def unwritten() -> Any:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn a failure of the file system into one sentence."""
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn a failure of the file system into one sentence, and leave nothing that was only begun."""
     try:
         yield
-    except (OSError, RuntimeError) as error:  # h5py reports some failed writes as RuntimeError
+    except BaseException as error:
+        new_of(Path(path)).unlink(missing_ok=True)
+        if not isinstance(error, OSError | RuntimeError):  # h5py reports some failed writes as RuntimeError
+            raise
         number = getattr(error, "errno", None)
         full = number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in str(error)
         reason = "the disk is full" if full else str(error).splitlines()[0]
         raise InputError(f"output {path} cannot be written: {reason}") from error
+
+
+@contextmanager
+def whole_file(path: Path, need: int) -> Iterator[Path]:
+    """Give the name under which a file with ``need`` bytes of data is written.
+
+    It takes its place, and that of an unfinished job, once it is whole and on the disk.
+    """
+    require_space(path, need)
+    fresh = new_of(path)
+    with writing(path):
+        yield fresh
+        with open(fresh, "rb+") as written:
+            os.fsync(written.fileno())
+        os.replace(fresh, path)
+        part_of(path).unlink(missing_ok=True)
 
 
 def describe(
