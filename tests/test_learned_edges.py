@@ -269,7 +269,7 @@ def test_training_data_are_finished_fields(tmp_path):
 )
 def test_data_in_a_subspace_are_said_to_be(x, inside, of, advice, tmp_path):
     """They ended a training with a division by zero, or were said to need a longer one; it is said once."""
-    with pytest.warns(UserWarning) as told:
+    with pytest.warns(UserWarning, match="have no density") as told:
         fit = learning.train("mlp", x, steps=40, output=tmp_path / "a.safetensors")
     (text,) = [str(warning.message) for warning in told if "density" in str(warning.message)]
     assert f"the data lie in {inside} of {of} dimensions" in text

@@ -209,9 +209,9 @@ class Task:
             few = len(self.stages[-1][0]) <= len(variances)
             advice = "give more states" if few else "leave out the components that follow from others"
             return (
-                f"the data lie in {len(real)} of {len(variances)} dimensions, and have no density in all: as a "
-                f"score or an energy it is that of data blurred by {level / narrowest:.2g} times the narrowest "
-                f"standard deviation inside; {advice}"
+                f"the data lie in {len(real)} of {len(variances)} dimensions, and have no density in all: as "
+                f"a score or an energy it is that of data blurred by {level / narrowest:.2g} times the "
+                f"narrowest standard deviation inside; {advice}"
             )
         if level < _TOO_MUCH * narrowest:
             return None
