@@ -92,6 +92,25 @@ def test_where_the_energy_jumps_they_are_not_used():
     assert smooth.estimator == "control variates"
 
 
+@pytest.mark.parametrize(("wrong", "used"), [(1e-3, False), (1e-4, False), (1e-6, True)])
+def test_a_gradient_that_is_a_little_wrong_is_no_control(wrong, used):
+    """Moves forgive what is off by a thousandth, so log Z is right without them, and no reason to doubt.
+    Differences of the energy, off by 1e-6, still are of use: with the right gradient 4 of 4 runs use them."""
+    found = system("regression")
+    prior, likelihood = found.target.prior, found.target.likelihood
+
+    def both(x):
+        energy, score = likelihood.energy_and_score(x)
+        return energy, (1 + wrong) * score
+
+    target = prior + ps.from_functions(energy_and_score=both, shape=8)
+    runs = [ps.estimate_log_z(target, seed=seed) for seed in range(4)]
+    assert any("control variates" in run.estimates for run in runs) == used
+    assert all(run.verdict == "pass" for run in runs)
+    z = np.array([(run.log_z - found.log_z) / run.error for run in runs])
+    assert abs(z.mean()) < 4.5 / math.sqrt(len(z))
+
+
 def test_what_a_sum_over_coordinates_adds_is_taken():
     """u has third and fourth powers: a standard normal loses nearly all of its variance; without Hermite's
     polynomials of these orders half of it stays."""

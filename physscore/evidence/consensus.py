@@ -22,7 +22,7 @@ from physscore.evidence.bridge import (
     tail_index,
 )
 from physscore.evidence.job import Job, Unit
-from physscore.evidence.verdict import continuous, light
+from physscore.evidence.verdict import EXACT, continuous, light, score_fits
 
 _UNEVEN = 0.25, 0.5  # variance of the islands' log Z, beyond which few of them rule the mean of Z, or of u
 _MANY = 16  # islands, whose variance can be told
@@ -105,6 +105,7 @@ class Seen:
             and abs(added[best].value) < _STRAY * added[best].error
             and light(y)
             and continuous(job.excess, y)
+            and not score_fits(job.excess, y, EXACT)
         ):
             found["control variates"] = bars[best] + added[best]
         # While islands differ little, the mean of their estimates of Z is unbiased and good. The weights of

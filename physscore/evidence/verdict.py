@@ -23,6 +23,7 @@ _LEAST_ALIVE = 0.5  # of the islands
 _ONE_ISLAND = 0.8  # of the variance between many islands
 _ROUNDING = 1e-12
 _SCORE_ERROR = 1e-3
+EXACT = 1e-5  # error of a score by which control variates are not biased
 _BESIDE = 0.01  # standard deviations of the reference
 _LOOKED_AT = 512  # states
 _MISSING = 0.1  # of the error: what may be missing of log Z
@@ -199,19 +200,23 @@ def beyond_bounds(excess: Excess, x: Array, error: float) -> list[Finding]:
     )]  # fmt: skip
 
 
-def score_fits(excess: Excess, y: Array) -> list[Finding]:
+def score_fits(excess: Excess, y: Array, tolerance: float = _SCORE_ERROR) -> list[Finding]:
     """Compare the score with differences of the energy along random directions, at states drawn from the
-    target and from the reference."""
+    target and from the reference.
+
+    Moves that are accepted or rejected forgive a small error, as of finite differences; control variates,
+    whose mean it changes, do not: for these the tolerance is ``EXACT``.
+    """
     n = int(np.clip(_COMPONENTS // excess.dim, 8, _LOOKED_AT // 2))
     y = np.concatenate([y[:: -(-len(y) // n)], excess.draw(n, 0, 0).astype(y.dtype)])
     random = np.random.default_rng(0)
-    off, unsure, *_ = _off(excess, y, random.normal(size=y.shape), 0.0)
+    off, unsure, *_ = _off(excess, y, random.normal(size=y.shape), 0.0, tolerance)
     wrong = off > 0
     if not wrong.any():
         return []
     # At a kink the energy changes otherwise than its gradient says; beside it, it does not.
     beside = y[wrong] + _BESIDE * random.normal(size=y[wrong].shape)
-    off, _, change, said = _off(excess, beside, random.normal(size=beside.shape), unsure)
+    off, _, change, said = _off(excess, beside, random.normal(size=beside.shape), unsure, tolerance)
     if not (off > 0).any():
         return []
     worst = int(np.argmax(off))
@@ -221,7 +226,9 @@ def score_fits(excess: Excess, y: Array) -> list[Finding]:
     )]  # fmt: skip
 
 
-def _off(excess: Excess, y: Array, direction: Array, unsure: float) -> tuple[Array, float, Array, Array]:
+def _off(
+    excess: Excess, y: Array, direction: Array, unsure: float, tolerance: float
+) -> tuple[Array, float, Array, Array]:
     """Return by how much more than they may the changes of the energy and those that the score says differ,
     how uncertain the former are, at least ``unsure``, and both."""
     h = 1e-4 / math.sqrt(y.shape[1])
@@ -238,7 +245,7 @@ def _off(excess: Excess, y: Array, direction: Array, unsure: float) -> tuple[Arr
             return np.full(len(y), -np.inf), unsure, change, said
         unsure = max(unsure, float(np.median(differ[known])))  # that of one may be small by chance
         allowed = (
-            _SCORE_ERROR * (np.abs(change) + np.abs(said) + np.std(said[known]))
+            tolerance * (np.abs(change) + np.abs(said) + np.std(said[known]))
             + 1e-13 * np.abs(u) / h
             + 10 * np.maximum(differ, unsure)
         )
