@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -368,3 +369,16 @@ def test_another_metric_or_start_is_another_job(tmp_path):
         with pytest.raises(ps.InputError, match="belongs to another job"):
             ps.sample(target, kernel.tuned(metric=other), init=init, **options)
     np.testing.assert_array_equal(ps.sample(target, kernel, **options).draws[...], draws)
+
+
+def test_how_many_steps_of_all_chains_may_run_away():
+    """At the most that is allowed on average, 5%: of 1000 runs 10 are called divergent once in 10^6 times."""
+    rng, found = np.random.default_rng(0), []
+    run = ps.sample(ps.Gaussian(0.0, 1.0, dim=1), ps.MALA(0.5), chains=16, steps=200, warmup=0)
+    for _ in range(1000):
+        found.append(replace(run, divergent=rng.poisson(10, 16)).n_divergent)
+    assert np.count_nonzero(found) < 10
+    assert replace(run, divergent=rng.poisson(10, 20_000)).n_divergent == 0
+    assert replace(run, divergent=np.where(np.arange(20_000) < 15, 50, 0)).n_divergent == 0  # far out
+    assert replace(run, divergent=np.where(np.arange(20_000) < 40, 50, 0)).n_divergent == 40
+    assert replace(run, divergent=np.where(np.arange(16) < 1, 30, 0)).n_divergent == 1

@@ -186,8 +186,9 @@ def temper(
     return TemperedRun(
         draws[:finished], energies[:finished], ladder.acceptance, ladder.tally[1].astype(int), cold.kernel,
         cold.loop.name, math.nan, repr(target), seed, warmup, thin,
-        names=None if names is None else list(names), complete=finished == kept, betas=ladder.betas,
-        rejection=ladder.rejection, barrier=float(ladder.rejection.sum()), round_trips=ladder.round_trips,
+        names=None if names is None else list(names), complete=finished == kept, swap_every=swap_every,
+        betas=ladder.betas, rejection=ladder.rejection, barrier=float(ladder.rejection.sum()),
+        round_trips=ladder.round_trips,
     )  # fmt: skip
 
 
