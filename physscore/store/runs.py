@@ -139,8 +139,7 @@ class RunWriter:
             return
         with np.errstate(over="ignore", invalid="ignore"):
             found = to_host(target.energy(namespace(device).asarray(run.draws[-1])))
-        spread = float(np.ptp(known[np.isfinite(known)])) if np.isfinite(known).any() else 0.0
-        if not np.allclose(found, known, rtol=1e-5, atol=1e-3 * spread, equal_nan=True):
+        if not _same_energies(found, known):
             raise InputError(
                 f"output {self.path} belongs to another job (the energies of its states are not those of "
                 f"{target!r}): give the same target, or use --overwrite"
@@ -183,15 +182,26 @@ class RunWriter:
 
 
 def _require_same_target(engine: Engine, state: State, part: Path) -> None:
-    """Refuse a target whose score at the chains is another one: its name alone may not tell."""
+    """Refuse a target whose energy or score at the chains is another one: its name alone may not tell."""
     with np.errstate(over="ignore", invalid="ignore"):
-        score, kept = to_host(engine.loop.evaluate(state.x)[1]), to_host(state.score)
-    size = float(np.abs(np.where(np.isfinite(kept), kept, 0.0)).max())
-    if not np.allclose(score, kept, rtol=1e-3, atol=1e-3 * size, equal_nan=True):
+        energy, score = (to_host(found) for found in engine.loop.evaluate(state.x))
+    kept = to_host(state.score)
+    sizes = np.abs(np.where(np.isfinite(kept), kept, 0.0)).max(axis=0)  # each component has its own
+    near = 1e-3 * np.maximum(sizes, 1e-3 * sizes.max())  # a millionth of the largest may be rounding
+    what = "" if _same_energies(energy, to_host(state.energy)) else "energy"
+    if not np.allclose(score, kept, rtol=1e-3, atol=near, equal_nan=True):
+        what = "score"
+    if what:
         raise InputError(
-            f"output {part} belongs to another job (the score at its states is not that of "
+            f"output {part} belongs to another job (the {what} at its states is not that of "
             f"{engine.target!r}): resume it with the same target, or use --overwrite"
         )
+
+
+def _same_energies(found: Array, known: Array) -> bool:
+    """Return whether they are, to what single precision and the spread over the chains allow."""
+    spread = float(np.ptp(known[np.isfinite(known)])) if np.isfinite(known).any() else 0.0
+    return np.allclose(found, known, rtol=1e-5, atol=1e-3 * spread, equal_nan=True)
 
 
 class RunFile:
