@@ -1,6 +1,7 @@
 """Runs in files: the same as in memory, whatever happens on the way."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -305,6 +306,36 @@ def test_only_the_same_job_is_gone_on_with(tmp_path):
     assert_same(ps.sample(functions(), kernel, output=path, resume=True, **same), expected)
 
 
+@pytest.mark.parametrize("with_energy", [True, False])
+def test_a_target_that_differs_in_a_wide_component_is_refused(tmp_path, with_energy):
+    """Its score is far smaller than that of the narrow one: 10^7 times, and 100 times without an energy."""
+    variances = np.array([1e-10, 1e4]) if with_energy else np.array([1e-4, 1.0])
+    path, calls = tmp_path / "run.h5", 0
+
+    def target(mean, last=math.inf):
+        def score(x):
+            nonlocal calls
+            calls += 1
+            if calls == last:
+                raise KeyboardInterrupt
+            return (np.array([0.0, mean]) - x) / variances
+
+        def energy(x):
+            return 0.5 * ((x - np.array([0.0, mean])) ** 2 / variances).sum(axis=1)
+
+        return ps.from_functions(energy=energy if with_energy else None, score=score, shape=2)
+
+    metric = ps.kernels.Diagonal(variances)
+    kernel = ps.MALA(0.5, metric=metric) if with_energy else ps.ULA(0.01, metric=metric)
+    options = {"chains": 20, "steps": 500, "warmup": 0, "output": path, "resume": True,
+               "init": np.sqrt(variances) * np.random.default_rng(0).normal(size=(20, 2))}  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        ps.sample(target(0.0, 200), kernel, **options)
+    with pytest.raises(ps.InputError, match="at its states is not that of from_functions"):
+        ps.sample(target(1000.0 if with_energy else 0.05), kernel, **options)
+    assert ps.sample(target(0.0), kernel, **options).complete
+
+
 MEMORY = """
 import resource, sys
 import physscore as ps
@@ -382,3 +413,13 @@ def test_how_many_steps_of_all_chains_may_run_away():
     assert replace(run, divergent=np.where(np.arange(20_000) < 15, 50, 0)).n_divergent == 0  # far out
     assert replace(run, divergent=np.where(np.arange(20_000) < 40, 50, 0)).n_divergent == 40
     assert replace(run, divergent=np.where(np.arange(16) < 1, 30, 0)).n_divergent == 1
+
+
+@pytest.mark.parametrize("name", ["chain", "draw"])
+def test_names_of_arviz_dimensions(name):
+    pytest.importorskip("arviz")
+    run = ps.sample(ps.Parameters(**{name: ps.Normal(0, 1), "b": ps.Normal(0, 1)}), chains=3, steps=50)
+    with pytest.raises(ps.InputError, match=f"names holds '{name}', which is a dimension"):
+        run.to_arviz()
+    run.names = ["a", "b"]
+    assert set(run.to_arviz().posterior.data_vars) == {"a", "b"}

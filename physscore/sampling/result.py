@@ -230,8 +230,12 @@ class Run:
         Raises
         ------
         InputError
-            If ArviZ is not installed.
+            If ArviZ is not installed, or a parameter has the name of one of its dimensions.
         """
+        for name in {"chain", "draw"}.intersection(self.names or ()):
+            raise InputError(
+                f"names holds {name!r}, which is a dimension of ArviZ's: give run.names another for it"
+            )
         try:
             import arviz
         except ImportError as error:
