@@ -80,7 +80,8 @@ class _ScoreFunction(Score):
 
     def score(self, x: Array) -> Array:
         """Return what the user's function does."""
-        return _checked_score(self._function(own_copy(x)), x)
+        states = as_states(x, self.shape)
+        return _checked_score(self._function(own_copy(states)), states)
 
     def __repr__(self) -> str:
         return self._name
@@ -95,20 +96,23 @@ class _EnergyFunctions(Energy):
 
     def energy(self, x: Array) -> npt.NDArray[np.float64]:
         """Return what the user's function does."""
-        given = own_copy(x)
-        return _checked_energy(self._energy(given) if self._energy else self._both(given)[0], x)
+        states = as_states(x, self.shape)
+        given = own_copy(states)
+        return _checked_energy(self._energy(given) if self._energy else self._both(given)[0], states)
 
     def score(self, x: Array) -> Array:
         """Return what the user's function does."""
-        given = own_copy(x)
-        return _checked_score(self._score(given) if self._score else self._both(given)[1], x)
+        states = as_states(x, self.shape)
+        given = own_copy(states)
+        return _checked_score(self._score(given) if self._score else self._both(given)[1], states)
 
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return both."""
         if self._both is None:
             return self.energy(x), self.score(x)
-        energy, score = self._both(own_copy(x))
-        return _checked_energy(energy, x), _checked_score(score, x)
+        states = as_states(x, self.shape)
+        energy, score = self._both(own_copy(states))
+        return _checked_energy(energy, states), _checked_score(score, states)
 
     def __repr__(self) -> str:
         return self._name
