@@ -27,14 +27,14 @@ np.empty(1 << 22, np.uint8)
 _threads: ContextVar[int | None] = ContextVar("physscore_threads", default=None)
 
 
+_MOST_THREADS = 4096
+
+
 def _checked_threads(n: Any, name: str) -> int:
-    try:
-        count = int(n)
-    except (TypeError, ValueError):
-        count = 0
-    if count < 1:
-        raise InputError(f"{name} is {n!r}: it must be a whole number of at least 1")
-    return count
+    whole = isinstance(n, int | np.integer) and not isinstance(n, bool)
+    if not whole or not 1 <= n <= _MOST_THREADS:
+        raise InputError(f"{name} is {n!r}: it must be a whole number from 1 to {_MOST_THREADS}")
+    return int(n)
 
 
 def n_threads() -> int:
@@ -47,7 +47,7 @@ def n_threads() -> int:
     if count is not None:
         return count
     if text := os.environ.get("PHYSSCORE_THREADS"):
-        return _checked_threads(text, "PHYSSCORE_THREADS")
+        return _checked_threads(int(text) if text.strip().isdecimal() else text, "PHYSSCORE_THREADS")
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -60,7 +60,7 @@ def threads(n: int) -> Iterator[None]:
     Raises
     ------
     InputError
-        If ``n`` is not a whole number of at least 1.
+        If ``n`` is not a whole number from 1 to 4096.
     """
     token = _threads.set(_checked_threads(n, "threads"))
     try:

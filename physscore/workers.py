@@ -35,10 +35,20 @@ class Workers(Team):
     Parameters
     ----------
     size
-        How many.
+        How many: up to four for each processor, and 16 anywhere.
+
+    Raises
+    ------
+    InputError
+        If there are more, which would only fill the memory.
     """
 
     def __init__(self, size: int) -> None:
+        most = max(16, 4 * (os.cpu_count() or 1))
+        if size > most:
+            raise InputError(
+                f"workers is {size}: it must be at most {most} on a machine of {os.cpu_count()} processors"
+            )
         self.size = size
         context = get_context("spawn")
         self._processes, self._links = [], []

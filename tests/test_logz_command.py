@@ -190,7 +190,7 @@ REFUSED = {
         ("gaussian", "--islands", "16", "--particles", "16"),
         "islands is 16 and particles 16",
     ),
-    "temperatures": (("gaussian", "--temperatures", "0"), "schedule is 0"),
+    "temperatures": (("gaussian", "--temperatures", "0"), "--temperatures is 0"),
     "target error": (("gaussian", "--target-error", "-1"), "target_error is -1.0"),
     "workers": (("gaussian", "--workers", "0"), "workers is 0"),
     "kernel": (("gaussian", "-k", "underdamped"), "'underdamped' is not one of"),

@@ -11,6 +11,7 @@ import numpy as np
 from click.core import ParameterSource
 
 from physscore.cli.options import (
+    COUNT,
     json_option,
     numbers,
     picture_of,
@@ -44,7 +45,7 @@ _MAPS_DRAWN = 4
 @click.option("--paired", is_flag=True, help="Map i of PATH belongs to map i of the reference.")
 @click.option("--tolerance", type=float, default=0.0, show_default=True,
               help="Accept an rms deviation up to this, however significant it is.")  # fmt: skip
-@click.option("--states", type=int, default=256, show_default=True,
+@click.option("--states", type=COUNT, default=256, show_default=True,
               help="Maps of the reference at which a score is looked at.")  # fmt: skip
 @click.option("--step-size", type=float, help="Of the Langevin steps that a score is meant for.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the audit of a score.")

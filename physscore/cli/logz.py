@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from physscore.cli.options import (
+    COUNT,
     KERNELS,
     device_option,
     files_of,
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
     from physscore.evidence.result import LogZ
 
 
+_MOST_TEMPERATURES = 1_000_000
+_ARRAYS = 4  # of the size of all states, at least
+
+
 @click.command(name="logz")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @parameters_option
@@ -35,13 +41,13 @@ if TYPE_CHECKING:
               help="Where to begin. [default: the model's prior; fitted, where there is none]")  # fmt: skip
 @click.option("-k", "--kernel", "kernel_name", type=click.Choice([k for k in KERNELS if k != "underdamped"]),
               help="How particles move. [default: mala for small states, hmc for fields]")  # fmt: skip
-@click.option("--particles", type=int, default=2000, show_default=True, help="Over all islands.")
-@click.option("--islands", type=int, help="Independent groups of particles. [default: 64, fewer if small]")
-@click.option("--temperatures", type=int, help="Steps of the way. [default: as the pilot finds]")
+@click.option("--particles", type=COUNT, default=2000, show_default=True, help="Over all islands.")
+@click.option("--islands", type=COUNT, help="Independent groups of particles. [default: 64, fewer if small]")
+@click.option("--temperatures", type=COUNT, help="Steps of the way. [default: as the pilot finds]")
 @click.option("--method", type=click.Choice(["smc", "ais", "tempering"]), default="smc", show_default=True)
 @click.option("--target-error", type=float, help="Go on until the error is as small as this.")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--workers", type=int, default=1, show_default=True, help="Processes that share the islands.")
+@click.option("--workers", type=COUNT, default=1, show_default=True, help="Processes that share the islands.")
 @device_option
 @click.option("-o", "--output", type=click.Path(path_type=Path),
               help="HDF5 file for the result; of several models name-MODEL.h5.")  # fmt: skip
@@ -85,6 +91,7 @@ def command(
     a number is not to be trusted.
     """
     from physscore import kernels, plots
+    from physscore.arrays import require_memory
     from physscore.core import InputError
     from physscore.evidence.dry_run import cost_of_log_z
     from physscore.evidence.estimate import estimate_log_z
@@ -92,6 +99,15 @@ def command(
     from physscore.processes import on_root, world
     from physscore.store.hdf5 import check_output
 
+    if temperatures is not None and not 1 <= temperatures <= _MOST_TEMPERATURES:
+        raise InputError(
+            f"--temperatures is {temperatures}: it must be a number of steps from 1 to {_MOST_TEMPERATURES:,}"
+        )
+    if (
+        not dry_run
+        and click.get_current_context().get_parameter_source("processes") != ParameterSource.DEFAULT
+    ):
+        raise InputError(f"--processes is {processes}: it is for --dry-run; start a job's own with mpiexec")
     if resume and output is None:
         raise InputError("--resume needs the file to go on with: -o name.h5")
     names = [_short(model) for model in models]
@@ -113,6 +129,9 @@ def command(
 
     on_root(comm, check_outputs)
     targets: list[Any] = load_models(models, parameters)
+    widest = max(math.prod(target.shape) for target in targets)
+    require_memory(8 * _ARRAYS * particles * widest, f"logz with --particles {particles}")
+    workers = workers if islands is None else min(workers, max(islands, 1))
     options: dict[str, Any] = {
         "reference": reference, "kernel": getattr(kernels, KERNELS[kernel_name])() if kernel_name else None,
         "particles": particles, "islands": islands, "schedule": temperatures, "method": method, "seed": seed,

@@ -19,6 +19,20 @@ if TYPE_CHECKING:
     from physscore.store import FieldFile
 
 
+class _Count(click.types.IntParamType):
+    """A whole number of things that are made or done: not beyond what any memory or life holds."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        if abs(found) > _MOST:
+            self.fail(f"{found} is beyond {_MOST:,}", param, ctx)
+        return found
+
+
+_MOST = 10**12
+COUNT = _Count()
+
+
 def numbers(kind: type[int] | type[float]) -> Callable[..., tuple[Any, ...] | None]:
     """Return what turns "256" or "256,256,128" into a tuple of one to three numbers."""
 

@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from physscore.cli.options import (
+    COUNT,
     KERNELS,
     device_option,
     files_of,
@@ -22,6 +23,8 @@ from physscore.cli.options import (
     say_stopping,
     threads_option,
 )
+
+_MOST_LEAPFROGS = 1_000_000
 
 
 def _number_or_auto(ctx: click.Context, param: click.Parameter, value: str) -> float | str:
@@ -44,13 +47,13 @@ def _number_or_auto(ctx: click.Context, param: click.Parameter, value: str) -> f
 @click.option("--friction", type=float, help="Friction of underdamped.")
 @click.option("--metropolised", is_flag=True, help="Accept or reject the steps of underdamped.")
 @click.option("--bias", type=float, help="Relative error of the variance that ula may make.")
-@click.option("-n", "n", type=int, help="New states of a learned score, through its noise levels.")
-@click.option("--chains", type=int, default=64, show_default=True)
-@click.option("--steps", type=int, help="Steps of each chain, after the warm-up. [default: 1000]")
-@click.option("--warmup", type=int, help="Steps of the warm-up. [default: half of --steps, 200 at least]")
-@click.option("--thin", type=int, default=1, show_default=True, help="Keep every so many-th step.")
+@click.option("-n", "n", type=COUNT, help="New states of a learned score, through its noise levels.")
+@click.option("--chains", type=COUNT, default=64, show_default=True)
+@click.option("--steps", type=COUNT, help="Steps of each chain, after the warm-up. [default: 1000]")
+@click.option("--warmup", type=COUNT, help="Steps of the warm-up. [default: half of --steps, 200 at least]")
+@click.option("--thin", type=COUNT, default=1, show_default=True, help="Keep every so many-th step.")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--workers", type=int, default=1, show_default=True, help="Processes that share the chains.")
+@click.option("--workers", type=COUNT, default=1, show_default=True, help="Processes that share the chains.")
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float64", show_default=True,
               help="Of large states; the compiled loop over small ones is float64.")  # fmt: skip
 @device_option
@@ -106,6 +109,8 @@ def command(
             if kernel_name != owner:
                 raise InputError(f"--{name} is for --kernel {owner}, not for {kernel_name}")
             given[name] = value
+    if isinstance(leapfrogs, float) and leapfrogs > _MOST_LEAPFROGS:
+        raise InputError(f"--leapfrogs is {leapfrogs:g}: a trajectory may have {_MOST_LEAPFROGS:,} at most")
     if metric is not None:
         given["metric"] = metric
     if resume and output is None:
@@ -128,6 +133,7 @@ def command(
         _generate(model, target, n, levels, seed, output, resume, overwrite, plot, as_json)
         return
     steps = 1000 if steps is None else steps
+    workers = min(workers, max(chains, 1))
     kernel = getattr(kernels, KERNELS[kernel_name])(**given)
     run = sample(
         target, kernel, chains=chains, steps=steps, warmup=warmup, thin=thin, seed=seed, dtype=dtype,

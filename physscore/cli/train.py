@@ -9,7 +9,14 @@ from typing import Any
 
 import click
 
-from physscore.cli.options import json_option, overwrite_option, print_json, say_stopping, threads_option
+from physscore.cli.options import (
+    COUNT,
+    json_option,
+    overwrite_option,
+    print_json,
+    say_stopping,
+    threads_option,
+)
 
 
 def _coarse(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...]:
@@ -42,9 +49,9 @@ def _coarse(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
 @click.option("--parameters", help="Dataset (n, p) of parameters that the score is conditional on.")
 @click.option("--validation-parameters", help="Those of --validation.")
 @click.option("--names", help="Names of the parameters, with commas.")
-@click.option("--steps", type=int, help="Steps of the optimiser. [default: 10000, or as --max-time allows]")
+@click.option("--steps", type=COUNT, help="Steps of the optimiser. [default: 10000, or as --max-time allows]")
 @click.option("--max-time", type=float, help="Seconds after which to end.")
-@click.option("--batch", type=int, default=64, show_default=True)
+@click.option("--batch", type=COUNT, default=64, show_default=True)
 @click.option("--learning-rate", type=float, help="The highest. [default: as the network and the steps need]")
 @click.option("--weight-decay", type=float, default=0.0, show_default=True)
 @click.option("--integrability", type=float, default=0.0, show_default=True, help="Penalty on the curl.")
@@ -53,7 +60,7 @@ def _coarse(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
 @click.option("--coarse", callback=_coarse, help="Factors by which fields are coarser at first, as in 4,2.")
 @click.option("--augment/--no-augment", default=True,
               help="Shift fields, turn axes and exchange them at random. [default: augment]")  # fmt: skip
-@click.option("--patience", type=int, help="End after so many validations that are no better.")
+@click.option("--patience", type=COUNT, help="End after so many validations that are no better.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
     "--resume", is_flag=True, help="Go on with an unfinished training; of a finished one say what came out."

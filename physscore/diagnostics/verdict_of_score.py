@@ -313,7 +313,8 @@ def _text(estimate: Estimate) -> str:
     value, error = estimate
     if not error > _ROUNDING * max(1.0, abs(value)):  # exact, or of one state
         return "0" if abs(value) < _ROUNDING else f"{value:.4g}"
-    digits = int(np.clip(math.floor(math.log10(abs(value) / error)) + 2 if value else 1, 1, 8))
+    ratio = abs(value) / error  # 0 where the error is not finite
+    digits = int(np.clip(math.floor(math.log10(ratio)) + 2 if ratio > 0 else 1, 1, 8))
     return f"{value:.{digits}g} +- {error:.2g}"
 
 

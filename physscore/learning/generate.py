@@ -11,16 +11,19 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
+from physscore.arrays import require_memory
 from physscore.core import InputError
 from physscore.grid import Grid
 from physscore.interrupt import interruptible
 from physscore.learning.fitted import Fitted
+from physscore.noise import seed_key
 from physscore.sampling.engine import whole
 from physscore.store.field_file import FieldFile
 from physscore.store.fields import FieldWriter
 from physscore.store.hdf5 import check_output, describe, require_space, whole_file
 
 _SCALES = ("x", "y", "z", "realization")  # of the axes of a file, which no dataset can be called as well
+_MOST_LEVELS = 1_000_000
 _AT_ONCE = 1 << 18  # components of the states that are made together
 
 
@@ -73,6 +76,9 @@ def generate(
         If an argument makes no sense, or the file cannot be written.
     """
     n, steps, seed = whole(n=n), whole(2, steps=steps), whole(0, seed=seed)
+    seed_key(seed)
+    if steps > _MOST_LEVELS:
+        raise InputError(f"steps is {steps}: it must be at most {_MOST_LEVELS:,} noise levels")
     given = (
         None if score.parameters is None else dict(zip(score.names, score.parameters.tolist(), strict=True))
     )
@@ -86,6 +92,7 @@ def generate(
     if resume:
         raise InputError("resume is for fields: vectors are made at once")
     path = check_output(output, overwrite=overwrite)
+    require_memory(4 * 8 * n * score.dim, f"making {n} states")
     require_space(path, 8 * n * score.dim)
     draws = score.sample(n, seed=seed, steps=steps, progress=progress)
     with whole_file(path, draws.nbytes) as fresh, h5py.File(fresh, "w") as file:

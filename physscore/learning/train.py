@@ -23,6 +23,7 @@ from physscore.learning.files import finite, read_tensors, write_tensors
 from physscore.learning.fitted import Fitted, load
 from physscore.learning.optimiser import Average, Optimiser, default_rate, schedule, weights_of
 from physscore.learning.task import LOSSES, Task
+from physscore.noise import seed_key
 from physscore.sampling.engine import whole
 from physscore.store.hdf5 import check_output, part_of, require_space
 
@@ -30,6 +31,7 @@ _STEPS = 10_000
 _LOOKS = 20  # validations in a training
 _REST = 9  # times as long as a validation no other follows where time is limited
 _SAVE_SECONDS = 30.0
+_MOST = 1e6  # of a learning rate or a noise level: single precision holds its steps and squares
 _COPIES = 5  # of the weights in the file of an unfinished training, at most
 _CHANCE = 2.0  # standard errors by which later weights may look worse
 
@@ -157,12 +159,13 @@ def train(
     if max_time is not None and not 0 < max_time < math.inf:
         raise InputError(f"max_time is {max_time}: it must be a positive number of seconds")
     for name, value in (("learning_rate", learning_rate), ("sigma", sigma)):
-        if value is not None and not 0 < value < math.inf:
-            raise InputError(f"{name} is {value}: it must be positive")
+        if value is not None and not 0 < value <= _MOST:
+            raise InputError(f"{name} is {value}: it must be positive, and at most {_MOST:g}")
     for name, factor in (("weight_decay", weight_decay), ("integrability", integrability)):
         if not 0 <= factor < math.inf:
             raise InputError(f"{name} is {factor}: it must be a number that is not negative")
     batch, seed = whole(batch=batch), whole(0, seed=seed)
+    seed_key(seed)
     patience = None if patience is None else whole(patience=patience)
     given = read(data, dataset)
     given.parameters = rows(parameters, data, len(given.x), "parameters")

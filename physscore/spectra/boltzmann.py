@@ -157,6 +157,8 @@ def _plain(parameters: dict[str, Any]) -> dict[str, Any]:
     for name, value in plain.items():
         if not isinstance(value, (int, float, str, type(None))):
             raise InputError(f"{name} is {value!r}: a parameter of CAMB must be a number or text")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{name} is {value}: a parameter of CAMB must be finite")
     return plain
 
 

@@ -1,0 +1,88 @@
+"""Numbers beyond what a machine can do are refused in words, before anything begins."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+from commands import physscore
+
+import physscore as ps
+from physscore.workers import Workers
+
+HUGE = 10**30
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (f"sample gaussian --workers {HUGE}", "--workers.*beyond"),
+        ("sample gaussian --chains 100000 --workers 5000", "workers is 5000: it must be at most"),
+        (f"sample gaussian --warmup {HUGE}", "--warmup.*beyond"),
+        (f"sample gaussian --threads {HUGE}", "threads is 10+: it must be a whole number from 1 to"),
+        ("sample gaussian -k hmc --leapfrogs 1e300", "--leapfrogs is 1e.300"),
+        (f"logz gaussian --particles {HUGE}", "--particles.*beyond"),
+        ("logz gaussian --particles 1000000000000", "--particles 1000000000000 needs .* GiB of memory"),
+        (f"logz gaussian --temperatures {HUGE}", "--temperatures.*beyond"),
+        ("logz gaussian --temperatures 1000000000", "--temperatures is 1000000000: .* 1 to 1,000,000"),
+        ("logz gaussian --temperatures -1", "--temperatures is -1: it must be a number of steps from 1"),
+        ("logz gaussian --processes 4", "--processes is 4: it is for --dry-run"),
+        (f"field --grid 8 --box 100 -o f.h5 --threads {HUGE}", "threads is 10+: it must be"),
+        ("field --grid 8 --box 100 -o f.h5 --spectrum camb:ns=nan", "ns is nan: .* must be finite"),
+    ],
+)
+def test_huge_numbers_are_refused(command, message, tmp_path):
+    done = physscore(*command.split(), cwd=tmp_path, code=2)
+    assert re.search(message, done.stderr), done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("n", [1.5, True, math.inf, math.nan, "4", None, 0, HUGE])
+def test_threads_are_a_whole_number(n):
+    with pytest.raises(ps.InputError, match="threads is .*: it must be a whole number"), ps.threads(n):
+        pass
+
+
+def test_threads_of_the_environment(monkeypatch):
+    from physscore.arrays import n_threads
+
+    monkeypatch.setenv("PHYSSCORE_THREADS", " 3 ")
+    assert n_threads() == 3
+    with ps.threads(np.int64(2)):
+        assert n_threads() == 2
+    monkeypatch.setenv("PHYSSCORE_THREADS", "1.5")
+    with pytest.raises(ps.InputError, match="PHYSSCORE_THREADS is '1.5'"):
+        n_threads()
+
+
+def test_workers_do_not_fill_the_memory():
+    with pytest.raises(ps.InputError, match="workers is 1000000: it must be at most"):
+        Workers(10**6)
+
+
+def test_a_learned_score_refuses_huge_numbers(tmp_path):
+    from physscore import learning
+    from physscore.learning.generate import generate
+
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    for settings, message in (
+        ({"seed": HUGE}, "seed is 10+"),
+        ({"learning_rate": 1e300}, "learning_rate is 1e.300: it must be positive, and at most 1e.06"),
+    ):
+        with pytest.raises(ps.InputError, match=message):
+            learning.train("mlp", x, steps=2, **settings)
+    fit = learning.train("mlp", x, steps=2)
+    for n, settings, message in (
+        (HUGE, {}, "needs .* GiB of memory"),
+        (2, {"steps": HUGE}, "steps is 10+: it must be at most"),
+        (2, {"seed": HUGE}, "seed is 10+"),
+    ):
+        with pytest.raises(ps.InputError, match=message):
+            generate(fit, n, tmp_path / "new.h5", **settings)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_audit_at_a_huge_step_is_said():
+    target = ps.Gaussian(0.0, 1.0, dim=2)
+    audit = ps.audit_score(target, target.sample(50, seed=1), step_size=1e300)
+    assert "at the step 1e+300" in str(audit)
