@@ -73,11 +73,16 @@ def _atanh(q):
 
 
 @inline
+def log1p(x):
+    """Return the logarithm of 1 + x for an x that is not negative."""
+    return select(x < 0.4, 2.0 * _atanh(x / (2.0 + x)), log(1.0 + x))
+
+
+@inline
 def asinh(x):
     """Return the area sine."""
     a = abs(x)
-    u = a + a * a / (1.0 + math.sqrt(a * a + 1.0))
-    y = select(u < 0.4, 2.0 * _atanh(u / (2.0 + u)), log(1.0 + u))
+    y = log1p(a + a * a / (1.0 + math.sqrt(a * a + 1.0)))
     return select(x < 0.0, -y, y)
 
 

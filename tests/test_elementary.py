@@ -10,13 +10,14 @@ from physscore import elementary
 
 @numba.njit
 def all_of(x):
-    out = np.empty((9, len(x)))
+    out = np.empty((10, len(x)))
     for i in range(len(x)):
         out[0, i] = elementary.exp(x[i])
         out[1, i] = elementary.log(abs(x[i]) + 1e-300)
         out[2, i], out[3, i] = elementary.log_cosh_and_tanh(x[i])
         out[4, i], out[5, i] = elementary.sin_and_cos(x[i])
         out[6, i] = elementary.asinh(x[i])
+        out[9, i] = elementary.log1p(abs(x[i]))
         out[7, i], out[8, i] = elementary.sinh_and_cosh(x[i])
     return out
 
@@ -47,6 +48,7 @@ def test_they_are_the_library_s():
     np.testing.assert_allclose(found[6], np.arcsinh(x), rtol=1e-15)
     np.testing.assert_allclose(found[7], np.sinh(x), rtol=4e-15)  # twice the error of exp
     np.testing.assert_allclose(found[8], np.cosh(x), rtol=2e-15)
+    np.testing.assert_allclose(found[9], np.log1p(np.abs(x)), rtol=1e-15)
 
 
 def test_single_precision():

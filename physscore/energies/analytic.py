@@ -14,7 +14,7 @@ from scipy.special import gammaln, logsumexp
 from physscore import noise
 from physscore.arrays import as_states, on_gpu
 from physscore.core import Array, Energy, InputError, Point, Prior
-from physscore.elementary import exp, log, sin_and_cos
+from physscore.elementary import exp, log1p, sin_and_cos
 from physscore.points import compiled_block, energy_and_score, from_block
 
 
@@ -285,9 +285,9 @@ def _student_block(x, params, gradient_out, energy_out):
         for j in range(n):
             squares[j] += x[i, j] * x[i, j]
     for j in range(n):
-        q = 1.0 + squares[j] / (freedom * scale * scale)
-        energy_out[j] = params[2] + 0.5 * (freedom + d) * log(q)
-        squares[j] = (freedom + d) / (freedom * scale * scale * q)
+        q = squares[j] / (freedom * scale * scale)
+        energy_out[j] = params[2] + 0.5 * (freedom + d) * log1p(q)
+        squares[j] = (freedom + d) / (freedom * scale * scale * (1.0 + q))
     for i in range(d):
         for j in range(n):
             gradient_out[i, j] = squares[j] * x[i, j]
@@ -318,19 +318,27 @@ class Student(Analytic):
         self.degrees_of_freedom, self.scale = float(degrees_of_freedom), float(scale)
         f, d = self.degrees_of_freedom, checked_dim(dim)
         self._offset = float(
-            gammaln(0.5 * f)
-            - gammaln(0.5 * (f + d))
-            + 0.5 * d * math.log(math.pi * f)
-            + d * math.log(self.scale)
+            0.5 * d * math.log(math.pi) + d * math.log(self.scale) - _log_gamma_ratio(0.5 * f, 0.5 * d)
         )
         self._set(d, f, self.scale, self._offset)
 
     def _formula(self, x: Array) -> tuple[Array, Array]:
         f, spread = self.degrees_of_freedom, self.degrees_of_freedom * self.scale**2
-        q = 1 + (x * x).sum(axis=1) / spread
-        return self._offset + 0.5 * (f + self.dim) * np.log(q), ((f + self.dim) / (spread * q))[
-            :, np.newaxis
-        ] * x
+        q = (x * x).sum(axis=1) / spread
+        slope = (f + self.dim) / (spread * (1 + q))
+        return self._offset + 0.5 * (f + self.dim) * np.log1p(q), slope[:, np.newaxis] * x
+
+
+def _log_gamma_ratio(a: float, b: float) -> float:
+    """Return log(Gamma(a + b) / Gamma(a)) - b log(2 a), which is what is left for large a: -b log 2."""
+    if a < 30:
+        return float(gammaln(a + b) - gammaln(a)) - b * math.log(2 * a)
+
+    def rest(x: float) -> float:  # of Stirling's series, to 1e-15
+        y = 1 / x
+        return y * (1 / 12 - y * y * (1 / 360 - y * y * (1 / 1260 - y * y / 1680)))
+
+    return (a + b - 0.5) * math.log1p(b / a) - b - b * math.log(2) + rest(a + b) - rest(a)
 
 
 @compiled_block
