@@ -18,8 +18,8 @@ _NEAR = 1.0  # along the path, in standard deviations of E
 class Derivatives:
     """-d log Z / d coupling and d^2 log Z / d coupling^2 on each rung, with what each island adds.
 
-    ``size`` is the mean size of the terms of the second: itself, but where some are negative.
-    ``slope_range`` is how far the terms of the first reach.
+    ``size`` is the mean size of the terms of the second: itself, but where some are negative. ``terms`` are
+    those of the first at all particles, of shape (rungs, n), and ``shares`` their weights, with sum 1.
     """
 
     slope: Array
@@ -27,7 +27,8 @@ class Derivatives:
     bend: Array
     bend_adds: Array
     size: Array
-    slope_range: Array
+    terms: Array
+    shares: Array
 
 
 def derivatives(seen: Seen) -> Derivatives:
@@ -41,8 +42,12 @@ def derivatives(seen: Seen) -> Derivatives:
     terms = (seen.slope - mean[:, np.newaxis, np.newaxis]) ** 2 - seen.bend
     square, more = averages(terms)
     chance = adds.var(axis=1, ddof=1) / adds.shape[1]  # of the mean that was taken off
-    reach = np.ptp(seen.slope, axis=(1, 2))
-    return Derivatives(mean, adds, square + chance, more, averages(np.abs(terms))[0], reach)
+    size = averages(np.abs(terms))[0]
+    shares = between[:, :, np.newaxis] * within / between.shape[1]
+    flat = (len(mean), -1)
+    return Derivatives(
+        mean, adds, square + chance, more, size, seen.slope.reshape(flat), shares.reshape(flat)
+    )  # fmt: skip
 
 
 def steadied(up: Derivatives, down: Derivatives, length: Array) -> Array:
@@ -62,21 +67,40 @@ def steadied(up: Derivatives, down: Derivatives, length: Array) -> Array:
     return up.bend_adds * np.sqrt(_ratio(wanted, own))[:, np.newaxis]
 
 
-def or_one_more(adds: Array, seen: Derivatives, length: Array, particles: int, power: int) -> Array:
+def or_one_more(adds: Array, seen: Derivatives, length: Array, couplings: Array, power: int) -> Array:
     """Return what islands add to the first (``power`` 1) or second (2) derivative, stretched where all have
     settled in one state and rare others may have been missed: to the error of one more particle that is as
     far off as those on rungs nearby. In the second it is squared, and must be far above the scatter of the
     first."""
-    n = adds.shape[1]
-    nearby = (_nearness(length) * seen.slope_range).max(axis=1)
+    n, particles = adds.shape[1], seen.terms.shape[1]
     scatter = np.sqrt(seen.slope_adds.var(axis=1, ddof=1) / n)
-    settled = nearby / particles > (1.0 if power == 1 else _SETTLED) * scatter
-    least = np.where(settled, nearby**power / particles, 0.0) ** 2
+    limit = (1.0 if power == 1 else _SETTLED) * scatter
+    settled = _one_more(seen, length, couplings, 1) / particles > limit
+    least = np.where(settled, _one_more(seen, length, couplings, power) / particles, 0.0) ** 2
     own = adds.var(axis=1, ddof=1) / n
     stretched = adds * np.sqrt(_ratio(np.maximum(own, least), own))[:, np.newaxis]
     still = (own == 0) & (least > 0)  # nothing to stretch
     stretched[still] = np.sqrt((n - 1) * least[still])[:, np.newaxis] * np.where(np.arange(n) % 2, 1, -1)
     return stretched
+
+
+def _one_more(seen: Derivatives, length: Array, couplings: Array, power: int) -> Array:
+    """Return how far off, to a power, one more particle on each rung may be.
+
+    It may be where those on rungs nearby are, but only by their weights exp(-dk dE/dk) on this rung: what
+    they expect to be there less than once, counts as much less.
+    """
+    near, found = _nearness(length), np.zeros(len(length))
+    for here, there in zip(*np.nonzero(near), strict=True):
+        terms, shares = seen.terms[there], seen.shares[there]
+        gain = np.where(shares > 0, (couplings[there] - couplings[here]) * terms, -np.inf)
+        weights = shares * np.exp(gain - gain.max())
+        off = np.abs(terms - seen.slope[here])
+        order = np.argsort(-off)
+        beyond = len(terms) * np.cumsum(weights[order]) / weights.sum()  # particles
+        worth = np.minimum(beyond, 1.0) * off[order] ** power
+        found[here] = max(found[here], near[here, there] * worth.max())
+    return found
 
 
 def _nearness(length: Array) -> Array:

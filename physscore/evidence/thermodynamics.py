@@ -182,8 +182,9 @@ def _run(
     adds = adds + np.concatenate([np.zeros((1, islands)), np.cumsum(influence, axis=0)])[stops]
     up, down = derivatives(there), derivatives(back)
     length = np.interp(betas, knots.betas, knots.length)
-    bend_adds = or_one_more(steadied(up, down, length), up, length, len(y), 2)[stops]
-    slope_adds = or_one_more(up.slope_adds, up, length, len(y), 1)[stops]
+    rungs = np.array([family.at(beta) for beta in betas])
+    bend_adds = or_one_more(steadied(up, down, length), up, length, rungs, 2)[stops]
+    slope_adds = or_one_more(up.slope_adds, up, length, rungs, 1)[stops]
     slope, bend = up.slope[stops], up.bend[stops]
     squares = family.couplings**2
     influences = {
@@ -197,7 +198,7 @@ def _run(
     verdict, reasons = verdict_of(findings)
     return Thermodynamics(
         family.couplings, log_z, slope, squares * bend, family.n_sites, verdict, reasons,
-        np.array([family.at(beta) for beta in betas]), first, influences, evaluations,
+        rungs, first, influences, evaluations,
     )  # fmt: skip
 
 
