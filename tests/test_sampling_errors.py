@@ -195,3 +195,41 @@ def test_guidance_hands_on_walls():
         with pytest.raises(ps.InputError, match="has bounds, which ULA steps over"):
             ps.sample(guided + ps.Gaussian(0.0, 1.0, dim=1), ps.ULA(0.01), init=[0.5])
     assert not ps.Guidance(ps.Gaussian(0.0, 1.0, dim=1), 1.0).has_walls
+
+
+def test_large_energies_in_single_precision():
+    class Own(ps.Energy):
+        shape = (3,)
+
+        def energy_and_score(self, x):
+            return (constant + 0.5 * (x**2).sum(axis=1)).astype(dtype), -x
+
+    options = {"chains": 4, "steps": 4, "warmup": 0}
+    made = ps.from_functions(energy_and_score=Own().energy_and_score, shape=3)
+    targets = [Own(), made, ps.Gaussian(0.0, 1.0, dim=3) + made]
+    for target in targets:
+        constant, dtype = 1e7, np.float32
+        with pytest.warns(UserWarning, match="energies are float32 and above 8e5"):
+            ps.sample(target, ps.MALA(0.1), **options)
+        for constant, dtype in ((1e7, np.float64), (1e5, np.float32)):  # noqa: B007
+            ps.sample(target, ps.MALA(0.1), **options)
+
+
+def test_large_energies_of_a_module_in_single_precision():
+    torch = pytest.importorskip("torch")
+
+    class Normal(torch.nn.Module):
+        def __init__(self, constant, dtype):
+            super().__init__()
+            self.constant = torch.nn.Parameter(torch.tensor(constant, dtype=dtype))
+
+        def forward(self, x):
+            return self.constant + 0.5 * (x**2).sum(dim=1)
+
+    x = np.ones((4, 3))
+    target = ps.from_torch(Normal(1e7, torch.float32), 3)
+    for call in (target.energy, target.energy_and_score):
+        with pytest.warns(UserWarning, match="energies are float32 and above 8e5"):
+            call(x)
+    ps.from_torch(Normal(1e7, torch.float64), 3).energy(x)
+    ps.from_torch(Normal(1e5, torch.float32), 3).energy(x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from operator import index
@@ -120,6 +121,7 @@ class _EnergyFunctions(Energy):
 
 def _checked_energy(energy: Any, x: Array) -> npt.NDArray[np.float64]:
     _require_real("energy", energy)
+    warn_of_single_precision(energy)
     # Its own: the function may use its array again, or not let it be changed.
     found = energy.astype(np.float64) if on_gpu(energy) else np.array(energy, np.float64)
     if found.shape != (len(x),):
@@ -127,6 +129,18 @@ def _checked_energy(energy: Any, x: Array) -> npt.NDArray[np.float64]:
             f"energy(x) returned {found.shape}, expected ({len(x)},): one number a chain; return -log p"
         )
     return found
+
+
+def warn_of_single_precision(energy: Any) -> None:
+    """Warn if energies are all so large that float32 rounds them by more than 0.1, as with a large constant:
+    kernels that accept or reject, and log Z, see steps in place of a slope."""
+    single = isinstance(energy, np.ndarray) and energy.dtype == np.float32 and energy.size > 0
+    if single and 0.1 < float(np.abs(energy).min()) * np.finfo(np.float32).eps < np.inf:
+        warnings.warn(
+            "energies are float32 and above 8e5, where they are rounded by 0.1 and more: leave a constant "
+            "out, or compute them in float64",
+            stacklevel=3,
+        )
 
 
 def _require_real(name: str, values: Any) -> None:

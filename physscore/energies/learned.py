@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from physscore.arrays import as_states, cupy, device_of, namespace, on_gpu
 from physscore.core import Array, Energy, InputError, Score
-from physscore.energies.functions import state_shape
+from physscore.energies.functions import state_shape, warn_of_single_precision
 
 _AT_ONCE = 1 << 20  # components of the states that a module is given together
 _WITH_GRAPH = 1 << 16  # the same, where it keeps what its derivatives need
@@ -256,11 +256,25 @@ class LearnedEnergy(Energy):
             for group in self._about.groups(len(states)):
                 given = self._about.tensor(states[group])
                 energies = self._about.energies(given, self._explicit)
-                found[group] = self._about.array(energies.reshape(-1), states)
+                found[group] = self._told(energies.reshape(-1), states)
         return cast(npt.NDArray[np.float64], found)
+
+    def _told(self, energies: Any, states: Array) -> Array:
+        found = self._about.array(energies, states)
+        warn_of_single_precision(found)
+        return found
+
+    def score(self, x: Array) -> Array:
+        """Return minus the gradient, in the type of ``x``."""
+        if self._explicit:
+            return _score(self._about, as_states(x, self.shape))
+        return self._both(x, self._about.array)[1]
 
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return both."""
+        return self._both(x, self._told)
+
+    def _both(self, x: Array, as_array: Any) -> tuple[npt.NDArray[np.float64], Array]:
         states = as_states(x, self.shape)
         if self._explicit:
             return self.energy(states), _score(self._about, states)
@@ -273,7 +287,7 @@ class LearnedEnergy(Energy):
                 given = self._about.tensor(states[group]).requires_grad_()
                 energy = self._about.energies(given, False).reshape(-1)
                 slope = gradient(energy.sum(), given)
-            energies[group] = self._about.array(energy, states)
+            energies[group] = as_array(energy, states)
             scores[group] = self._about.array(-slope, states)
         return energies, scores
 

@@ -22,6 +22,7 @@ from physscore.arrays import (
 )
 from physscore.core import Array, Energy, InputError, Score
 from physscore.energies.coordinates import FieldModes
+from physscore.energies.functions import warn_of_single_precision
 from physscore.kernels import batched
 from physscore.kernels.metric import Metric
 from physscore.kernels.moves import DENSE
@@ -138,6 +139,7 @@ class Loop:
         else:
             # A user's class may use its arrays again.
             own = type(self.target).__module__.startswith("physscore.")
+            warn_of_single_precision(energy)
             energy = np.array(energy, np.float64)
             score = np.asarray(score, x.dtype) if own else np.array(score, x.dtype)
         if energy.shape != (len(x),):
