@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,9 +16,8 @@ from physscore.cli.options import json_option, print_json, print_summary
 def command(path: Path, as_json: bool) -> None:
     """Say what is in a file: fields, spectra, runs, estimates of log Z, or a learned score."""
     from physscore.store import FieldFile, load
-    from physscore.store.evidence import read_log_z, unfinished
-    from physscore.store.hdf5 import open_hdf5, summary
-    from physscore.store.runs import RunFile
+    from physscore.store.evidence import unfinished
+    from physscore.store.hdf5 import open_hdf5, reading, summary
     from physscore.store.spectra import read_spectrum
 
     if path.suffix == ".safetensors":
@@ -29,16 +29,17 @@ def command(path: Path, as_json: bool) -> None:
             for name, value in model.summary().items():
                 click.echo(f"{name}: {value}")
         return
-    with open_hdf5(path) as file:
-        kind = file.attrs.get("kind")
+    going_on: dict[str, Any] | None = None
+    with open_hdf5(path) as file, reading(path):
         found = summary(file)
+        kind = found["kind"]
         if kind == "spectrum":
             found["bins"] = len(read_spectrum(file).k)
         if kind == "evidence":
             going_on = unfinished(file)
             found |= going_on or {}
     if kind == "run" or (kind == "evidence" and going_on is None):
-        result = RunFile(path).run() if kind == "run" else read_log_z(path)
+        result = load(path)
         if as_json:
             print_json(found | result.summary())
         else:

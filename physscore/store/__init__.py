@@ -16,7 +16,7 @@ from physscore.core import InputError
 from physscore.diagnostics.power import PowerSpectrum
 from physscore.store.field_file import FieldFile
 from physscore.store.fields import Fields, FieldWriter
-from physscore.store.hdf5 import check_output, describe, open_hdf5, whole_file
+from physscore.store.hdf5 import check_output, describe, open_hdf5, reading, whole_file
 from physscore.store.spectra import read_spectrum, write_spectrum
 
 if TYPE_CHECKING:
@@ -136,12 +136,14 @@ def load(path: str | os.PathLike[str], *, module: Any = None) -> Any:
         raise InputError(f"module is given, but {path} is no model: those end in .safetensors")
     with open_hdf5(Path(path)) as file:
         if file.attrs.get("kind") == "spectrum":
-            return read_spectrum(file)
+            with reading(Path(path)):
+                return read_spectrum(file)
         kind = file.attrs.get("kind")
     if kind == "run":
         from physscore.store.runs import RunFile
 
-        return RunFile(path).run()
+        with reading(Path(path)):
+            return RunFile(path).run()
     if kind == "evidence":
         from physscore.store.evidence import read_log_z
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from physscore.core import Array, Energy, InputError
 from physscore.evidence.result import LogZ
-from physscore.store.hdf5 import check_output, describe, open_hdf5, part_of, require_same, whole_file
+from physscore.store.hdf5 import check_output, describe, open_hdf5, part_of, reading, require_same, whole_file
 
 _PLACES = {"samples": "samples/x", "log_weights": "samples/log_weight"}  # others under their own names
 _LABELS = {
@@ -126,7 +126,7 @@ class EvidenceWriter:
                 words = h5py.check_string_dtype(item.dtype) is not None
                 found[name] = item.asstr()[()] if words else item[...]
 
-        with open_hdf5(self.part) as file, _reading(self.part):
+        with open_hdf5(self.part) as file, reading(self.part):
             if file.attrs["kind"] != "evidence":
                 raise InputError(f"output {self.part} is not an unfinished estimate of log Z")
             file["state"].visititems(keep)
@@ -220,7 +220,7 @@ def read_log_z(path: str | os.PathLike[str]) -> LogZ:
 
 def unfinished(file: h5py.File) -> dict[str, Any] | None:
     """Return what an unfinished file says of its job; None for a finished one."""
-    if "log_z" in file.attrs:
+    if "log_z" in file.attrs or "estimate" in file.attrs:
         return None
     settings = json.loads(file.attrs["settings"])
     return {"complete": False, "pieces": len(file.get("state/units", ())), "seed": int(file.attrs["seed"]),
@@ -257,7 +257,7 @@ def _read(file: h5py.File, path: Path) -> LogZ:
         raise InputError(f"file {path} is not a file of a physscore estimate of log Z")
     if unfinished(file) is not None:
         raise InputError(f"file {path} holds an unfinished estimate: the same command with --resume ends it")
-    with _reading(path):
+    with reading(path):
         found = json.loads(file.attrs["estimate"])
         found["estimates"] = {name: tuple(pair) for name, pair in found["estimates"].items()}
         found["work"] = {leg: array[...] for leg, array in file.get("work", {}).items()}
@@ -280,12 +280,3 @@ def _whole(path: Path, arrays: Iterable[Any]) -> Iterator[h5py.File]:
     need = sum(_HEAD + np.asarray(array).nbytes for array in arrays)
     with whole_file(path, need) as fresh, h5py.File(fresh, "w") as file:
         yield file
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn what is missing in a file, or cannot be read, into one sentence."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, OSError) as error:
-        raise InputError(f"file {path} cannot be read: it is damaged ({error})") from error

@@ -18,7 +18,7 @@ from physscore.diagnostics.comparison import Verdict, pool
 from physscore.diagnostics.power import FieldSequence, PowerSpectrum
 from physscore.grid import Grid
 from physscore.store.fields import CHECKS
-from physscore.store.hdf5 import FORMAT, open_hdf5, require_same
+from physscore.store.hdf5 import FORMAT, open_hdf5, reading, require_same
 from physscore.store.spectra import read_spectrum
 
 
@@ -74,7 +74,8 @@ class FieldFile:
         self.file = open_hdf5(self.path)
         try:
             if dataset is None:
-                self._read_ours()
+                with reading(self.path):
+                    self._read_ours()
             else:
                 self._read_foreign(dataset, box_size, batched)
         except BaseException:
@@ -90,11 +91,15 @@ class FieldFile:
             )
         header = file["Header"].attrs
         self.delta = file[str(file.attrs.get("dataset", "fields/delta"))]
+        if not isinstance(self.delta, h5py.Dataset):
+            raise TypeError(f"{self.delta.name} is no dataset")
         self.grid = Grid([int(n) for n in header["Shape"]], [float(side) for side in header["BoxSize"]])
         self.length_unit = str(file["Units"].attrs["length"])
         self.redshift = float(header["Redshift"]) if "Redshift" in header else None
         self.seed = int(file.attrs["seed"]) if "seed" in file.attrs else None
-        self.settings: dict[str, Any] = json.loads(file.attrs["settings"])
+        self.settings: dict[str, Any] = dict(json.loads(file.attrs["settings"]))
+        if self.delta.shape[self.delta.ndim - self.grid.dim :] != self.grid.shape:
+            raise ValueError(f"its fields have shape {self.delta.shape}, and its grid {self.grid.shape}")
         self.completed = [int(i) for i in np.flatnonzero(file["completed"][:])]
 
     def _read_foreign(self, dataset: str, box_size: Sequence[float] | None, batched: bool | None) -> None:
@@ -170,7 +175,8 @@ class FieldFile:
         if "checks" not in self.file or not self.completed:
             return None
         kept = self.independent().indices
-        return pool(*(self.file[f"checks/{name}"][:][kept] for name in CHECKS))
+        with reading(self.path):
+            return pool(*(self.file[f"checks/{name}"][:][kept] for name in CHECKS))
 
     def summary(self) -> dict[str, Any]:
         """Return what the file holds, ready for JSON."""
@@ -192,7 +198,8 @@ class FieldFile:
 
     def power(self) -> PowerSpectrum | None:
         """Return the spectra that were measured when the fields were written, if they were kept."""
-        return read_spectrum(self.file) if "spectra" in self.file else None
+        with reading(self.path):
+            return read_spectrum(self.file) if "spectra" in self.file else None
 
     def __enter__(self) -> FieldFile:
         return self

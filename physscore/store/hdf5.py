@@ -153,6 +153,18 @@ def whole_file(path: Path, need: int) -> Iterator[Path]:
         part_of(path).unlink(missing_ok=True)
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what is missing in a file of ours, or is something else, into one sentence."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OSError, RuntimeError) as error:
+        reason = error.args[0] if isinstance(error, KeyError) and error.args else error
+        raise InputError(f"file {path} cannot be read: it is damaged ({reason})") from error
+
+
 def describe(
     file: h5py.File, kind: str, seed: int | None, settings: dict[str, Any], length_unit: str
 ) -> None:
@@ -173,10 +185,11 @@ def require_same(file: h5py.File, path: Path, seed: int | None, settings: dict[s
     """Refuse to go on with the file of another job."""
     if file.attrs.get("format") != FORMAT or "settings" not in file.attrs:
         raise InputError(f"output {path} is not a file of physscore: use --overwrite to replace it")
-    found = {
-        "seed": int(file.attrs["seed"]) if "seed" in file.attrs else None,
-        **json.loads(file.attrs["settings"]),
-    }
+    with reading(path):
+        found = {
+            "seed": int(file.attrs["seed"]) if "seed" in file.attrs else None,
+            **json.loads(file.attrs["settings"]),
+        }
     wanted = {"seed": seed, **json.loads(json.dumps(settings))}
     differing = [
         f"{name} was {found.get(name)} and is {wanted[name]}"
@@ -219,9 +232,11 @@ def open_hdf5(path: Path) -> h5py.File:
     InputError
         If it is missing, not HDF5, truncated, or of a newer format than this version reads.
     """
-    if not path.is_file():
+    if not path.name:
+        raise InputError(f"file is {str(path)!r}: it must be the name of one")
+    if not os.path.isfile(path):
         part = part_of(path)
-        known = f", but {part} does: a job that is not finished" if part.is_file() else ""
+        known = f", but {part} does: a job that is not finished" if os.path.isfile(part) else ""
         raise InputError(f"file {path} does not exist{known}")
     try:
         if not h5py.is_hdf5(path):
@@ -230,13 +245,17 @@ def open_hdf5(path: Path) -> h5py.File:
     except OSError as error:
         reason = "it is truncated" if "truncated" in str(error) else str(error).splitlines()[0]
         raise InputError(f"file {path} cannot be read: {reason}") from error
-    if file.attrs.get("format") == FORMAT and int(file.attrs["format_version"]) > FORMAT_VERSION:
-        version = file.attrs["format_version"]
+    try:
+        with reading(path):
+            version = int(file.attrs["format_version"]) if file.attrs.get("format") == FORMAT else 0
+        if version > FORMAT_VERSION:
+            raise InputError(
+                f"file {path} has format version {version} and this is physscore {__version__}, "
+                f"which reads up to {FORMAT_VERSION}: install a newer physscore"
+            )
+    except InputError:
         file.close()
-        raise InputError(
-            f"file {path} has format version {version} and this is physscore {__version__}, "
-            f"which reads up to {FORMAT_VERSION}: install a newer physscore"
-        )
+        raise
     return file
 
 
