@@ -179,3 +179,20 @@ def test_bad_fields():
         bispectrum(np.zeros((4, 4)), grid)
     with pytest.raises(InputError, match="at least 4"):
         bispectrum(np.zeros((2, 2)), ps.Grid((2, 2), 1.0))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda x: np.ma.masked_array(x, x > 0), "masked values"),
+        (lambda x: x + 1j, "real numbers"),
+        (lambda x: 1e200 * x, "too large"),
+        (lambda x: np.where(x > 0, np.nan, x), "not finite"),
+    ],
+)
+def test_values_without_a_bispectrum_are_refused(change, said):
+    grid = ps.Grid((16, 16), box_size=10.0)
+    maps = np.random.default_rng(0).normal(size=(2, 16, 16))
+    for delta in (change(maps), change(maps)[0]):
+        with pytest.raises(ps.InputError, match=said):
+            ps.bispectrum(delta, grid)

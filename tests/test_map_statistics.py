@@ -271,3 +271,16 @@ def test_bad_input_is_one_sentence(options, message):
 def test_bad_input_of_the_parts(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_maps_of_any_byte_order_and_real_numbers_only():
+    grid = ps.Grid((16, 16), box_size=10.0)
+    a, b = np.random.default_rng(0).normal(size=(2, 20, 16, 16)).astype(np.float32)
+    audit = str(ps.compare_fields(a, b, grid))
+    for dtype in (">f4", "<f4"):
+        assert str(ps.compare_fields(a.astype(dtype), b.astype(dtype), grid)) == audit
+        assert str(ps.compare_fields(a.astype(dtype), b, grid)) == audit
+    for change in (lambda x: x + 1j, lambda x: x.astype(object)):
+        for pair in ((change(a), b), (a, change(b))):
+            with pytest.raises(ps.InputError, match="real numbers"):
+                ps.compare_fields(*pair, grid)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from physscore.arrays import as_states
+from physscore.arrays import as_states, unmasked
 from physscore.core import Array, InputError
 from physscore.diagnostics.power import power_bins
 from physscore.fft import forward_fft, inverse_fft
@@ -87,7 +87,7 @@ class TriangleBins:
         astro-ph/0004086; Watkinson et al. 2017, arXiv:1705.06284), and the triples are counted in the
         same way.
         """
-        return self.measure_modes(forward_fft(np.asarray(delta, np.float64)))
+        return self.measure_modes(forward_fft(np.asarray(unmasked(delta, "delta"), np.float64)))
 
     def measure_modes(self, modes: Array) -> _Floats:
         """Return what :meth:`measure` does, from the half spectrum of the field."""
@@ -177,7 +177,8 @@ def bispectrum(
     Raises
     ------
     InputError
-        If shapes do not fit the grid, values are not finite, or an option is unknown.
+        If shapes do not fit the grid, values are masked, not real, not finite or too large, or an option is
+        unknown.
     """
     stacked = getattr(delta, "ndim", np.ndim(delta)) == grid.dim + 1
     fields = delta if stacked else [delta]
@@ -185,13 +186,18 @@ def bispectrum(
     shells = np.array(counted.shells, int).reshape(-1, 3)
     found, error = [], []
     for i in range(len(fields)):
-        field = as_states(np.asarray(fields[i])[np.newaxis], grid.shape, "delta")[0]
+        field = as_states(unmasked(fields[i], "delta")[np.newaxis], grid.shape, "delta")[0]
         if not np.isfinite(field).all():
             raise InputError("delta holds values that are not finite: its bispectrum is not defined")
-        modes = forward_fft(field.astype(np.float64))
-        found.append(counted.measure_modes(modes))
-        product = counted.power(modes)[shells].prod(axis=1)
-        error.append(np.sqrt(counted.symmetry * grid.volume * product / counted.n_triangles))
+        with np.errstate(over="ignore", invalid="ignore"):
+            modes = forward_fft(field.astype(np.float64))
+            found.append(counted.measure_modes(modes))
+            product = counted.power(modes)[shells].prod(axis=1)
+            error.append(np.sqrt(counted.symmetry * grid.volume * product / counted.n_triangles))
+        if not (np.isfinite(found[-1]).all() and np.isfinite(error[-1]).all()):
+            raise InputError(
+                f"delta holds values up to {np.abs(field).max():.3g}, too large for a product of three"
+            )
     return Bispectrum(
         k=counted.k,
         bispectrum=np.array(found) if stacked else found[0],

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from physscore.arrays import threads, unmasked
+from physscore.arrays import as_states, threads, unmasked
 from physscore.core import Array, InputError
 from physscore.diagnostics.bispectrum import TriangleBins
 from physscore.diagnostics.mean_test import UnitMeans
@@ -90,10 +90,7 @@ class MapBins:
 
     def measure(self, field: Array) -> _Floats:
         """Return the vector of one map: mean of x and of x^2, shares of cells, P(k), B, peaks a cell."""
-        field = unmasked(field, "a map")
-        if field.shape != self.grid.shape:
-            raise InputError(f"a map has shape {field.shape}: it must be {self.grid.shape}, as the grid")
-        field = field.astype(np.float64)
+        field = _checked(field, self.grid, "a map").astype(np.float64)
         power = power_spectrum(field, self.grid, bins=BINS).power  # refuses what is not finite
         modes = np.fft.rfftn(field)
         below = np.cumsum(np.bincount(np.searchsorted(self.cells, field.ravel()), minlength=len(self.cells)))
@@ -137,6 +134,8 @@ def choose_bins(
         raise InputError(f"percentiles is {percentiles!r}: it must be two rising numbers between 0 and 100")
     values, heights, dtype = _sample(reference, grid)
     dtype = np.dtype(dtype if resolution is None else resolution)
+    if dtype.kind not in "fiub":
+        raise InputError(f"resolution is the type {dtype}: maps must hold real numbers")
     if not np.isfinite(values).all():
         raise InputError("reference holds values that are not finite: its statistics are not defined")
     spread = values.std()
@@ -309,18 +308,27 @@ def _sample(reference: Any, grid: Grid) -> tuple[_Floats, _Floats, Any]:
     with_peaks = max(2, _PEAK_CELLS // grid.n_cells)
     cells, heights = [], []
     for number, i in enumerate(chosen):
-        field = unmasked(reference[int(i)], "reference")
+        dtype = unmasked(reference[int(i)], "reference").dtype
+        field = _checked(reference[int(i)], grid, "reference")
         cells.append(field.ravel()[number % stride :: stride].astype(np.float64))
         if number < with_peaks:
             heights.append(field[local_maxima(field)].astype(np.float64))
-    return np.concatenate(cells), np.concatenate(heights), field.dtype
+    return np.concatenate(cells), np.concatenate(heights), dtype
+
+
+def _checked(field: Any, grid: Grid, name: str) -> Array:
+    found = unmasked(field, name)
+    if found.shape != grid.shape:
+        raise InputError(f"{name} has shape {found.shape}: it must be {grid.shape}, as the grid")
+    return as_states(found[np.newaxis], grid.shape, name)[0]
 
 
 def _between(values: _Floats, dtype: np.dtype[Any]) -> _Floats:
     """Return the middle between each value and the next larger number of a type."""
     if dtype.kind in "iub":
         return np.floor(values) + 0.5
-    following = np.nextafter(values.astype(dtype), np.inf, dtype=dtype).astype(np.float64)
+    native = dtype.newbyteorder("=")  # the only order that nextafter takes
+    following = np.nextafter(values.astype(native), np.inf, dtype=native).astype(np.float64)
     return np.asarray((values + following) / 2)
 
 
