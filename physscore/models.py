@@ -251,7 +251,7 @@ def _called(found: Any, name: str, parameters: dict[str, Any]) -> Score:
         made = function(**parameters)
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         where = "" if name in BUILT_IN else _where(error, Path(inspect.getsourcefile(function) or ""))
         given = " ".join(f"-p {key}={value}" for key, value in parameters.items())
         raise InputError(

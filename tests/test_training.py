@@ -257,7 +257,7 @@ JOB = """
 import sys, torch, numpy as np, physscore as ps
 torch.set_num_threads(1)
 from physscore.learning import train
-sys.modules["physscore.learning.train"]._SAVE_SECONDS = 0.05
+sys.modules["physscore.learning.training"]._SAVE_SECONDS = 0.05
 x = ps.GaussianMixture([1, 3], [[-2.0, 0.0], [2.0, 1.0]], 0.4).sample(2000, seed=1)
 train("mlp", x, steps=500, batch=64, seed=0, output=sys.argv[1], resume=True)
 """

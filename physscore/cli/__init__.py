@@ -55,18 +55,29 @@ def physscore() -> None:
 
 def main() -> None:
     """Run the command line; bad input ends it with one sentence and exit code 2."""
+    try:
+        _run()
+    except (click.exceptions.Abort, KeyboardInterrupt):  # Ctrl-C, in a command or before it
+        _leave(lambda: click.echo("interrupted: what was finished is kept", err=True), 130)
+
+
+def _run() -> None:
     from physscore.core import InputError
 
     warnings.showwarning = lambda message, *_: _warn(message)
     try:
         code = physscore.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
-    except click.exceptions.Abort:  # Ctrl-C
-        _leave(lambda: click.echo("interrupted: what was finished is kept", err=True), 130)
     except click.ClickException as error:
         _leave(error.show, error.exit_code)
+    except click.exceptions.Abort:
+        raise
     except (InputError, ImportError) as error:
         text = f"Error: {error}"
+        _leave(lambda: click.echo(text, err=True), 2)
+    except OSError as error:
+        text = f"Error: {error.filename or 'the output'} cannot be written or read: {error.strerror or error}"
+        _drop_output()
         _leave(lambda: click.echo(text, err=True), 2)
     except MemoryError:
         text = "Error: the memory is used up: use a smaller grid, fewer particles or chains, or dtype float32"
@@ -75,6 +86,14 @@ def main() -> None:
         if _others() is None:
             raise
         _leave(traceback.print_exc, 1)  # the others would wait for this one
+
+
+def _drop_output() -> None:
+    """Have what cannot be printed not tried again at the end of the process."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _warn(message: Warning | str) -> None:

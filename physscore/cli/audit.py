@@ -96,8 +96,9 @@ def command(
         else:
             if step_size is not None:
                 raise InputError(f"--step-size is for scores: {path} is taken for a file of fields")
-            if ctx.get_parameter_source("states") is not ParameterSource.DEFAULT:
-                raise InputError(f"--states is for scores: {path} is taken for a file of fields")
+            for name in ("states", "seed"):
+                if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
+                    raise InputError(f"--{name} is for scores: {path} is taken for a file of fields")
             truth = stack.enter_context(_open(reference, dataset, box_size, "--dataset"))
             generated = stack.enter_context(_open(path, generated_dataset, box_size, "--generated-dataset"))
             if generated.grid != truth.grid:

@@ -155,7 +155,7 @@ def command(
     if (count or 1) > most:
         raise InputError(f"-n is {count}: one seed has {most} fields; make the others with another")
     seed_key(seed)
-    if memory and not (out_of_core or cells):
+    if memory is not None and not (out_of_core or cells):
         raise InputError(f"--memory is {memory}: it is for --out-of-core or --cells")
     if processes and not dry_run:
         raise InputError(f"--processes is {processes}: it is for --dry-run; start a job's own with mpiexec")
@@ -163,7 +163,7 @@ def command(
         plots.require_matplotlib()
     grid = Grid(shape * (dim or 3) if len(shape) == 1 else shape, box_size)
     precision = np.dtype(dtype)
-    working = bytes_of(memory or "1GB")
+    working = bytes_of("1GB" if memory is None else memory)
     comm = world()
     asked = {"mpiexec" if device == "cpu" else "--device gpu": comm is not None or device == "gpu",
              "--out-of-core": out_of_core, "--cells": bool(cells)}  # fmt: skip

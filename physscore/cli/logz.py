@@ -214,8 +214,9 @@ def _single(z: LogZ, result: dict[str, Any]) -> str:
     """Return an estimate in words, and how far it is from the exact value where that is known."""
     if "exact" not in result:
         return str(z)
-    away = abs(z.log_z - result["exact"]) / z.error if z.error > 0 else math.nan
-    return f"{z}\nexact {_pair(result['exact'], z.error)[0]}, {away:.1f} errors away"
+    away = abs(z.log_z - result["exact"])
+    far = f"{away / z.error:.1f} errors" if z.error > 0 else f"{away:.2g}"
+    return f"{z}\nexact {_pair(result['exact'], z.error)[0]}, {far} away"
 
 
 def _table(

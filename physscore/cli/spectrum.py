@@ -182,7 +182,9 @@ def command(
                 comparison,
                 check,
                 length_unit=fields.length_unit,
-                title=title_of(fields),
+                title=title_of(fields)
+                if cross is None
+                else f"{path.name} with {cross.name}: {title_of(fields)}",
                 model_name=model_text or "",
             )
     if as_json:

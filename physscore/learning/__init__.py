@@ -1,10 +1,10 @@
 """From data to a score: losses, networks, training. Needs the extra ``learn``.
 
 ``losses`` are functions of a model and a batch. ``mlp`` and ``unet`` map states to scores, to which
-``preconditioning`` gives the right size at every noise level, and the Gaussian part. ``train`` fits them to
-data (``data``, ``task``, ``optimiser``, ``muon``). ``fitted`` is what comes out: a score with its coordinates
-(``normalisation``), which samples, counts and goes into a file (``files``, ``generate``). ``conformance``
-tests all of these, ours or foreign, in closed form.
+``preconditioning`` gives the right size at every noise level, and the Gaussian part. ``training`` fits them
+to data (``data``, ``task``, ``optimiser``, ``muon``). ``fitted`` is what comes out: a score with its
+coordinates (``normalisation``), which samples, counts and goes into a file (``files``, ``generate``).
+``conformance`` tests all of these, ours or foreign, in closed form.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from physscore.learning.mlp import MLP as MLP
     from physscore.learning.normalisation import Normalisation as Normalisation
     from physscore.learning.preconditioning import Preconditioned as Preconditioned
-    from physscore.learning.train import train as train
+    from physscore.learning.training import train as train
     from physscore.learning.unet import UNet as UNet
 
 _HOMES = {
@@ -37,7 +37,7 @@ _HOMES = {
     "Normalisation": "normalisation",
     "Preconditioned": "preconditioning",
     "UNet": "unet",
-    "train": "train",
+    "train": "training",
 }
 _MODULES = {"conformance", "losses"}
 

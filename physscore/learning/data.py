@@ -157,7 +157,10 @@ def rows(source: Any, data: Any, n: int, name: str) -> _Floats | None:
             if not isinstance(file.get(source), h5py.Dataset):
                 raise InputError(f"file {data} has no dataset {source!r}")
             source = file[source][...]
-    values = np.asarray(unmasked(source, name), np.float64)
+    table = unmasked(source, name)
+    if table.dtype.kind not in "fiub":
+        raise InputError(f"{name} has the type {table.dtype}: it must hold real numbers")
+    values = np.asarray(table, np.float64)
     values = values[:, np.newaxis] if values.ndim == 1 else values
     if values.ndim != 2 or len(values) != n or not np.isfinite(values).all():
         raise InputError(

@@ -129,9 +129,17 @@ def _draw_spectrum(
         power = power.mean(axis=0)
     if comparison is not None and len(comparison.error) == len(power):
         error = comparison.error  # as expected: the error of a low measurement is not low
-    upper.errorbar(
-        spectrum.k, power, error, fmt=".", ms=4, lw=0.8, color=MEASURED, label="measured", zorder=2
-    )
+    cross = spectrum.correlation is not None
+    below = power < 0 if cross else np.zeros(len(power), bool)  # which a logarithmic axis has no room for
+    for chosen, sign, fill_, label in (
+        (~below, 1, MEASURED, "measured"),
+        (below, -1, "white", "negative: $-P$"),
+    ):
+        if chosen.any():
+            upper.errorbar(
+                spectrum.k[chosen], sign * power[chosen], error[chosen], fmt="o" if cross else ".", mfc=fill_,
+                ms=3.5 if cross else 4, lw=0.8, color=MEASURED, label=label, zorder=2,
+            )  # fmt: skip
     if comparison is not None:
         upper.plot(comparison.k, comparison.model, color=MODEL, lw=1.5, label=model_name, zorder=3)
         upper.tick_params(labelbottom=False, which="both")
@@ -156,11 +164,13 @@ def _draw_spectrum(
         )
     exponent = "" if grid.dim == 1 else f"$^{grid.dim}$"
     # A bin of one or two modes must not set the scale.
-    certain = power[(spectrum.n_modes >= min(16, int(spectrum.n_modes.max()))) & (power > 0)]
+    size = np.abs(power) if cross else power
+    certain = size[(spectrum.n_modes >= min(16, int(spectrum.n_modes.max()))) & (size > 0)]
     shown = certain if comparison is None else np.concatenate([certain, comparison.model])
     if shown.size:
         upper.set_ylim(shown.min() / 2.5, shown.max() * 2.5)
-    upper.set(yscale="log", ylabel=f"P(k) [({length_unit}){exponent}]")
+    name = r"$|P_{12}(k)|$, cross" if cross else "P(k)"
+    upper.set(yscale="log", ylabel=f"{name} [({length_unit}){exponent}]")
     log_x(upper)
     nyquist = min(grid.nyquist)
     for axes in (upper, lower) if lower is not None else (upper,):
@@ -175,5 +185,5 @@ def _draw_spectrum(
         fontsize=8,
         color="0.4",
     )
-    upper.legend(loc="upper right" if power[-1] < power[0] else "upper left", frameon=False)
+    upper.legend(loc="upper right" if size[-1] < size[0] else "upper left", frameon=False)
     (lower or upper).set_xlabel(f"k [{wavenumber}]")

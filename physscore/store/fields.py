@@ -7,6 +7,7 @@ read and gone on with.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from physscore.core import Array, InputError
 from physscore.diagnostics.comparison import Comparison
 from physscore.diagnostics.power import PowerBins, PowerSpectrum
 from physscore.grid import Grid
+from physscore.noise import seed_key
 from physscore.store.hdf5 import (
     check_output,
     describe,
@@ -56,6 +58,11 @@ class Fields:
         None for fields that were not drawn here.
     settings
         Everything else that tells how they were made, ready for JSON.
+
+    Raises
+    ------
+    InputError
+        If the redshift or the seed cannot be one.
     """
 
     delta: Array
@@ -64,6 +71,19 @@ class Fields:
     redshift: float | None = None
     seed: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.redshift is not None:
+            try:
+                good = -1 < float(self.redshift) < math.inf
+            except (TypeError, ValueError):
+                good = False
+            if not good:
+                raise InputError(
+                    f"redshift is {self.redshift!r}: it must be a finite number above -1, or None"
+                )
+        if self.seed is not None:
+            seed_key(self.seed)
 
 
 class FieldWriter:
