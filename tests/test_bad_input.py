@@ -113,7 +113,7 @@ def test_the_picture_of_a_cross_spectrum(tmp_path, monkeypatch):
 
 
 def test_public_names_are_no_modules_whatever_is_imported_first():
-    """A module physscore.learning.train would take the place of the function, once it is imported by its name."""
+    """A module learning.train would take the place of the function, once it is imported by its name."""
     code = (
         "import pkgutil, types; from importlib import import_module; from physscore import learning\n"
         "for module in pkgutil.iter_modules(learning.__path__, 'physscore.learning.'):\n"
