@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from physscore.energies.analytic import Funnel as Funnel
     from physscore.energies.analytic import Student as Student
     from physscore.energies.fourier_gaussian import FourierGaussian as FourierGaussian
-    from physscore.energies.functions import check_score as check_score
     from physscore.energies.functions import compiled as compiled
     from physscore.energies.functions import from_functions as from_functions
     from physscore.energies.gaussian import Gaussian as Gaussian
@@ -68,6 +67,7 @@ if TYPE_CHECKING:
     from physscore.energies.priors import Parameters as Parameters
     from physscore.energies.priors import Uniform as Uniform
     from physscore.energies.random_field import GaussianRandomField as GaussianRandomField
+    from physscore.energies.score_check import check_score as check_score
     from physscore.energies.shells import Ring as Ring
     from physscore.energies.shells import Shells as Shells
     from physscore.energies.smoothing import smoothed as smoothed
@@ -183,7 +183,7 @@ _HOMES = {
     "bispectrum": "diagnostics.bispectrum",
     "central_coverage": "diagnostics.calibration",
     "check_field": "diagnostics.comparison",
-    "check_score": "energies.functions",
+    "check_score": "energies.score_check",
     "classifier_test": "diagnostics.two_sample",
     "collapse": "diagnostics.collapse",
     "compare_fields": "diagnostics.field_audit",
