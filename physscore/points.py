@@ -87,14 +87,20 @@ def _c_function(block: Any) -> Any:
 
 @cache
 def _block_of(energy_and_gradient: Any) -> Any:
+    """Return the block of a function of one point, whose gradient is zero before. Where it raises, there is
+    no number; its neighbours have theirs."""
+
     @njit(nogil=True, error_model="numpy")
     def block(x, params, gradient_out, energy_out):
         d, n = x.shape
         state, gradient = np.empty(d), np.empty(d)
         for j in range(n):
             for i in range(d):
-                state[i] = x[i, j]
-            energy_out[j] = energy_and_gradient(state, params, gradient)
+                state[i], gradient[i] = x[i, j], 0.0
+            try:
+                energy_out[j] = energy_and_gradient(state, params, gradient)
+            except Exception:
+                energy_out[j], gradient[:] = np.nan, np.nan
             for i in range(d):
                 gradient_out[i, j] = gradient[i]
 

@@ -215,7 +215,9 @@ class Loop:
         if self._step in ("langevin", "splitting"):
             tally[0] += n_steps
             # A chain that is lost stays so, and counts once.
-            lost = ~np.isfinite(state.score.reshape(n, -1)).all(axis=1) | (state.energy == np.inf)
+            lost = ~np.isfinite(state.score.reshape(n, -1)).all(axis=1)
+            if isinstance(self.target, Energy):  # of a score alone it is not a number
+                lost |= ~np.isfinite(state.energy)
             tally[1] = to_host(lost)
 
     def _shared(
