@@ -6,7 +6,7 @@ import inspect
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from operator import index
 from typing import Any
 
@@ -184,8 +184,9 @@ def compiled(
     Parameters
     ----------
     energy_and_gradient
-        A function of (x[dim], params, gradient_out[dim]) that fills ``gradient_out`` with +grad E and
-        returns E; ``numba.njit`` is applied if it has not been.
+        A function of (x[dim], params, gradient_out[dim]) that fills ``gradient_out``, zeros before, with
+        +grad E and returns E; ``numba.njit`` is applied if it has not been. A division by zero is infinite or
+        not a number, as in NumPy; where the function raises, energy and gradient are not numbers.
     dim
         Number of dimensions of a state.
     params
@@ -209,6 +210,20 @@ def compiled(
     return made
 
 
+_AS_NUMPY: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+
+
+@cache  # so that other params compile nothing
+def _as_numpy(function: Any) -> Any:
+    """Return a compiled function in which divisions by zero do not raise: itself, or compiled anew."""
+    import numba
+
+    options = function.targetoptions
+    if options.get("error_model") == _AS_NUMPY["error_model"]:
+        return function
+    return numba.jit(**{**options, **_AS_NUMPY})(function.py_func)
+
+
 class CompiledEnergy(Energy):
     """The energy of one Numba function; see :func:`compiled`."""
 
@@ -220,7 +235,9 @@ class CompiledEnergy(Energy):
         if not callable(energy_and_gradient):
             raise InputError(f"energy_and_gradient is {energy_and_gradient!r}: it must be a function")
         if not hasattr(energy_and_gradient, "py_func"):
-            energy_and_gradient = numba.njit(nogil=True, error_model="numpy")(energy_and_gradient)
+            energy_and_gradient = numba.njit(**_AS_NUMPY)(energy_and_gradient)
+        elif isinstance(energy_and_gradient, numba.core.dispatcher.Dispatcher):
+            energy_and_gradient = _as_numpy(energy_and_gradient)
         self.shape = (checked_dim(dim),)
         try:
             numbers = np.ascontiguousarray(params, np.float64).reshape(-1)
