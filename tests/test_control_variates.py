@@ -53,6 +53,20 @@ def test_a_wrong_score_shows_in_their_mean():
     assert abs(np.mean(means)) > 4.5 * np.std(means) / math.sqrt(len(means))
 
 
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+@pytest.mark.parametrize("d", [1, 3])
+def test_scores_that_are_not_finite_give_no_numbers(wrong, d):
+    rng = np.random.default_rng(0)
+    v = rng.normal(size=(ISLANDS * N, d))
+    score = -v
+    score[5] = wrong
+    weights = np.full((ISLANDS, N), 1 / N)
+    u = (0.5 * (v**2).sum(axis=1)).reshape(ISLANDS, N)
+    with np.errstate(invalid="ignore"):
+        found = controls(v, score, v, u, weights, np.ones(ISLANDS), None, dense=False)
+    assert not np.isfinite(found.added).all()
+
+
 def test_few_particles_have_none():
     rng = np.random.default_rng(0)
     v = rng.normal(size=(8, 2))

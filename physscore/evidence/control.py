@@ -258,7 +258,9 @@ def controls(
 
 
 def _regression(columns: Array, u: Array, weights: Array) -> npt.NDArray[np.float64]:
-    """Return the factors with which columns (k, n) come nearest to ``u``, but for a constant."""
+    """Return the factors with which columns (k, n) come nearest to ``u``, but for a constant; 0 of those that
+    are not finite, as scores may be: the verdict says so."""
+    columns = np.where(np.isfinite(columns).all(axis=1, keepdims=True), columns, 0.0)
     share = weights / max(weights.sum(), 1e-300)
     centred = columns - (columns @ share)[:, np.newaxis]
     size = np.sqrt(centred**2 @ share)
