@@ -231,14 +231,53 @@ def unmasked(x: Any, name: str) -> Array:
     Raises
     ------
     InputError
-        If it is a masked array in which something is masked, which would be lost.
+        If it is none, or a masked array in which something is masked, which would be lost.
     """
     if isinstance(x, np.ma.MaskedArray) and x.mask.any():
         raise InputError(
             f"{name} is a masked array with {int(x.mask.sum())} masked values: fill them, or leave them out "
             "by mask= where there is one"
         )
-    return np.asarray(x)
+    try:
+        return np.asarray(x)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors that require grad
+        raise InputError(f"{name} is no array of numbers: {error}") from None
+
+
+def real_numbers(x: Any, name: str) -> npt.NDArray[np.float64]:
+    """Return numbers of any shape as float64; they may be infinite or nan.
+
+    Raises
+    ------
+    InputError
+        If they are not real numbers, as text, complex numbers and masked arrays are not.
+    """
+    found = unmasked(x, name)
+    try:
+        if found.dtype.kind in "fiubO":
+            return found.astype(np.float64)
+    except (TypeError, ValueError):
+        pass
+    raise InputError(f"{name} is {_short(x)}: it must hold real numbers")
+
+
+def real_number(x: Any, name: str) -> float:
+    """Return one finite number.
+
+    Raises
+    ------
+    InputError
+        If it is none.
+    """
+    found = real_numbers(x, name)
+    if found.ndim or not np.isfinite(found):
+        raise InputError(f"{name} is {_short(x)}: it must be a finite number")
+    return float(found)
+
+
+def _short(x: Any) -> str:
+    text = repr(x)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def as_states(x: Any, shape: tuple[int, ...], name: str = "x") -> Array:

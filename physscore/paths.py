@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from physscore.arrays import real_number
 from physscore.core import Energy, InputError, combine
 
 
@@ -42,6 +42,7 @@ class Path:
         InputError
             If ``beta`` is not between them.
         """
+        beta = real_number(beta, "beta")
         if not 0 <= beta <= 1:
             raise InputError(f"beta is {beta}: it must be from 0 to 1")
         if beta == 0:
@@ -59,7 +60,10 @@ def noise_levels(first: float, last: float, n: int) -> npt.NDArray[np.float64]:
     InputError
         If they are not positive and falling.
     """
-    if not (0 < last < first < math.inf and n >= 2):
+    first, last = real_number(first, "first"), real_number(last, "last")
+    if isinstance(n, bool) or not isinstance(n, int | np.integer):
+        raise InputError(f"n is {n!r}: it must be a whole number of at least 2")
+    if not (0 < last < first and n >= 2):
         raise InputError(f"noise levels from {first} to {last}, {n} of them: they must fall, and be positive")
     return np.asarray(np.geomspace(first, last, n))
 

@@ -261,7 +261,7 @@ def test_bad_spectrum(bad, message):
         ({"n": 1.5}, "n is 1.5"),
         ({"dtype": "float16"}, "dtype is 'float16'"),
         ({"seed": -1}, "seed is -1"),
-        ({"first": -1}, "realization is -1"),
+        ({"first": -1}, "first is -1"),
     ],
 )
 def test_bad_sample(options, message):

@@ -41,3 +41,84 @@ def test_functions_are_given_arrays_for_lists_and_whole_numbers():
         np.testing.assert_array_equal(BOTH.energy(x), [2.5, 12.5])
         np.testing.assert_array_equal(SCORE.score(x), [[-1, -2], [-3, -4]])
     np.testing.assert_array_equal(BOTH.score(X > 0), -1.0 * (X > 0))
+
+
+def spectrum(k):
+    return 1 / (1 + k)
+
+
+FIELD = ps.GaussianRandomField(ps.Grid((8, 8), box_size=1.0), spectrum)
+GAUSSIAN = ps.Gaussian(0.0, 1.0, dim=2)
+DRAWS = np.random.default_rng(0).normal(size=(20, 30, 2))
+NUMBERS = {
+    "mean": lambda v: ps.Gaussian(v, 1.0),
+    "covariance": lambda v: ps.Gaussian(0.0, v),
+    "weights": lambda v: ps.GaussianMixture(v, [[0, 0], [1, 1]], 1.0),
+    "means": lambda v: ps.GaussianMixture([0.5, 0.5], v, 1.0),
+    "covariances": lambda v: ps.GaussianMixture([0.5, 0.5], [[0, 0], [1, 1]], v),
+    "bend": lambda v: ps.Banana(10.0, v),
+    "tilt": lambda v: ps.DoubleWell(3.0, 1.0, v),
+    "metric": ps.Diagonal,
+    "metric ": ps.Dense,
+    "beta": lambda v: ps.Path(GAUSSIAN, ps.Ring(dim=2)).at(v),
+    "first": lambda v: ps.noise_levels(v, 1.0, 5),
+    "last": lambda v: ps.noise_levels(1.0, v, 5),
+    "x": lambda v: ps.energy_test(v, DRAWS[0]),
+    "y": lambda v: ps.classifier_test(DRAWS[0], v),
+    "truth": lambda v: ps.tarp(v, DRAWS),
+    "truth ": lambda v: ps.simulation_based_calibration(v, DRAWS),
+    "truth  ": lambda v: ps.central_coverage(v, DRAWS),
+    "truth   ": lambda v: ps.interval_coverage(v, v, v),
+    "precision": lambda v: ps.ula_covariance(v, 0.1),
+}
+
+
+@pytest.mark.parametrize("value", ["abc", "", {}, object(), 1 + 1j, [[1, 2], [3]], np.full(2, "a")], ids=str)
+@pytest.mark.parametrize("name", NUMBERS)
+def test_what_is_no_number_is_refused_by_name(name, value):
+    with pytest.raises(ps.InputError, match=name.strip()):
+        NUMBERS[name](value)
+
+
+@pytest.mark.parametrize("dim", [1.5, True, np.array(2), "a", [2], 0, -1])
+def test_dimensions_are_whole_numbers(dim):
+    with pytest.raises(ps.InputError, match="dim is"):
+        ps.Gaussian(0.0, 1.0, dim=dim)
+
+
+@pytest.mark.parametrize(
+    "given", [{"first": "a"}, {"first": 1.5}, {"fixed": "yes"}, {"fixed": 2}, {"paired": None}]
+)
+def test_settings_of_sampled_fields(given):
+    with pytest.raises(ps.InputError, match=f"{next(iter(given))} is"):
+        FIELD.sample(1, seed=0, **given)
+
+
+def test_numbers_of_fields_of_any_whole_type():
+    field = ps.GaussianRandomField(ps.Grid((64, 64), box_size=1.0), spectrum)
+    for kind in (np.int8, np.int16, np.uint8, np.int64):
+        np.testing.assert_array_equal(
+            field.sample(kind(2), seed=1, first=kind(1)), field.sample(3, seed=1)[1:]
+        )
+
+
+@pytest.mark.parametrize(
+    "matrix", [[[1.0, 0.5], [0.2, 1.0]], np.ones((6, 2)), [1.0, 2.0], 1.0, np.ones((0, 0))]
+)
+def test_matrices_of_a_stationary_law_are_symmetric(matrix):
+    with pytest.raises(ps.InputError, match="precision"):
+        ps.ula_covariance(matrix, 0.1)
+
+
+def test_ragged_lists_and_tensors_with_a_graph():
+    torch = pytest.importorskip("torch")
+    for x in ([[1, 2], [3]], torch.ones((2, 2), requires_grad=True)):
+        with pytest.raises(ps.InputError, match="x is no array of numbers"):
+            GAUSSIAN.energy(x)
+
+
+def test_no_states_have_no_energies():
+    lognormal = ps.LognormalField(ps.Grid((8, 8), box_size=1.0), spectrum)
+    assert lognormal.energy(np.empty((0, 8, 8))).shape == (0,)
+    with pytest.raises(ps.InputError, match="starts has no states"):
+        ps.stagnation_points(GAUSSIAN, np.empty((0, 2)))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from physscore.arrays import unmasked
+from physscore.arrays import real_numbers
 from physscore.core import Array, InputError
 from physscore.diagnostics.chains import effective_sample_size
 from physscore.diagnostics.rank_tests import chi2_of_ranks, ecdf_of_ranks, shape_of_posterior
@@ -261,8 +261,7 @@ def interval_coverage(truth: Any, lower: Any, upper: Any, *, level: float = 0.68
         If the shapes differ, an interval is empty, or the level is no probability.
     """
     true, low, high = (
-        np.asarray(unmasked(values, name), np.float64)
-        for values, name in ((truth, "truth"), (lower, "lower"), (upper, "upper"))
+        real_numbers(values, name) for values, name in ((truth, "truth"), (lower, "lower"), (upper, "upper"))
     )
     if true.ndim != 1 or true.shape != low.shape or true.shape != high.shape or len(true) < _FEWEST:
         raise InputError(f"truth, lower and upper have shapes {true.shape}, {low.shape} and {high.shape}: "
@@ -319,10 +318,7 @@ def _judged(cases: list[_Counted]) -> Calibration:
 
 def _checked(truth: Any, draws: Any) -> tuple[_Floats, _Floats]:
     """Return truths (n, parameters) and draws (n, draws, parameters)."""
-    true, drawn = (
-        np.asarray(unmasked(values, name), np.float64)
-        for values, name in ((truth, "truth"), (draws, "draws"))
-    )
+    true, drawn = (real_numbers(values, name) for values, name in ((truth, "truth"), (draws, "draws")))
     if true.ndim < 1 or drawn.ndim != true.ndim + 1 or (drawn.shape[0], *drawn.shape[2:]) != true.shape:
         raise InputError(f"draws has shape {drawn.shape} and truth {true.shape}: they must be "
                          "(simulations, draws, *shape) and (simulations, *shape)")  # fmt: skip

@@ -320,7 +320,7 @@ def _checked(field: Any, grid: Grid, name: str) -> Array:
     found = unmasked(field, name)
     if found.shape != grid.shape:
         raise InputError(f"{name} has shape {found.shape}: it must be {grid.shape}, as the grid")
-    return as_states(found[np.newaxis], grid.shape, name)[0]
+    return np.asarray(as_states(found[np.newaxis], grid.shape, name)[0])
 
 
 def _between(values: _Floats, dtype: np.dtype[Any]) -> _Floats:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from physscore.arrays import unmasked
+from physscore.arrays import real_numbers, unmasked
 from physscore.core import Array, InputError
 from physscore.diagnostics.permutations import deals
 from physscore.noise import normal
@@ -226,7 +226,7 @@ def energy_test(
 
 
 def _flat(draws: Any, name: str) -> _Floats:
-    found = np.asarray(unmasked(draws, name), np.float64)
+    found = real_numbers(draws, name)
     if found.ndim < 1 or len(found) < _FEWEST:
         raise InputError(f"{name} has shape {found.shape}: it must hold {_FEWEST} draws or more, (n, *shape)")
     if not np.isfinite(found).all():

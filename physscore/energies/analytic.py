@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy.special import gammaln, logsumexp
 
 from physscore import noise
-from physscore.arrays import as_states, on_gpu
+from physscore.arrays import as_states, on_gpu, real_number
 from physscore.core import Array, Energy, InputError, Point, Prior
 from physscore.elementary import exp, log1p, sin_and_cos
 from physscore.points import compiled_block, energy_and_score, from_block
@@ -194,9 +194,7 @@ class Banana(Analytic):
 
     def __init__(self, scale: float = 10.0, bend: float = 0.03, dim: int = 2) -> None:
         check_positive(scale=scale)
-        if not math.isfinite(bend):
-            raise InputError(f"bend is {bend}: it must be finite")
-        self.scale, self.bend = float(scale), float(bend)
+        self.scale, self.bend = float(scale), real_number(bend, "bend")
         self._set(checked_dim(dim, 2), self.scale, self.bend)
         self.log_z = 0.5 * self.dim * math.log(2 * math.pi) + math.log(self.scale)
 
@@ -246,9 +244,7 @@ class DoubleWell(Analytic):
 
     def __init__(self, height: float = 3.0, centre: float = 1.0, tilt: float = 0.0, dim: int = 1) -> None:
         check_positive(height=height, centre=centre)
-        if not math.isfinite(tilt):
-            raise InputError(f"tilt is {tilt}: it must be finite")
-        self.height, self.centre, self.tilt = float(height), float(centre), float(tilt)
+        self.height, self.centre, self.tilt = float(height), float(centre), real_number(tilt, "tilt")
         self._set(checked_dim(dim), self.height / self.centre**4, self.centre, self.tilt)
         self.log_z = self.dim * self._log_z_of_one()
 

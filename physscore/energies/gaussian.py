@@ -12,7 +12,7 @@ import numpy.typing as npt
 import scipy.linalg
 
 from physscore import noise
-from physscore.arrays import as_states, cholesky, cupy, on_gpu, to_host
+from physscore.arrays import as_states, cholesky, cupy, on_gpu, real_numbers, to_host
 from physscore.core import Array, Energy, InputError, Point, Prior
 from physscore.elementary import exp, log
 from physscore.points import compiled_block, energy_and_score, from_block
@@ -67,7 +67,9 @@ class Gaussian(Prior):
     def __init__(
         self, mean: float | Sequence[float] | Array, covariance: float | Any, dim: int | None = None
     ) -> None:
-        given_mean, given = np.asarray(mean, np.float64), np.asarray(covariance, np.float64)
+        given_mean, given = real_numbers(mean, "mean"), real_numbers(covariance, "covariance")
+        if dim is not None and (isinstance(dim, bool) or not isinstance(dim, int | np.integer) or dim < 1):
+            raise InputError(f"dim is {dim!r}: it must be a whole number of at least 1")
         sizes = {a.shape[0] for a in (given_mean, given) if a.ndim} | ({dim} if dim is not None else set())
         square = given.ndim < 2 or given.shape == given.shape[:1] * 2
         if given_mean.ndim > 1 or len(sizes) > 1 or not square:
@@ -77,7 +79,7 @@ class Gaussian(Prior):
             )
         d = sizes.pop() if sizes else 1
         if d < 1:
-            raise InputError(f"dim is {dim}: it must be at least 1")
+            raise InputError("mean and covariance are empty: they must hold a number at least")
         self.shape = (d,)
         self.mean = np.broadcast_to(given_mean, d).copy()
         self.covariance = given if given.ndim == 2 else np.broadcast_to(given, d).copy()
@@ -251,8 +253,8 @@ class GaussianMixture(Energy):
     log_z = 0.0
 
     def __init__(self, weights: Any, means: Any, covariances: Any) -> None:
-        self.weights = np.asarray(weights, np.float64)
-        self.means = np.asarray(means, np.float64)
+        self.weights = real_numbers(weights, "weights")
+        self.means = real_numbers(means, "means")
         if self.means.ndim != 2 or self.weights.shape != self.means.shape[:1]:
             raise InputError(
                 f"weights has shape {self.weights.shape} and means {self.means.shape}: "
@@ -262,7 +264,7 @@ class GaussianMixture(Energy):
             raise InputError(f"weights is {self.weights}: all must be positive")
         self.weights = self.weights / self.weights.sum()
         count, d = self.means.shape
-        given = np.asarray(covariances, np.float64)
+        given = real_numbers(covariances, "covariances")
         if given.ndim == 1 and len(given) == count:
             given = given[:, np.newaxis]
         if given.shape not in ((), (count, 1), (count, d), (count, d, d)):

@@ -151,7 +151,7 @@ class LognormalField(Prior):
         As with the Gaussian field, the fixed mean of g has no share. Infinite where delta <= -1.
         """
         states = as_states(x, self.shape)
-        allowed = (states > -1).reshape(len(states), -1).all(axis=1)
+        allowed = (states > -1).all(axis=tuple(range(1, states.ndim)))
         energies: _Floats = namespace(device_of(x)).full(len(states), np.inf)
         if allowed.any():
             g = self.logarithm(states[allowed])

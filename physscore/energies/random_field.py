@@ -23,7 +23,7 @@ from physscore.core import Array, InputError, Prior
 from physscore.fft import forward_fft, forward_ffts, inverse_fft, inverse_ffts
 from physscore.grid import BYTES_AN_ENTRY, Columns, Grid, WavenumberTable, require_grid
 from physscore.modes import multiply, sum_power
-from physscore.noise import field_modes
+from physscore.noise import checked_draw, field_modes
 from physscore.slabs import Slabs, checked_box
 from physscore.spectra.model import require_dimension
 
@@ -146,6 +146,7 @@ class GaussianRandomField(Prior):
             If an argument makes no sense or the fields do not fit into memory.
         """
         check_count(n)
+        n, first = int(n), checked_draw(first, "first")
         precision = floating_dtype(dtype)
         require_memory_for(self.grid, n, precision, checked_device(device))
         fields = None if n == 1 else namespace(device).empty((n, *self.shape), precision)
@@ -175,6 +176,9 @@ class GaussianRandomField(Prior):
         Arguments as for :meth:`sample`. What it returns has three sides, as ``grid.cube``, and gives the
         field by an inverse FFT that is not normalised.
         """
+        for name, given in (("fixed", fixed), ("paired", paired)):
+            if not isinstance(given, bool | np.bool_):
+                raise InputError(f"{name} is {given!r}: it must be True or False")
         amplitude = self.table("amplitude", floating_dtype(dtype), device)
         realization = number // 2 if paired else number
 
@@ -221,6 +225,7 @@ class GaussianRandomField(Prior):
             If the box is not inside the grid, or an argument makes no sense.
         """
         corner, shape = checked_box(self.grid, corner, shape)
+        first = checked_draw(first, "first")
         draw = self.modes_of(first, seed=seed, dtype=dtype, fixed=fixed, paired=paired)
         if self.grid.dim == 1:
             places = np.arange(corner[0], corner[0] + shape[0]) % self.shape[0]

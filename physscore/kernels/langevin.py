@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from physscore.arrays import real_numbers
 from physscore.core import Array, InputError
 from physscore.kernels.kernel import Kernel
 from physscore.kernels.metric import Dense, Metric
@@ -69,10 +70,18 @@ def ula_covariance(precision: Any, step_size: float, metric: Any = None) -> Arra
     Raises
     ------
     InputError
-        If the step size is so large that there is no stationary law.
+        If a matrix is not square and symmetric, or the step size so large that there is no
+        stationary law.
     """
-    a = np.asarray(precision, np.float64)
-    m = np.eye(len(a)) if metric is None else np.asarray(metric, np.float64)
+    a = real_numbers(precision, "precision")
+    if not a.size or not a.ndim:
+        raise InputError(f"precision has shape {a.shape}: it must be (d, d)")
+    m = np.eye(len(a)) if metric is None else real_numbers(metric, "metric")
+    for name, matrix in (("precision", a), ("metric", m)):
+        if matrix.ndim != 2 or matrix.shape != (len(a), len(a)) or not np.isfinite(matrix).all():
+            raise InputError(f"{name} has shape {matrix.shape}: both must be finite and (d, d)")
+        if not np.allclose(matrix, matrix.T, rtol=0, atol=1e-10 * np.abs(matrix).max(initial=0)):
+            raise InputError(f"{name} is not symmetric: it must be")
     effective = a - 0.5 * step_size * a @ m @ a
     if np.linalg.eigvalsh(0.5 * (effective + effective.T))[0] <= 0:
         top = float(np.linalg.eigvals(m @ a).real.max())

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from physscore.arrays import cholesky
+from physscore.arrays import cholesky, real_numbers
 from physscore.core import Array, InputError
 from physscore.grid import Grid
 from physscore.kernels.moves import DENSE, DIAGONAL, IDENTITY
@@ -65,7 +65,7 @@ class Diagonal(Metric):
     kind = DIAGONAL
 
     def __init__(self, variances: Any) -> None:
-        self.variances = np.asarray(variances, np.float64).ravel()
+        self.variances = real_numbers(variances, "metric").ravel()
         bad = ~(np.isfinite(self.variances) & (self.variances >= 0))
         if bad.any() or not self.variances.any():
             which = int(np.argmax(bad))
@@ -120,7 +120,7 @@ class Dense(Metric):
     kind = DENSE
 
     def __init__(self, covariance: Any) -> None:
-        self.covariance = np.asarray(covariance, np.float64)
+        self.covariance = real_numbers(covariance, "metric")
         if self.covariance.ndim != 2 or self.covariance.shape[0] != self.covariance.shape[1]:
             raise InputError(f"metric has shape {self.covariance.shape}: a dense one must be (d, d)")
         self.factor = np.ascontiguousarray(cholesky(self.covariance, "metric"))

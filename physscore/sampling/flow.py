@@ -108,6 +108,8 @@ def stagnation_points(
     from scipy import optimize
 
     x = _states(target, starts)
+    if not len(x):
+        raise InputError("starts has no states: give one at least")
     scale = float(np.sqrt(np.mean(target.score(x) ** 2))) or 1.0
     spread = float(np.ptp(x)) or float(np.abs(x).max()) or 1.0
 
