@@ -41,7 +41,7 @@ METRICS = {
 def _quartic(x, params, gradient_out):
     energy = 0.0
     for i in range(len(x)):
-        gradient_out[i] = params[i] * x[i] + x[i] ** 3
+        gradient_out[i] += params[i] * x[i] + x[i] ** 3
         energy += 0.5 * params[i] * x[i] ** 2 + 0.25 * x[i] ** 4 + np.log(1.0 + np.exp(-np.abs(x[i]) - 50.0))
     return energy
 

@@ -170,7 +170,15 @@ def _planned(function: Any, plan: _Plan) -> Any:
 def _energy_on_card(function: Any, block: Any, dim: int, plan: Any) -> Any:
     """Return the device function (x, params, gradient_out) -> E of a point."""
     if block is None:
-        return _on_card(function)
+        own = _on_card(function)
+
+        @device
+        def from_zeros(x, params, gradient_out):
+            for i in range(dim):
+                gradient_out[i] = 0.0
+            return own(x, params, gradient_out)
+
+        return from_zeros
     over_blocks = device(_planned(block.py_func, plan))
 
     @device
