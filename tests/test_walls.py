@@ -67,3 +67,20 @@ def test_a_reference_is_fitted_inside_of_walls():
     target, exact = truncated(3)
     found = ps.estimate_log_z(target, particles=2000)
     assert abs(found.log_z - exact) < 4.5 * found.error
+
+
+def _gamma(x, params, gradient_out):
+    if x[0] <= 0:
+        return np.inf
+    gradient_out[0] = 2 - 2 / x[0]
+    return 2 * x[0] - 2 * math.log(x[0])
+
+
+def test_a_reference_is_fitted_within_a_wall():
+    """Of an energy without a prior; half of the draws that the fit begins with are beyond it. |z| is above
+    4.5 once in 1e5."""
+    target = ps.compiled(_gamma, dim=1)
+    runs = [ps.estimate_log_z(target, particles=500, seed=seed) for seed in range(8)]
+    exact = math.log(math.gamma(3) / 8)
+    assert max(abs(run.log_z - exact) / run.error for run in runs) < 4.5
+    assert sum(run.verdict == "pass" for run in runs) > 4

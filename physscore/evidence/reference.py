@@ -78,6 +78,9 @@ def fitted(
     kernel = HMC(harmonic=field)
     particles = Particles(excess, kernel, excess.draw(n, 0, seed, device), seed=seed)
     check_start(particles.u)
+    inside = np.flatnonzero(np.isfinite(particles.u))
+    if len(inside) < n:  # no step leads from beyond a wall to what is within
+        particles.take(np.resize(inside, n))
     pilot = Pilot(particles, kernel, 20)
     energies = []
     for stage in range(_MOST_STAGES):
