@@ -161,8 +161,18 @@ def test_pooled_noise_of_far_states_is_their_own():
     x = 1000.0 * torch.arange(6.0)[:, None] + torch.zeros(6, 3)
     sigma = torch.linspace(0.5, 2.0, 6)
     noise = torch.randn(6, 3, generator=torch.Generator().manual_seed(1))
-    found = losses.pooled_noise(x + sigma[:, None] * noise, x, sigma, 4)
+    found, squares = losses.pooled_noise(x + sigma[:, None] * noise, x, sigma, 4)
     torch.testing.assert_close(found, noise, rtol=0, atol=1e-3)
+    torch.testing.assert_close(squares, (noise**2).sum(1), rtol=1e-3, atol=1e-3)
+
+
+def test_pooled_squares_are_their_mean():
+    x, y = torch.tensor([[0.0], [1.0]]), torch.tensor([[0.3], [0.9]])
+    sigma = torch.tensor([0.5, 0.8])
+    squares = ((y - x.T) / sigma[:, None]) ** 2
+    chances = torch.softmax(-0.5 * squares, 1)
+    found = losses.pooled_noise(y, x, sigma, 2)[1]
+    torch.testing.assert_close(found, (chances * squares).sum(1))
 
 
 @pytest.mark.parametrize("kind", ["score", "energy"])

@@ -161,3 +161,20 @@ def test_mean_spectrum_and_coarse_fields():
 def test_bad_input(call, words):
     with pytest.raises(ps.InputError, match=words):
         call()
+
+
+def test_the_rate_of_an_energy_over_noise_is_that_of_the_gaussian():
+    """With a network of 0: the mean of d - |e|^2 given data and noise together."""
+
+    class NoEnergy(Nothing):
+        kind = "energy"
+
+        def energy(self, u, sigma, parameters=None):
+            return torch.zeros(len(u), dtype=u.dtype)
+
+    y = torch.randn(5, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    sigma = torch.tensor([0.05, 0.3, 1.0, 2.0, 9.0], dtype=torch.float64)
+    found = Preconditioned(NoEnergy(), sigma_data=1.5).double().rate(y, sigma)
+    total = sigma**2 + 1.5**2
+    squares = 3 * 1.5**2 / total + (sigma / total) ** 2 * (y**2).sum(1)
+    torch.testing.assert_close(found, 3 - squares, rtol=0, atol=1e-3)

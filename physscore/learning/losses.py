@@ -242,23 +242,26 @@ def _denoising(
     noisy = torch.addcmul(x, wide, noise)
     s = score_of(model, noisy, levels, parameters)
     if pool > 1:
-        noise = pooled_noise(noisy, x, levels, pool)
+        noise, _ = pooled_noise(noisy, x, levels, pool)
     return 0.5 * (weight(levels) * _squares(s + noise / wide)).mean()
 
 
 @torch.no_grad()
-def pooled_noise(noisy: Tensor, x: Tensor, sigma: Tensor, pool: int) -> Tensor:
-    """Return the mean of the noises that lead to ``noisy`` from ``pool`` states ``x``, their own among them.
+def pooled_noise(noisy: Tensor, x: Tensor, sigma: Tensor, pool: int) -> tuple[Tensor, Tensor]:
+    """Return the mean of the noises that lead to ``noisy`` from ``pool`` states ``x``, their own among them,
+    and that of their squares, (n,).
 
     Each counts by the probability that it is the one; noise levels ``sigma`` are (n,).
     """
-    means = []
+    means, squares = [], []
     for y, clean, level in zip(*(torch.split(part, pool) for part in (noisy, x, sigma)), strict=True):
         flat = clean.flatten(1)
         far = torch.cdist(y.flatten(1), flat, compute_mode="donot_use_mm_for_euclid_dist")
-        chances = torch.softmax(-0.5 * (far / level[:, None]) ** 2, dim=1)
+        of_all = (far / level[:, None]) ** 2
+        chances = torch.softmax(-0.5 * of_all, dim=1)
+        squares.append((chances * of_all).sum(1))
         means.append((y - (chances @ flat).reshape(y.shape)) / level.reshape(-1, *[1] * (y.ndim - 1)))
-    return torch.cat(means)
+    return torch.cat(means), torch.cat(squares)
 
 
 def integrability(

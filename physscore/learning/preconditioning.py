@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from physscore.core import InputError
 from physscore.energies.torch_modules import per_state
 
+_STEP = 0.02  # of ln sigma
+
 
 class Preconditioned(nn.Module):
     """A network as the score of data with noise, at every noise level.
@@ -86,6 +88,16 @@ class Preconditioned(nn.Module):
         gaussian = (y * (y - linear) / (2 * level**2)).flatten(1).sum(1)
         found: Tensor = gaussian + (c_out / (level**2 * c_in)).reshape(len(y)) * inner
         return found
+
+    def rate(self, y: Tensor, sigma: Tensor, parameters: Tensor | None = None) -> Tensor:
+        """Return d E / d ln sigma of an energy with the normalisation of its Gaussian part, (n,): for
+        -log p(y; sigma) it is the mean of d - |e|^2 over the noises e that may have led to ``y``.
+
+        From a difference, which needs no second derivatives to be trained; without a spectrum.
+        """
+        up, down = (self.energy(y, sigma * math.exp(h), parameters) for h in (_STEP, -_STEP))
+        flat = y[0].numel() * sigma**2 / (sigma**2 + self.sigma_data**2)
+        return (up - down) / (2 * _STEP) + flat
 
     def denoise(self, y: Tensor, sigma: Any, parameters: Tensor | None = None) -> Tensor:
         """Return D, the mean of the data given that they are ``y`` with noise: y + sigma^2 s."""

@@ -35,6 +35,7 @@ _LOWEST = 0.1  # noise from this part of the smallest standard deviation of a mo
 _HIGHEST = 10.0  # to so many of the largest
 _ROUNDING = 1e-12  # of the largest variance: an axis with less is one along which single precision sees none
 _HIGHEST_ANALYTIC = 3.0  # the same, where the Gaussian end is known
+_OVER_LEVELS = 0.1  # the share of what ties the noise levels of an energy together
 _POOLED = 512  # states that may be the origin of a noisy one, in so few dimensions:
 _POOLED_DIM = 64
 _VALIDATION = 1 << 40  # the step whose random numbers a validation uses
@@ -250,15 +251,24 @@ class Task:
         generator: torch.Generator,
         pool: int,
     ) -> Tensor:
-        """Return the denoising loss, a cell, with the weight that gives a network's target unit variance."""
+        """Return the denoising loss, a cell, with the weight that gives a network's target unit variance; of
+        the energies of vectors, and that of their change with the noise."""
         noise = torch.randn(y.shape, generator=generator)
         wide = sigma.reshape(-1, *[1] * (y.ndim - 1))
         noisy = y + wide * noise
         s = score_of(model, noisy, sigma, table)
+        squares = noise.flatten(1).pow(2).sum(1)
         if pool > 1:
-            noise = losses.pooled_noise(noisy, y, sigma, pool)
+            noise, squares = losses.pooled_noise(noisy, y, sigma, pool)
         error = (wide * s + noise).flatten(1).pow(2).mean(1)
-        return (error * self._weight(sigma)).mean()
+        found = (error * self._weight(sigma)).mean()
+        if self.fields or not isinstance(model, Preconditioned) or model.kind != "energy":
+            return found
+        # Between modes that noise does not join, the score says nothing of their weights: these come down
+        # from more noise, by what the energy is over it (Guth et al. 2025, arXiv:2506.05310).
+        d = y[0].numel()
+        off = model.rate(noisy, sigma, table) - (d - squares)
+        return found + _OVER_LEVELS * off.pow(2).mean() / (2 * d)
 
     def _weight(self, sigma: Tensor) -> Tensor:
         model = self.model
