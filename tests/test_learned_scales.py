@@ -36,7 +36,7 @@ def test_a_long_training_of_an_energy_learns():
 
 
 def test_modes_that_noise_does_not_join_have_their_weights():
-    """The score says nothing of them; without what ties the noise levels they were off by up to 0.23."""
+    """The score says nothing of them; without what ties the noise levels they were off by up to 0.3."""
     weights, means = np.array([0.1, 0.2, 0.3, 0.4]), np.array([[-3, -3], [-3, 3], [3, -3], [3, 3]])
     modes = ps.GaussianMixture(weights, means, 0.25)
     fit = learning.train("mlp", modes.sample(5000, seed=2), kind="energy", steps=1500)
