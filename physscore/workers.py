@@ -107,13 +107,7 @@ class Workers(Team):
 
     def _pickled(self, thing: Any) -> bytes:
         if id(thing) not in self._things:
-            try:
-                self._things[id(thing)] = (thing, pickle.dumps(thing))
-            except Exception as error:
-                raise InputError(
-                    f"workers is {self.size}, but {thing.target!r} cannot be sent to other processes "
-                    f"({error}): define it in a module, or use workers=1"
-                ) from error
+            self._things[id(thing)] = (thing, portable(thing, thing.target, self.size))
             if len(self._things) > _REMEMBERED:
                 del self._things[next(iter(self._things))]
         return self._things[id(thing)][1]
@@ -126,6 +120,23 @@ class Workers(Team):
             link.close()
             process.terminate()  # it has nothing to lose, and may not even have begun
             process.join()
+
+
+def portable(thing: Any, target: Any, workers: int) -> bytes:
+    """Return a thing as it is sent to other processes.
+
+    Raises
+    ------
+    InputError
+        If its ``target`` cannot be.
+    """
+    try:
+        return pickle.dumps(thing)
+    except Exception as error:
+        raise InputError(
+            f"workers is {workers}, but {target!r} cannot be sent to other processes ({error}): define it "
+            "in a module, or use workers=1"
+        ) from error
 
 
 def _put(link: Connection, message: Any) -> None:

@@ -363,3 +363,10 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(ps.InputError, match=r"z.h5.part cannot be written: the disk is full"):
         ps.estimate_log_z(TARGET, **QUICK, checkpoint=tmp_path / "z.h5")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refused_estimate_leaves_no_file(tmp_path):
+    local = ps.from_functions(energy_and_score=lambda x: (0.5 * (x**2).sum(axis=1), -x), shape=2)
+    with pytest.raises(ps.InputError, match="workers is 2, but from_functions cannot be sent"):
+        ps.estimate_log_z(local, **QUICK, workers=2, checkpoint=tmp_path / "z.h5")
+    assert not list(tmp_path.iterdir())

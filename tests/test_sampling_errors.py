@@ -70,6 +70,7 @@ REFUSED = {
     "bias": (lambda: ps.ULA(bias=0.0), "bias is 0.0: it must be a positive number"),
     "friction": (lambda: ps.Underdamped(friction=-1.0), "friction is -1.0"),
     "leapfrogs": (lambda: ps.HMC(leapfrogs=0.5), "leapfrogs is 0.5: a trajectory has at least 1 step"),
+    "leapfrogs without end": (lambda: ps.HMC(leapfrogs=1e300), r"leapfrogs is 1e\+300: .* 1,000,000 at most"),
     "unstable": (lambda: ps.ula_covariance(np.eye(2), 3.0), "step_size is 3.0: ULA is stable.*below 2"),
     "nothing to tune with": (
         lambda: ps.sample(TARGET, warmup=0),

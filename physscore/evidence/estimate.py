@@ -39,6 +39,7 @@ from physscore.processes import ending_together, on_root, require_same_everywher
 from physscore.sampling.engine import whole
 from physscore.sampling.sharing import team_of
 from physscore.store.evidence import COMPARED, EvidenceWriter
+from physscore.workers import portable
 
 Doubt = Callable[[Array], tuple[float, list[Finding]]]
 METHODS = ("smc", "ais", "tempering")
@@ -168,6 +169,8 @@ def estimate_log_z(
         )  # fmt: skip
         return writer.result() if writer.finished else None
 
+    if workers > 1:
+        portable(energy, energy, workers)  # before a file and a pilot
     if (finished := on_root(comm, begun)) is not None:
         return finished
     with (
