@@ -95,7 +95,9 @@ class Preconditioned(nn.Module):
 
         From a difference, which needs no second derivatives to be trained; without a spectrum.
         """
-        up, down = (self.energy(y, sigma * math.exp(h), parameters) for h in (_STEP, -_STEP))
+        levels = torch.cat([sigma * math.exp(_STEP), sigma * math.exp(-_STEP)])  # at once: half the calls
+        table = None if parameters is None else torch.cat([parameters, parameters])
+        up, down = self.energy(torch.cat([y, y]), levels, table).chunk(2)
         flat = y[0].numel() * sigma**2 / (sigma**2 + self.sigma_data**2)
         return (up - down) / (2 * _STEP) + flat
 
