@@ -24,8 +24,6 @@ from physscore.cli.options import (
     threads_option,
 )
 
-_MOST_LEAPFROGS = 1_000_000
-
 
 def _number_or_auto(ctx: click.Context, param: click.Parameter, value: str) -> float | str:
     try:
@@ -96,6 +94,7 @@ def command(
     """
     from physscore import kernels, plots
     from physscore.core import InputError
+    from physscore.kernels.hamiltonian import MOST_LEAPFROGS
     from physscore.models import load_model
     from physscore.processes import on_root, world
     from physscore.sampling.run import sample
@@ -109,8 +108,8 @@ def command(
             if kernel_name != owner:
                 raise InputError(f"--{name} is for --kernel {owner}, not for {kernel_name}")
             given[name] = value
-    if isinstance(leapfrogs, float) and leapfrogs > _MOST_LEAPFROGS:
-        raise InputError(f"--leapfrogs is {leapfrogs:g}: a trajectory may have {_MOST_LEAPFROGS:,} at most")
+    if isinstance(leapfrogs, float) and leapfrogs > MOST_LEAPFROGS:
+        raise InputError(f"--leapfrogs is {leapfrogs:g}: a trajectory may have {MOST_LEAPFROGS:,} at most")
     if metric is not None:
         given["metric"] = metric
     if resume and output is None:

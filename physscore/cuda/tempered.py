@@ -12,25 +12,25 @@ from physscore.cuda import launch_blocks, modes, parts_of
 from physscore.cuda.fft import forward_fft, inverse_fft
 
 
-def _changed(name: str, x: Any, other: Any, mean: Any, scale: Any, beta: float) -> tuple[Any, Any, Any]:
+def _changed(x: Any, other: Any, mean: Any, scale: Any, beta: float, *, back: bool) -> tuple[Any, Any, Any]:
     (rows, d), xp = x.shape, cupy()
     parts = parts_of(rows, d)
     one, two, squares = xp.empty_like(x), xp.empty_like(x), xp.empty((rows, parts))
     launch_blocks(
-        "tempered", name, np.float64, rows * parts, -(-d // parts), x, xp.ascontiguousarray(other), mean,
-        scale, np.float64(beta), rows, d, parts, one, two, squares,
+        "tempered", "change", np.float64, rows * parts, -(-d // parts), x, xp.ascontiguousarray(other), mean,
+        scale, np.float64(beta), back, rows, d, parts, one, two, squares,
     )  # fmt: skip
     return one, two, squares.sum(axis=1)
 
 
 def leave(y: Any, slope: Any, mean: Any, scale: Any, beta: float) -> tuple[Any, Any, Any]:
     """Return v, its score and |y|^2; see ``Tempered.leave``."""
-    return _changed("leave", y, slope, mean, scale, beta)
+    return _changed(y, slope, mean, scale, beta, back=False)
 
 
 def arrive(v: Any, score: Any, mean: Any, scale: Any, beta: float) -> tuple[Any, Any, Any]:
     """Return y, the gradient of u and |y|^2; see ``Tempered.arrive``."""
-    return _changed("arrive", v, score, mean, scale, beta)
+    return _changed(v, score, mean, scale, beta, back=True)
 
 
 def dots(a: Any, b: Any) -> Any:

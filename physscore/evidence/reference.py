@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from physscore.arrays import device_of, namespace, to_host
+from physscore.arrays import device_of, namespace, row_dots, to_host
 from physscore.core import Array, Energy, InputError, Prior
 from physscore.energies.coordinates import FieldModes, has_field, prior_and_likelihood
 from physscore.energies.fourier_gaussian import FourierGaussian
@@ -155,8 +155,8 @@ def _check_far(particles: Particles) -> None:
         lengths = random.choice([-1.0, 1.0], len(y)) * random.uniform(0.5 * _DISTANT, _DISTANT, len(y))
         moved = y + beside(lengths)[:, np.newaxis] * beside(direction)
         with np.errstate(over="ignore", invalid="ignore"):
-            rise = to_host(excess(moved)[0]) + 0.5 * to_host(np.einsum("ni,ni->n", moved, moved))
-            rise -= particles.u + 0.5 * to_host(np.einsum("ni,ni->n", y, y))
+            rise = to_host(excess(moved)[0]) + 0.5 * to_host(row_dots(moved, moved))
+            rise -= particles.u + 0.5 * to_host(row_dots(y, y))
             accepted = np.nan_to_num(np.exp(-np.maximum(rise, 0.0))).mean()
         if accepted > _FLAT and direction.any():
             raise InputError(
@@ -166,7 +166,7 @@ def _check_far(particles: Particles) -> None:
 
 
 def _energy(particles: Particles) -> tuple[float, float, int]:
-    energy = 0.5 * to_host(np.einsum("ni,ni->n", particles.y, particles.y)) + particles.u
+    energy = 0.5 * to_host(row_dots(particles.y, particles.y)) + particles.u
     energy = energy[np.isfinite(energy)]  # some may still be outside of walls
     return float(np.mean(energy)), float(np.std(energy)), len(energy)
 

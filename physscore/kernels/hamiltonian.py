@@ -10,7 +10,7 @@ from physscore.core import InputError
 from physscore.kernels.kernel import Kernel
 from physscore.kernels.state import Moves
 
-_MOST_LEAPFROGS = 1_000_000
+MOST_LEAPFROGS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class HMC(Kernel):
         self._check_positive("leapfrogs", self.leapfrogs)
         if self.leapfrogs != "auto" and float(self.leapfrogs) < 1:
             raise InputError(f"leapfrogs is {self.leapfrogs}: a trajectory has at least 1 step")
-        if self.leapfrogs != "auto" and float(self.leapfrogs) > _MOST_LEAPFROGS:
+        if self.leapfrogs != "auto" and float(self.leapfrogs) > MOST_LEAPFROGS:
             raise InputError(
-                f"leapfrogs is {self.leapfrogs:g}: a trajectory may have {_MOST_LEAPFROGS:,} at most"
+                f"leapfrogs is {self.leapfrogs:g}: a trajectory may have {MOST_LEAPFROGS:,} at most"
             )
         if self.harmonic and self.step_size != "auto" and float(self.step_size) > math.pi / 2:
             raise InputError(f"step_size is {self.step_size}: that of harmonic HMC is at most pi / 2")
