@@ -75,8 +75,8 @@ class Loop:
                 return "batched"
         return "fused"
 
-    def start(self, x: Any, seed: int) -> State:
-        """Return the state of chains that start at ``x``, of shape (n, *shape).
+    def start(self, x: Any, seed: int, step: int = 0) -> State:
+        """Return the state of chains that start at ``x``, of shape (n, *shape), with step number ``step``.
 
         Raises
         ------
@@ -113,8 +113,8 @@ class Loop:
         if self._step in ("langevin", "adaptive"):  # they draw it anew
             momentum = np.zeros_like(flat)
         else:
-            momentum = normal(*flat.shape, seed=seed, draw=2, dtype=flat.dtype, device=device)
-        return State(positions, energy, contiguous(score), momentum, seed)
+            momentum = normal(*flat.shape, seed=seed, step=step, draw=2, dtype=flat.dtype, device=device)
+        return State(positions, energy, contiguous(score), momentum, seed, step)
 
     def evaluate(self, x: Array) -> tuple[Array, Array]:
         """Return energies and scores, after checking their shapes."""

@@ -71,16 +71,16 @@ class Engine:
         self.loop = Loop(self.inner, kernel.step_function, loop, device)
         self.plain = self.coordinates is None
 
-    def start(self, x: Any, seed: int) -> State:
-        """Return the state of chains that start at the target's states ``x``."""
+    def start(self, x: Any, seed: int, step: int = 0) -> State:
+        """Return the state of chains that start at the target's states ``x``, with step number ``step``."""
         if self.coordinates is None:
-            return self.loop.start(x, seed)
+            return self.loop.start(x, seed, step)
         Loop(self.target, self.kernel.step_function, "batched").start(x, seed)  # says what is wrong with x
         x = x if on_gpu(x) else np.asarray(x)
         inside = self.coordinates.from_state(x)
         if not np.isfinite(inside).all():
             raise InputError("init has a state at the edge of the prior, where its coordinates are infinite")
-        return self.loop.start(inside, seed)
+        return self.loop.start(inside, seed, step)
 
     def positions(self, x: Array) -> Array:
         """Return the target's states of the chains' coordinates."""

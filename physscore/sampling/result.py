@@ -65,6 +65,8 @@ class Run:
         False if the run was interrupted.
     swap_every : int
         Steps of the kernel in each of those that ``thin`` counts: 1, but for a tempered run.
+    first_step : int
+        Number of the first step, warm-up or not: where the run that this one goes on with stopped, else 0.
     """
 
     draws: Any
@@ -82,6 +84,7 @@ class Run:
     grid: Grid | None = None
     complete: bool = True
     swap_every: int = 1
+    first_step: int = 0
     file: Any = field(default=None, repr=False)
 
     @property

@@ -84,8 +84,11 @@ def sample(
     seed
         A whole number from 0 to 2^64 - 1.
     init
-        Where the chains start: an array (chains, *shape), or one state for all. A run that starts where
-        another ended needs a seed of its own: with the same one it repeats that run's noise.
+        Where the chains start: an array (chains, *shape), one state for all, or a :class:`Run` to go on
+        with: from its last draws, and with the noise where it stopped. With its kernel, its seed and
+        ``warmup=0`` that gives the draws by which a longer run would be longer: to rounding where chains
+        move in other coordinates, such as the modes of a field; momenta of ``Underdamped`` are drawn anew.
+        Draws of a run that are given as an array need another seed, or that run's noise is repeated.
         [default: draws from the prior, or standard normals where there is none]
     dtype
         float64, or float32 for large states; the compiled loop over small ones is float64 always.
@@ -122,19 +125,20 @@ def sample(
         raise InputError(f"thin is {thin} and steps {steps}: nothing would be kept")
     seed, precision, workers = whole(0, seed=seed), floating_dtype(dtype), whole(workers=workers)
     kept = steps // thin
+    init, first_step = _going_on(init, chains)
     device = checked_device(device_of(init) if device is None else device)
     engine = Engine(target, kernel, device=device)
     if engine.loop.name != "batched":
         precision = np.dtype(np.float64)
     settings = {
         "target": repr(target), "kernel": repr(kernel), "chains": chains, "steps": steps,
-        "warmup": warmup, "thin": thin, "dtype": str(precision),
+        "warmup": warmup, "thin": thin, "dtype": str(precision), "first_step": first_step or None,
     }  # fmt: skip
     given = {"metric": getattr(kernel.metric, "factor", None), "init": init}
-    settings |= {f"{name}_sha256": _digest(array) for name, array in given.items() if array is not None}
+    settings |= {f"{name}_sha256": _digest(array) for name, array in given.items()}
     about: dict[str, Any] = {
         "target": repr(target), "seed": seed, "warmup": warmup, "thin": thin, "loop": engine.loop.name,
-        "names": _names(target), "grid": _grid(target),
+        "names": _names(target), "grid": _grid(target), "first_step": first_step,
     }  # fmt: skip
     writer: RunWriter | None = None
     comm = world()
@@ -178,7 +182,8 @@ def sample(
             state = state.on(device)
             bar.update(warmup + done * thin)
         else:
-            state = engine.start(first_states(target, chains, seed, init, precision, device), seed)
+            start = first_states(target, chains, seed, init, precision, device)
+            state = engine.start(start, seed, first_step)
             warm_up(engine, state, warmup, move)
             tally, done = np.zeros((3, chains)), 0
             if writer is not None:
@@ -287,10 +292,11 @@ def iterate(
         If an argument makes no sense.
     """
     chains, warmup = whole(chains=chains), whole(0, warmup=warmup)
+    init, first_step = _going_on(init, chains)
     device = checked_device(device_of(init) if device is None else device)
     engine = Engine(target, kernel, device=device)
     start = first_states(target, chains, seed, init, floating_dtype(dtype), device)
-    state = engine.start(start, seed)
+    state = engine.start(start, seed, first_step)
     warm_up(engine, state, warmup, lambda n: None)
     while True:
         info = engine.advance(state, 1, 0)
@@ -298,7 +304,22 @@ def iterate(
         yield x.copy() if engine.plain else x, engine.energies(state, x).copy(), info
 
 
-def _digest(array: Any) -> str:
+def _going_on(init: Any, chains: int) -> tuple[Any, int]:
+    """Return where chains start, and the number of their first step: those of a run that is gone on with."""
+    if not isinstance(init, Run):
+        return init, 0
+    kept, n = init.draws.shape[:2]
+    if n != chains or kept == 0:
+        raise InputError(
+            f"init is a run of {n} chains with {kept} draws each, and chains is {chains}: a run is gone on "
+            "with by as many chains, from their last draws"
+        )
+    return init.draws[-1], init.first_step + init.warmup + kept * init.thin
+
+
+def _digest(array: Any) -> str | None:
+    if array is None:
+        return None
     whole_array = np.ascontiguousarray(to_host(array))
     return hashlib.sha256(whole_array.tobytes() + repr(whole_array.shape).encode()).hexdigest()
 

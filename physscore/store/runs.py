@@ -251,8 +251,7 @@ def write_run(path: Path, run: Run) -> None:
         name: getattr(run, name) for name in ("target", "seed", "warmup", "thin", "loop", "names", "grid")
     }
     about["complete"] = run.complete
-    if run.swap_every > 1:
-        about["swap_every"] = run.swap_every
+    about |= {"swap_every": run.swap_every, "first_step": run.first_step}
     check_storable(run.kernel)
     kept = run.draws.shape[0]
     with h5py.File(path, "w") as file:
