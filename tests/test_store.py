@@ -8,7 +8,7 @@ import pytest
 
 import physscore as ps
 from physscore.core import InputError
-from physscore.diagnostics.power import power_bins
+from physscore.diagnostics.bins import power_bins
 from physscore.store import FieldFile, FieldWriter
 from physscore.store.hdf5 import inverse, writing
 

@@ -131,8 +131,9 @@ def command(
     from physscore.arrays import checked_device, to_host
     from physscore.core import InputError
     from physscore.cost import cost_of_fields
+    from physscore.diagnostics.bins import power_bins
     from physscore.diagnostics.comparison import Comparison, check_field
-    from physscore.diagnostics.power import PowerSpectrum, power_bins, power_spectrum
+    from physscore.diagnostics.power import PowerSpectrum, power_spectrum
     from physscore.diagnostics.set_comparison import number
     from physscore.distributed import SlabDecomposition
     from physscore.energies.lognormal import LognormalField

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from physscore.arrays import as_states, unmasked
 from physscore.core import Array, InputError
-from physscore.diagnostics.power import power_bins
+from physscore.diagnostics.bins import power_bins
 from physscore.fft import forward_fft, inverse_fft
 from physscore.grid import Grid
 

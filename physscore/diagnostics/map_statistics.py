@@ -18,9 +18,10 @@ import numpy.typing as npt
 
 from physscore.arrays import as_states, threads, unmasked
 from physscore.core import Array, InputError
+from physscore.diagnostics.bins import PowerBins, power_bins
 from physscore.diagnostics.bispectrum import TriangleBins
 from physscore.diagnostics.mean_test import UnitMeans
-from physscore.diagnostics.power import PowerBins, power_bins, power_spectrum
+from physscore.diagnostics.power import power_spectrum
 from physscore.grid import Grid
 
 _Floats = npt.NDArray[np.float64]

@@ -19,8 +19,9 @@ import h5py
 import numpy as np
 
 from physscore.core import Array, InputError
+from physscore.diagnostics.bins import PowerBins
 from physscore.diagnostics.comparison import Comparison
-from physscore.diagnostics.power import PowerBins, PowerSpectrum
+from physscore.diagnostics.power import PowerSpectrum
 from physscore.grid import Grid
 from physscore.noise import seed_key
 from physscore.store.hdf5 import (

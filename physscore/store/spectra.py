@@ -6,7 +6,8 @@ import h5py
 import numpy as np
 
 from physscore.core import Array
-from physscore.diagnostics.power import PowerBins, PowerSpectrum
+from physscore.diagnostics.bins import PowerBins
+from physscore.diagnostics.power import PowerSpectrum
 from physscore.store.hdf5 import inverse
 
 
