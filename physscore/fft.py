@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
-from physscore.arrays import n_threads, on_gpu
+from physscore.arrays import n_threads, on_gpu, parallel, threads
 from physscore.core import Array
 
 
@@ -112,6 +112,31 @@ def forward_planes(x: Array, *, overwrite_x: bool = False) -> Array:
     for start in reversed(range(0, len(x), planes)):  # a slab never reaches below those still to be read
         room[start : start + planes] = transform(x[start : start + planes])
     return room
+
+
+def through_planes(modes: Array, shape: Sequence[int], work: Callable[[int, Array], Array]) -> Array:
+    """Transform a half spectrum to cells, have ``work`` change these, and transform back, all in its memory.
+
+    ``work(first, planes)`` returns what planes first, first + 1, ... become. Each is read once between the
+    transforms along the first axis, and a thread has it in its cache all the way.
+    """
+    import scipy.fft
+
+    modes, sides = inverse_along_first(modes), shape[1:]
+    planes = max(1, _SLAB_BYTES // (2 * modes[0].nbytes))  # not for each thread: they round as their number
+    axes = range(1, len(shape))
+
+    def some(start: int, stop: int) -> None:
+        with threads(1):
+            for first in range(start * planes, min(stop * planes, len(modes)), planes):
+                part = modes[first : first + planes]
+                if len(sides) == 2:
+                    part = scipy.fft.ifft(part, axis=1, norm="forward")
+                cells = scipy.fft.irfft(part, n=sides[-1], axis=-1, norm="forward")
+                modes[first : first + planes] = scipy.fft.rfftn(work(first, cells), axes=axes)
+
+    parallel(some, -(-len(modes) // planes))
+    return forward_along_first(modes)
 
 
 def forward_along_first(modes: Array) -> Array:

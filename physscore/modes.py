@@ -8,7 +8,7 @@ The compiled loops see every grid with three sides (``Grid.cube``) and a table i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ import scipy.fft
 
 from physscore.arrays import compiled, device_of, on_gpu, parallel, to_host
 from physscore.core import Array
-from physscore.fft import forward_fft, forward_ffts, inverse_fft, inverse_ffts
+from physscore.fft import forward_fft, forward_ffts, inverse_fft, inverse_ffts, through_planes
 from physscore.grid import Columns, Grid, WavenumberTable
 from physscore.parts import inline
 
@@ -329,6 +329,13 @@ class Coordinates:
         for group in self.groups(len(x)):
             coordinates[group] = self._of_fields(x[group])
         return coordinates
+
+    def through_planes(self, z: Array, scale: Array, work: Callable[[int, Array], Array]) -> Array:
+        """Return the coordinates (1, size) of what ``work`` makes of the planes of one field, which has the
+        coordinates ``scale * z``; see ``fft.through_planes``."""
+        modes = from_coordinates(z, scale, self.grid.cube, self._unitary).reshape(self.grid.half_shape)
+        modes = through_planes(modes, self.grid.shape, work)
+        return to_coordinates(modes[np.newaxis], self.grid.cube, self._unitary)
 
     def _to_fields(self, z: Array, scale: Array) -> Array:
         modes = from_coordinates(z, scale, self.grid.cube, self._unitary)

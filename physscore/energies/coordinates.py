@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from physscore.arrays import compiled, on_gpu, parallel
 from physscore.core import Array, Energy, EnergySum, InputError, Prior, Score, ScoreSum, combine
+from physscore.energies.likelihoods import GaussianNoise, PoissonCounts
 from physscore.energies.lognormal import LognormalField
 from physscore.energies.random_field import GaussianRandomField
 from physscore.fft import forward_ffts
@@ -153,6 +154,10 @@ class FieldModes(Energy):
             self.offset = sum(factor * field._log_normalisation for factor, field in fields)
             self._scale = self.free.astype(np.float64)
         self.one_by_one = self.others is None or self.others.one_by_one
+        cell_by_cell = GaussianNoise, PoissonCounts  # a user's subclass may differ
+        self._by_cells = self.others is not None and all(
+            factor and type(term) in cell_by_cell for factor, term in terms_of(self.others)
+        )
         self._single = {np.dtype(np.float64): (self._scale, self.precision)}
 
     def _spread(self, field: GaussianRandomField, table: Array) -> Array:
@@ -202,15 +207,35 @@ class FieldModes(Energy):
         slopes = np.empty((len(x), 0), x.dtype)
         sums = np.empty((len(x), -(-self.dim // _PIECE)))
         for group in self.coordinates.groups(len(x)):
-            bent = slopes[group]
+            bent, part = slopes[group], sums[group]
             if self.others is not None:
-                more, slope = self.others.energy_and_score(self.coordinates.to_fields(x[group], scale))
+                more, bent = self._beyond(x[group], scale)
                 energy[group] += more
-                bent = self.coordinates.of_fields(np.ascontiguousarray(slope, x.dtype))
-            part = sums[group]
             parallel(_diagonal, part.size, x[group], precision, bent, scale, score[group], part,
                      at_least=8)  # fmt: skip
         return energy + sums.sum(axis=1), score
+
+    def _beyond(self, x: Array, scale: Array) -> tuple[Array, Array]:
+        """Return the energy of what is not diagonal, and its score over the modes but for their scale."""
+        assert self.others is not None
+        if len(x) > 1 or self.grid.dim == 1 or not self._by_cells:
+            energy, slope = self.others.energy_and_score(self.coordinates.to_fields(x, scale))
+            return energy, self.coordinates.of_fields(np.ascontiguousarray(slope, x.dtype))
+        terms: Any = terms_of(self.others)
+        energies = np.zeros(self.grid.shape[0])
+        a_plane = self.grid.n_cells // self.grid.shape[0]
+
+        def slopes_of(first: int, planes: Array) -> Array:
+            cells, slopes = planes.reshape(1, -1), np.zeros((1, planes.size), planes.dtype)
+            for factor, term in terms:
+                more, score = term._of_cells(cells, first * a_plane)
+                energies[first] += factor * more[0]
+                slopes += factor * score
+            return slopes.reshape(planes.shape)
+
+        bent = self.coordinates.through_planes(x, scale, slopes_of)
+        offset = sum(factor * term._offset for factor, term in terms)
+        return energies.sum(keepdims=True) + offset, bent
 
     def tables_beside(self, x: Array) -> tuple[Array, Array]:
         """Return the precision of the coordinates, and what fields have of them, on the card of ``x``."""

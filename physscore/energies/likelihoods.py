@@ -112,8 +112,7 @@ class _CellByCell(Energy):
     one_by_one = by_arrays = True
     mask: npt.NDArray[np.bool_]
     _scale = 1.0
-    _offset: float
-    """The energy without what depends on x."""
+    _offset: float  # the energy without what depends on x
 
     def _set(self, data: Array, weight: Array) -> None:
         self.shape = data.shape
@@ -146,10 +145,8 @@ class _CellByCell(Energy):
 
     @cached_property
     def _point(self) -> Point:
-        return from_block(
-            _cells_block,
-            np.concatenate([[self._kind, self._scale, self._offset], self._data, self._weight]),
-        )
+        numbers = [self._kind, self._scale, self._offset]
+        return from_block(_cells_block, np.concatenate([numbers, self._data, self._weight]))
 
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return both, in one pass over the cells."""
@@ -158,15 +155,19 @@ class _CellByCell(Energy):
             from physscore.cuda import cells
 
             return cells.energy_and_score(self, states, self._kind, self._scale, self._offset)
-        flat = np.ascontiguousarray(states).reshape(len(states), self.dim)
-        sums = np.empty((len(flat), -(-flat.shape[1] // _PIECE)))
-        score = np.empty_like(flat)
+        sums, score = self._of_cells(np.ascontiguousarray(states).reshape(len(states), self.dim), 0)
+        return self._offset + sums, score.reshape(states.shape)
+
+    def _of_cells(self, x: Array, first: int) -> tuple[Array, Array]:
+        """Return energies, without the offset, and scores of cells of states, from the ``first`` on."""
+        sums, score = np.empty((len(x), -(-x.shape[1] // _PIECE))), np.empty_like(x)
         data, weight, loop = self._data, self._weight, _cells
-        if flat.dtype == np.float32 and self._kind == _EXPONENTIAL and self._few:
+        if x.dtype == np.float32 and self._kind == _EXPONENTIAL and self._few:
             loop, (data, weight) = _exponential_single, self._single
-        parallel(loop, sums.size, self._kind, flat, data, weight, self._scale, sums, score,
-                 at_least=max(1, 8192 // min(flat.shape[1], _PIECE)))  # fmt: skip
-        return self._offset + sums.sum(axis=1), score.reshape(states.shape)
+        here = slice(first, first + x.shape[1])
+        parallel(loop, sums.size, self._kind, x, data[here], weight[here], self._scale, sums, score,
+                 at_least=max(1, 8192 // min(x.shape[1], _PIECE)))  # fmt: skip
+        return sums.sum(axis=1), score
 
 
 def _numbers(name: str, value: Any) -> Array:
