@@ -318,17 +318,6 @@ def cholesky(matrix: Array, name: str) -> Array:
         raise InputError(f"{name} is not positive definite: its lowest eigenvalue is {lowest:.3g}") from None
 
 
-@cache
-def keep_freed_memory() -> None:
-    """Let loops that allocate the same arrays again and again find them where they were.
-
-    The C library of Linux returns large blocks to the system as soon as they are freed, and fetching them
-    anew costs as much as an FFT; but it keeps blocks up to the size of the largest one it saw freed, if
-    that is not above 32 MiB.
-    """
-    np.empty(31 << 20, np.uint8)
-
-
 def available_memory(device: str = "cpu") -> int | None:
     """Return the bytes of memory that can still be used, or None where the system does not say."""
     if device == "gpu":
@@ -371,5 +360,5 @@ def require_memory(need: int, what: str, device: str = "cpu") -> None:
         raise InputError(
             f"{what} needs {need / 2**30:.3g} GiB of memory and {have / 2**30:.3g} GiB are free"
             f"{' on the card' if device == 'gpu' else ''}: "
-            "use a smaller grid or dtype float32"
+            "ask for less, or for dtype float32"
         )

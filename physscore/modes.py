@@ -18,6 +18,7 @@ from physscore.arrays import compiled, device_of, on_gpu, parallel, to_host
 from physscore.core import Array
 from physscore.fft import forward_fft, forward_ffts, inverse_fft, inverse_ffts, through_planes
 from physscore.grid import Columns, Grid, WavenumberTable
+from physscore.memory import empty
 from physscore.parts import inline
 
 # Sums that share entries are kept in this many parts, whatever the number of threads, so that
@@ -252,7 +253,7 @@ def from_coordinates(
         return unpacked
     half = (cube[0], cube[1], 2 * (cube[2] // 2 + 1))
     source = coordinates.reshape(-1, *half)
-    real = np.empty_like(source)
+    real = empty(source.shape, source.dtype)
     parallel(
         _unpack, len(real) * cube[0], source, scale.reshape(half), real, cube, factor, at_least=_planes(real)
     )

@@ -22,6 +22,7 @@ LAYERS = [
         "arrays",
         "fft",
         "interrupt",
+        "memory",
         "processes",
         "parts",
         "philox",

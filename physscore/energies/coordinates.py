@@ -20,6 +20,7 @@ from physscore.energies.lognormal import LognormalField
 from physscore.energies.random_field import GaussianRandomField
 from physscore.fft import forward_ffts
 from physscore.grid import Grid
+from physscore.memory import empty
 from physscore.modes import Coordinates
 from physscore.parts import in_any_order
 
@@ -203,7 +204,7 @@ class FieldModes(Energy):
         if on_gpu(x):
             return self._both_on_card(x)
         scale, precision = self._tables(x.dtype)
-        energy, score = np.full(len(x), self.offset, np.float64), np.empty_like(x)
+        energy, score = np.full(len(x), self.offset, np.float64), empty(x.shape, x.dtype)
         slopes = np.empty((len(x), 0), x.dtype)
         sums = np.empty((len(x), -(-self.dim // _PIECE)))
         for group in self.coordinates.groups(len(x)):

@@ -17,6 +17,7 @@ from physscore.arrays import compiled, namespace, on_gpu, parallel
 from physscore.core import Array
 from physscore.kernels import moves
 from physscore.kernels.metric import Metric
+from physscore.memory import empty
 from physscore.noise import fill_row, normal, seed_key
 from physscore.parts import in_any_order, inline
 
@@ -142,7 +143,6 @@ class Batch:
         self.metric = metric
         self.key = seed_key(seed)
         self.seed, self.first = seed, first
-        self._factors: dict[Any, Array] = {}
 
     def moving(self, factor: Array) -> Batch:
         """Return the same with a diagonal metric, W of shape (1, d)."""
@@ -172,7 +172,7 @@ class Batch:
         With ``anew``, the number of a step, momenta are drawn first, and their energies are returned as
         they were before the kick.
         """
-        y = namespace(self.device).empty(x.shape, x.dtype)
+        y = namespace("gpu").empty(x.shape, x.dtype) if self.device == "gpu" else empty(x.shape, x.dtype)
         kinetic = self._kick(x, s, p, kick, drift, harmonic, y, anew)
         if not harmonic and self.metric.kind == moves.DENSE:
             rows = namespace(self.device).zeros(len(x), x.dtype)
@@ -210,18 +210,14 @@ class Batch:
         return _summed(kinetic)
 
     def _factor(self, dtype: Any) -> Array:
-        if dtype not in self._factors:
+        if self.device == "cpu":
+            return cast(Array, self.metric.factor_of_type(dtype))
+        from physscore.cuda import kept
 
-            def make() -> Array:
-                return cast(Array, self.metric.factor.astype(dtype, copy=False))
-
-            if self.device == "gpu":
-                from physscore.cuda import kept
-
-                self._factors[dtype] = kept(self.metric, f"factor {np.dtype(dtype)}", make)
-            else:
-                self._factors[dtype] = make()
-        return self._factors[dtype]
+        return cast(
+            Array,
+            kept(self.metric, f"factor {np.dtype(dtype)}", lambda: self.metric.factor_of_type(dtype)),
+        )
 
     def accept(
         self, e: Array, kinetic: Array, new_e: Array, new_kinetic: Array, number: int, adjusted: bool,

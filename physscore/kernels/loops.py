@@ -13,7 +13,6 @@ import numpy as np
 from physscore.arrays import (
     contiguous,
     device_of,
-    keep_freed_memory,
     namespace,
     on_gpu,
     parallel,
@@ -28,6 +27,7 @@ from physscore.kernels.metric import Metric
 from physscore.kernels.moves import DENSE
 from physscore.kernels.state import Draws, Info, Moves, State
 from physscore.kernels.team import Team, team
+from physscore.memory import Room, keep_freed_memory
 from physscore.noise import normal, seed_key
 from physscore.points import address_of, evaluate, on_card
 
@@ -57,6 +57,7 @@ class Loop:
         self.point = target.point if isinstance(target, Energy) else None
         self.name = which or self._suitable(step, device)
         self._step = step
+        self._room = Room()
         if self.name == "fused":
             if self.point is None:
                 raise InputError(f"target {target!r} has no compiled form for the fused loop")
@@ -313,7 +314,8 @@ class Loop:
             return
         keep_freed_memory()
         if not self._one_by_one:
-            move(0, n)
+            with self._room:
+                move(0, n)
             return
         edges = edges or self._edges(state)
 
@@ -367,8 +369,11 @@ class Loop:
                 energies.append(chains.e.copy())
         if energies:
             draws.energy[:, some] = to_host(np.stack(energies))
-        state.x[some], state.energy[some] = chains.x.reshape(shape), chains.e
-        state.score[some], state.momentum[some] = chains.s.reshape(shape), chains.p
+        moved = chains.x.reshape(shape), chains.e, chains.s.reshape(shape), chains.p
+        if n == len(state.x):
+            state.x, state.energy, state.score, state.momentum = moved
+        else:
+            state.x[some], state.energy[some], state.score[some], state.momentum[some] = moved
 
 
 @dataclass

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from physscore.arrays import cholesky, real_numbers
 from physscore.core import Array, InputError
@@ -28,6 +29,15 @@ class Metric:
 
     kind = IDENTITY
     factor: Array = np.ones((1, 1))
+    _other_type: tuple[Array, Array] | None = None  # a factor, and what it is in another precision
+
+    def factor_of_type(self, dtype: npt.DTypeLike) -> Array:
+        """Return ``factor`` in a precision, which is kept."""
+        if self.factor.dtype == dtype:
+            return self.factor
+        if self._other_type is None or self._other_type[0] is not self.factor:
+            self._other_type = self.factor, self.factor.astype(dtype)
+        return self._other_type[1]
 
     def check(self, dim: int) -> None:
         """Refuse a metric of another size than the state's.
