@@ -1,5 +1,7 @@
 """Values of a wrong type or shape are refused by one sentence that names them, wherever they come in."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -115,6 +117,51 @@ def test_ragged_lists_and_tensors_with_a_graph():
     for x in ([[1, 2], [3]], torch.ones((2, 2), requires_grad=True)):
         with pytest.raises(ps.InputError, match="x is no array of numbers"):
             GAUSSIAN.energy(x)
+        with pytest.raises(ps.InputError, match="init is no array of numbers"):
+            ps.sample(GAUSSIAN, ps.MALA(0.3), chains=2, steps=5, warmup=0, init=x)
+        for measure in (ps.power_spectrum, ps.bispectrum):
+            with pytest.raises(ps.InputError, match="delta is no array of numbers"):
+                measure(x, FIELD.grid)
+        with pytest.raises(ps.InputError, match="epsilon is no array of numbers"):
+            ps.epsilon_to_score(x, 0.5)
+
+
+def test_arrays_that_are_none():
+    grid, x = FIELD.grid, np.ones((4, 8, 8))
+    for call, said in (
+        (lambda: ps.epsilon_to_score(None, 0.5), "epsilon is None: it must hold numbers"),
+        (lambda: ps.epsilon_to_score("a", 0.5), "epsilon is 'a': it must hold numbers"),
+        (lambda: ps.epsilon_to_score(X, "a"), "alpha_bar is 'a': it must hold real numbers"),
+        (lambda: ps.compare_fields(None, x, grid), "generated is a NoneType: it must be a sequence of maps"),
+        (lambda: ps.compare_fields(x, {1: 2}, grid), "reference is a dict: it must be a sequence of maps"),
+        (lambda: ps.power_spectrum(x, grid, 5), "delta holds 4 fields and other 1"),
+        (lambda: ps.power_spectrum(x, grid, bins=[[1], [2, 3]]), "bins is no array of numbers"),
+        (lambda: ps.bispectrum(x, grid, bins=[[1], [2, 3]]), "bins is no array of numbers"),
+        (lambda: _annealed("a"), "init has the type"),
+        (lambda: _annealed({}), "init has the type"),
+    ):
+        with pytest.raises(ps.InputError, match=said):
+            call()
+
+
+def _annealed(init):
+    return ps.annealed_langevin(
+        partial(ps.smoothed, GAUSSIAN), [2.0, 1.0], chains=2, steps=5, step_size=0.1, init=init
+    )
+
+
+def test_vectors_without_components_are_not_learned():
+    learning = pytest.importorskip("physscore.learning")
+    with pytest.raises(ps.InputError, match=r"data has shape \(6, 0\)"):
+        learning.train("mlp", np.empty((6, 0)), steps=2)
+
+
+def test_fields_of_zeros_have_no_power():
+    """They are no realisation of anything, and are said to be none: by an error of Python, it was."""
+    for zeros in (np.zeros((8, 8)), np.zeros((3, 8, 8))):
+        found = ps.check_field(zeros, FIELD)
+        assert not found.passed
+        assert found.amplitude == 0
 
 
 def test_no_states_have_no_energies():

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
+from physscore.arrays import real_numbers
 from physscore.core import Array, InputError
 from physscore.grid import Grid, WavenumberTable
 
@@ -53,7 +54,7 @@ def power_bins(
     table = wavenumbers or grid.wavenumbers
     if isinstance(bins, str):
         return _named_bins(grid, bins, table)
-    edges = np.asarray(bins, dtype=np.float64)
+    edges = real_numbers(bins, "bins")
     if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all() or not edges[0] >= 0:
         raise InputError("bins holds edges that do not increase: give at least two rising wavenumbers")
     return _fill(table, edges)

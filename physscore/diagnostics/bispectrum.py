@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from physscore.arrays import as_states, unmasked
+from physscore.arrays import as_states, real_numbers, unmasked
 from physscore.core import Array, InputError
 from physscore.diagnostics.bins import power_bins
+from physscore.diagnostics.power import is_batch
 from physscore.fft import forward_fft, inverse_fft
 from physscore.grid import Grid
 
@@ -180,7 +181,7 @@ def bispectrum(
         If shapes do not fit the grid, values are masked, not real, not finite or too large, or an option is
         unknown.
     """
-    stacked = getattr(delta, "ndim", np.ndim(delta)) == grid.dim + 1
+    stacked = is_batch(delta, grid)
     fields = delta if stacked else [delta]
     counted = TriangleBins(grid, bins=bins, triangles=triangles)
     shells = np.array(counted.shells, int).reshape(-1, 3)
@@ -213,7 +214,7 @@ def _sum_of_products(a: Array, b: Array, c: Array) -> float:
 
 def _edges(grid: Grid, bins: Any) -> _Floats:
     low, high = min(grid.fundamental), 2 / 3 * min(grid.nyquist)
-    if np.ndim(bins) == 0:
+    if unmasked(bins, "bins").ndim == 0:
         if isinstance(bins, bool) or not isinstance(bins, int | np.integer) or bins < 1:
             raise InputError(f"bins is {bins!r}: it must be a number of shells, at least 1, or their edges")
         if not low < high:
@@ -223,7 +224,7 @@ def _edges(grid: Grid, bins: Any) -> _Floats:
         k = table.k[(table.counts > 0) & (table.k > 0) & (table.k < high * (1 - 1e-12))]
         filled = np.unique(np.searchsorted(edges, k, side="right"))  # leave out shells without modes
         return np.append(edges[filled - 1], edges[filled[-1]])
-    edges = np.asarray(bins, np.float64)
+    edges = real_numbers(bins, "bins")
     if edges.ndim == 1 and len(edges) and edges[-1] > high * (1 + 1e-9):
         raise InputError(
             f"bins reach to k = {edges[-1]:.6g}: beyond {high:.6g}, 2/3 of the Nyquist wavenumber, "

@@ -138,7 +138,7 @@ def compare(
         raise InputError("bins holds none of the modes of the box: there is nothing to compare")
     if not totals[0].any():
         raise InputError("model has no power at any of the modes that were measured, beyond rounding")
-    unexpected = elsewhere / total_power
+    unexpected = elsewhere / total_power if total_power else 0.0
     modes, statistic, *others = totals[:, totals[0] > 0]
     measured_power, model_power, expected_power, k = (total / modes for total in others)
     pulls = _normal_score(statistic, n * modes)

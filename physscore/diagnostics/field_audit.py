@@ -170,8 +170,13 @@ def compare_fields(
         If a set has fewer than 2 units, the shapes or the labels do not fit, or values are not finite.
     """
     for name, fields in (("generated", generated), ("reference", reference)):
-        if len(fields) == 0 or np.shape(fields[0]) != grid.shape:
+        try:
             shape = np.shape(fields[0]) if len(fields) else ()
+        except (TypeError, ValueError, KeyError):
+            raise InputError(
+                f"{name} is a {type(fields).__name__}: it must be a sequence of maps of shape {grid.shape}"
+            ) from None
+        if shape != grid.shape:
             raise InputError(
                 f"{name} holds maps of shape {shape}: they must have that of the grid, {grid.shape}"
             )

@@ -184,9 +184,9 @@ def power_spectrum(
         If shapes do not fit the grid, values are not finite, or an option is unknown.
     """
     require_grid(grid)
-    stacked = getattr(delta, "ndim", np.ndim(delta)) == grid.dim + 1
+    stacked = is_batch(delta, grid)
     fields = delta if stacked else [delta]
-    others = None if other is None else (other if stacked else [other])
+    others = None if other is None else (other if stacked and hasattr(other, "__len__") else [other])
     if len(fields) == 0 or (others is not None and len(others) != len(fields)):
         raise InputError(
             f"delta holds {len(fields)} fields and other {'none' if others is None else len(others)}: "
@@ -246,6 +246,18 @@ def power_spectrum(
         if others is not None
         else Shells(table.k, table.counts, binned.of_entry, pooled, noise, len(fields), eps),
     )
+
+
+def is_batch(delta: Any, grid: Grid) -> bool:
+    """Return whether this is a batch of fields.
+
+    Raises
+    ------
+    InputError
+        If it is no array.
+    """
+    ndim = getattr(delta, "ndim", None)
+    return bool((unmasked(delta, "delta").ndim if ndim is None else ndim) == grid.dim + 1)
 
 
 def _error(bins: PowerBins, counts: Array, a: _Floats, b: _Floats, both: _Floats) -> _Floats:

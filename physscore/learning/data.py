@@ -106,7 +106,7 @@ def _finished(path: Path) -> Any:
 
 
 def _checked(values: Any, name: str) -> _Floats:
-    if values.ndim < 2 or not len(values) or values.dtype.kind not in "fiu":
+    if values.ndim < 2 or not values.size or values.dtype.kind not in "fiu":
         raise InputError(
             f"{name} has shape {values.shape} and type {values.dtype}: it must be a batch (n, *shape)"
         )

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from physscore.arrays import floating_dtype, unmasked
+from physscore.arrays import floating_dtype
 from physscore.core import Array, InputError, Score
 from physscore.kernels.langevin import ULA
 from physscore.noise import normal
 from physscore.paths import check_levels
-from physscore.sampling.engine import Engine, whole
+from physscore.sampling.engine import Engine, first_states, whole
 
 
 def annealed_langevin(
@@ -87,10 +87,7 @@ def annealed_langevin(
 
 
 def _first(target: Score, chains: int, sigma: float, seed: int, init: Any, dtype: Any) -> Array:
-    shape = (chains, *target.shape)
     if init is None:
-        return sigma * normal(chains, target.dim, seed=seed, draw=3, dtype=dtype).reshape(shape)
-    given = unmasked(init, "init").astype(dtype)
-    if given.shape not in (shape, target.shape):
-        raise InputError(f"init has shape {given.shape}: it must be {target.shape} or {shape}")
-    return np.broadcast_to(given, shape).copy()
+        start = normal(chains, target.dim, seed=seed, draw=3, dtype=dtype)
+        return sigma * start.reshape(chains, *target.shape)
+    return first_states(target, chains, seed, init, dtype)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from physscore.arrays import real_numbers, unmasked
 from physscore.core import Array, InputError, Score
 from physscore.energies.functions import state_shape
 from physscore.sampling.engine import whole
@@ -89,10 +90,12 @@ def epsilon_to_score(epsilon: Any, alpha_bar: Any) -> Array:
     Raises
     ------
     InputError
-        If abar is not between 0 and 1.
+        If abar is not between 0 and 1, or epsilon no array of numbers.
     """
-    noise = np.asarray(epsilon)
-    kept = np.asarray(alpha_bar, np.float64)
+    noise = unmasked(epsilon, "epsilon")
+    if noise.dtype.kind not in "fiu" or not noise.ndim:
+        raise InputError(f"epsilon is {short(epsilon)}: it must hold numbers, of shape (n, *shape)")
+    kept = real_numbers(alpha_bar, "alpha_bar")
     if not ((kept >= 0) & (kept < 1)).all() or kept.shape not in ((), noise.shape[:1]):
         raise InputError(
             f"alpha_bar is {short(alpha_bar)}: it must be from 0 to 1, one number or one a state"

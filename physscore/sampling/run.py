@@ -21,8 +21,10 @@ from physscore.arrays import (
     device_of,
     floating_dtype,
     namespace,
+    on_gpu,
     require_memory,
     to_host,
+    unmasked,
 )
 from physscore.core import Array, InputError, Score
 from physscore.energies.coordinates import prior_and_likelihood
@@ -305,9 +307,9 @@ def iterate(
 
 
 def _going_on(init: Any, chains: int) -> tuple[Any, int]:
-    """Return where chains start, and the number of their first step: those of a run that is gone on with."""
+    """Return an array of where chains start, and the number of their first step: of a run, where it ended."""
     if not isinstance(init, Run):
-        return init, 0
+        return init if init is None or on_gpu(init) else unmasked(init, "init"), 0
     kept, n = init.draws.shape[:2]
     if n != chains or kept == 0:
         raise InputError(
