@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from physscore.arrays import compiled, floating_dtype, on_gpu, parallel
+from physscore.arrays import compiled, floating_dtype, on_gpu, parallel, require_memory
 from physscore.core import Array, InputError
 from physscore.parts import inline
 from physscore.philox import (
@@ -37,6 +37,7 @@ __all__ = ["MAX_DRAWS", "checked_draw", "field_modes", "fill_block", "fill_row",
 FIELD = 0 << 24
 CHAIN = 2 << 24
 MAX_DRAWS = 1 << 24
+_MANY = 1 << 24  # numbers, for which the memory is asked about
 # The numbers of the draws that exact samples are made of, apart from those that move chains of the same seed.
 EXACT, WHICH = 66, 67
 
@@ -232,6 +233,9 @@ def normal(
     """
     k0, k1 = seed_key(seed)
     c3 = _u64(CHAIN + checked_draw(draw, "draw"))
+    if (size := chains * components) > _MANY:
+        need = size * floating_dtype(dtype).itemsize
+        require_memory(need, f"making {chains} times {components} random numbers", device)
     if device == "gpu":
         from physscore.cuda import noise as on_card
 

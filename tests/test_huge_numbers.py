@@ -2,6 +2,7 @@
 
 import math
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -73,13 +74,45 @@ def test_a_learned_score_refuses_huge_numbers(tmp_path):
             learning.train("mlp", x, steps=2, **settings)
     fit = learning.train("mlp", x, steps=2)
     for n, settings, message in (
-        (HUGE, {}, "needs .* GiB of memory"),
+        (HUGE, {}, "n is 10+: it must be at most"),
+        (10**16, {}, "needs .* GiB of memory"),
         (2, {"steps": HUGE}, "steps is 10+: it must be at most"),
         (2, {"seed": HUGE}, "seed is 10+"),
     ):
         with pytest.raises(ps.InputError, match=message):
             generate(fit, n, tmp_path / "new.h5", **settings)
     assert not list(tmp_path.iterdir())
+
+    for n in (HUGE, 10**16):
+        with pytest.raises(ps.InputError, match="needs .* GiB of memory"):
+            fit.sample(n, seed=0)
+
+
+NORMAL = ps.Gaussian(0.0, 1.0, dim=2)
+AT_MOST, MEMORY = "it must be at most 2.64 - 1", "needs .* GiB of memory"
+MANY = {
+    "steps": (lambda n: ps.sample(NORMAL, ps.MALA(0.3), steps=n, thin=n, warmup=0), AT_MOST, None),
+    "warmup": (lambda n: ps.sample(NORMAL, ps.MALA(0.3), steps=5, warmup=n), AT_MOST, None),
+    "warmup ": (lambda n: next(ps.iterate(NORMAL, ps.MALA(0.3), warmup=n)), AT_MOST, None),
+    "chains": (lambda n: next(ps.iterate(NORMAL, ps.MALA(0.3), chains=n)), AT_MOST, MEMORY),
+    "swap_every": (lambda n: ps.temper(NORMAL, swap_every=n), AT_MOST, None),
+    "chains ": (lambda n: ps.temper(NORMAL, chains=n), AT_MOST, MEMORY),
+    "particles": (lambda n: ps.estimate_log_z(NORMAL, reference=NORMAL, particles=n), AT_MOST, MEMORY),
+    "schedule": (lambda n: ps.estimate_log_z(NORMAL, reference=NORMAL, schedule=n), MEMORY, MEMORY),
+    "n": (lambda n: NORMAL.sample(n, seed=0), MEMORY, MEMORY),
+    "n ": (lambda n: ps.heun(partial(ps.smoothed, NORMAL), [2.0, 1.0], n), AT_MOST, MEMORY),
+}
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_huge_numbers_of_things_are_refused_before_they_are_made(name):
+    make, huge, many = MANY[name]
+    for number, message in ((10**30, huge), (10**14, many)):
+        if message is not None:
+            with pytest.raises(ps.InputError, match=message):
+                make(number)
+    with pytest.raises(ps.InputError, match="leapfrogs is 10+: it must be a positive number"):
+        ps.HMC(leapfrogs=10**400)
 
 
 def test_an_audit_at_a_huge_step_is_said():

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from physscore.arrays import checked_device
+from physscore.arrays import checked_device, require_memory
 from physscore.core import Array, Energy, EnergySum, InputError, Prior, Score, ScoreSum, combine
 from physscore.energies.integrated import IntegratedScore
 from physscore.evidence.consensus import Seen
@@ -146,6 +146,9 @@ def estimate_log_z(
     if resume and checkpoint is None:
         raise InputError("resume is True without a checkpoint: give the file to go on with")
     n_islands = islands_of(particles, islands)
+    steps = 0 if schedule is None else schedule if isinstance(schedule, int) else len(schedule)
+    need = 8 * particles * (2 * energy.dim + (1 if method == "tempering" else 4) * steps)
+    require_memory(need, f"keeping {particles} particles, and their weights at {steps} temperatures,", device)
     settings = {
         "target": repr(target), "reference": repr(reference), "kernel": repr(kernel), "particles": particles,
         "islands": n_islands, "schedule": schedule.tolist() if isinstance(schedule, np.ndarray) else schedule,

@@ -26,6 +26,8 @@ from physscore.kernels.metric import Fourier, Identity, Metric
 from physscore.kernels.state import Draws, Info, State
 from physscore.noise import normal
 
+_LARGEST = 2**64 - 1
+
 
 class Engine:
     """What ``sample`` and its kin move chains with.
@@ -175,11 +177,13 @@ def whole(least: int = 1, **argument: Any) -> int:
     Raises
     ------
     InputError
-        If it is not, or is below ``least``.
+        If it is not, or is below ``least`` or above 2^64 - 1, that of a seed.
     """
     ((name, value),) = argument.items()
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise InputError(f"{name} is {value!r}: it must be a whole number of at least {least}")
+    if value > _LARGEST:
+        raise InputError(f"{name} is {value}: it must be at most 2^64 - 1")
     return int(value)
 
 

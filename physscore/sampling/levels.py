@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from physscore.arrays import require_memory
 from physscore.core import InputError, Score
 from physscore.noise import normal
 from physscore.sampling.engine import whole
@@ -92,9 +93,10 @@ def pieces(n: int, dim: int, batch: int | None) -> list[slice]:
     Raises
     ------
     InputError
-        If ``batch`` is not a whole number of at least 1.
+        If ``batch`` is not a whole number of at least 1, or there is no memory for so many.
     """
     most = max(1, _PIECE // dim) if batch is None else whole(batch=batch)
+    require_memory(8 * n * dim, f"holding {n} states of {dim} numbers")
     return [slice(start, min(start + most, n)) for start in range(0, n, most)]
 
 
