@@ -119,3 +119,57 @@ def test_an_audit_at_a_huge_step_is_said():
     target = ps.Gaussian(0.0, 1.0, dim=2)
     audit = ps.audit_score(target, target.sample(50, seed=1), step_size=1e300)
     assert "at the step 1e+300" in str(audit)
+
+
+NORMALS = ps.GaussianMixture([1, 1], [[0.0, 0.0], [1.0, 1.0]], 1.0)
+SCALES = {
+    "scale is": (lambda s: ps.Funnel(3, scale=s), (1e300, 1e160, 1e100, 1e3, 1e-100, 1e-300)),
+    "scale is ": (lambda s: ps.Banana(scale=s), (1e300, 1e160, 1e100, 1e-160, 1e-300)),
+    "bend is": (lambda s: ps.Banana(bend=s), (1e300, -1e160, 1e100)),
+    "centre is": (lambda s: ps.DoubleWell(centre=s), (1e300, 1e100, 1e-100, 1e-300)),
+    "height is": (lambda s: ps.DoubleWell(height=s), (1e300, 1e100, 1e30)),
+    "height is 3 and tilt": (lambda s: ps.DoubleWell(tilt=s), (1e300, -1e100)),
+    "scale is  ": (lambda s: ps.Student(scale=s), (1e300, 1e160, 1e-160, 1e-300)),
+    "radius is": (lambda s: ps.Ring(s, 1.0), (1e300, 1e160, 1e-300)),
+    "width is": (lambda s: ps.Ring(1.0, s), (1e300, 1e-160, 1e-300)),
+    "distance is": (lambda s: ps.Shells(distance=s), (1e300, 1e-300)),
+    "sigma is": (lambda s: ps.smoothed(NORMAL, s), (1e300, 1e160)),
+    "sigma is ": (lambda s: ps.smoothed(NORMALS, s), (1e300, 1e160)),
+}
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_scales_whose_powers_are_no_numbers_are_refused(name):
+    make, values = SCALES[name]
+    for value in values:
+        with pytest.raises(ps.InputError, match=name.strip()):
+            make(value)
+
+
+def test_scales_that_have_powers_are_taken():
+    for target, unit in (
+        (ps.Funnel(3, scale=100.0), 1.0),
+        (ps.Banana(1e37, 1e-74), 1e37),
+        (ps.DoubleWell(centre=1e75), 1e75),
+        (ps.DoubleWell(height=1e15), 1.0),
+        (ps.Student(scale=1e-75), 1e-75),
+        (ps.Ring(1e75, 1e74), 1e75),
+        (ps.smoothed(NORMALS, 1e150), 1.0),
+    ):
+        x = unit * np.random.default_rng(0).normal(size=(5, target.dim))
+        energy, score = target.energy_and_score(x)
+        assert np.isfinite(energy).all()
+        assert np.isfinite(score).all()
+        assert math.isfinite(target.log_z)
+
+
+@pytest.mark.parametrize(("radius", "width", "dim"), [(50.0, 1.0, 300), (1e4, 1.0, 100), (1e60, 1e58, 7)])
+def test_spheres_of_many_dimensions_have_an_integral(radius, width, dim):
+    """Powers of radius / width overflow, where their logarithm is a number: by quadrature over the radius."""
+    t = np.linspace(-12, 12, 4001)
+    t = t + 4 * (dim > 200)  # where r^(d-1) exp(-E) is largest, about
+    log_p = -0.5 * t**2 + (dim - 1) * np.log1p(t * width / radius)
+    log_surface = math.log(2) + 0.5 * dim * math.log(math.pi) - math.lgamma(0.5 * dim)
+    integral = math.log(np.exp(log_p - log_p.max()).sum() * (t[1] - t[0])) + log_p.max()
+    expected = log_surface + math.log(width) + (dim - 1) * math.log(radius) + integral
+    assert ps.Ring(radius, width, dim=dim).log_z == pytest.approx(expected, rel=1e-9)

@@ -17,6 +17,9 @@ from physscore.core import Array, Energy, InputError, Point, Prior
 from physscore.elementary import exp, log1p, sin_and_cos
 from physscore.points import compiled_block, energy_and_score, from_block
 
+_SHORTEST, _LONGEST = 1e-75, 1e75
+_WIDEST_FUNNEL = 100.0  # exp(x_0) is a number up to seven standard deviations
+
 
 class Analytic(Energy):
     """An energy whose formulas stand twice: for arrays, and compiled for blocks."""
@@ -76,6 +79,23 @@ def check_positive(**given: float) -> None:
             raise InputError(f"{name} is {value!r}: it must be a positive number")
 
 
+def check_lengths(**given: float) -> None:
+    """Refuse lengths that are not positive, or whose fourth powers are not numbers.
+
+    Raises
+    ------
+    InputError
+        If one is so.
+    """
+    check_positive(**given)
+    for name, value in given.items():
+        if not _SHORTEST <= value <= _LONGEST:
+            raise InputError(
+                f"{name} is {value:g}: it must be from {_SHORTEST:g} to {_LONGEST:g}, or powers of it are no "
+                "numbers: take another unit"
+            )
+
+
 @compiled_block
 def _funnel_block(x, params, gradient_out, energy_out):
     d, n = x.shape
@@ -114,7 +134,11 @@ class Funnel(Analytic, Prior):
     _settings = ("dim", "scale")
 
     def __init__(self, dim: int = 10, scale: float = 3.0) -> None:
-        check_positive(scale=scale)
+        check_lengths(scale=scale)
+        if scale > _WIDEST_FUNNEL:
+            raise InputError(
+                f"scale is {scale:g}: it must be at most {_WIDEST_FUNNEL:g}, as exp(x_0) overflows"
+            )
         self.scale = float(scale)
         self._offset = 0.5 * checked_dim(dim, 2) * math.log(2 * math.pi) + math.log(self.scale)
         self._set(int(dim), self.scale**2, self._offset)
@@ -193,8 +217,10 @@ class Banana(Analytic):
     _settings = ("scale", "bend", "dim")
 
     def __init__(self, scale: float = 10.0, bend: float = 0.03, dim: int = 2) -> None:
-        check_positive(scale=scale)
+        check_lengths(scale=scale)
         self.scale, self.bend = float(scale), real_number(bend, "bend")
+        if abs(self.bend) * self.scale > _LONGEST / self.scale:
+            raise InputError(f"bend is {bend:g}: bend times scale^2 must be at most {_LONGEST:g}")
         self._set(checked_dim(dim, 2), self.scale, self.bend)
         self.log_z = 0.5 * self.dim * math.log(2 * math.pi) + math.log(self.scale)
 
@@ -243,7 +269,8 @@ class DoubleWell(Analytic):
     _settings = ("height", "centre", "tilt", "dim")
 
     def __init__(self, height: float = 3.0, centre: float = 1.0, tilt: float = 0.0, dim: int = 1) -> None:
-        check_positive(height=height, centre=centre)
+        check_positive(height=height)
+        check_lengths(centre=centre)
         self.height, self.centre, self.tilt = float(height), float(centre), real_number(tilt, "tilt")
         self._set(checked_dim(dim), self.height / self.centre**4, self.centre, self.tilt)
         self.log_z = self.dim * self._log_z_of_one()
@@ -261,6 +288,11 @@ class DoubleWell(Analytic):
             pieces = [(x - 20 / bend**0.5, x + 20 / bend**0.5) for x, bend in bends.items() if bend > 0]
         parts = []
         for low, high in pieces:
+            if not high - low > 1e-9 * abs(high):
+                raise InputError(
+                    f"height is {self.height:g} and tilt {self.tilt:g}: wells are too narrow for where they "
+                    "are, so that numbers in them hardly differ: lower both"
+                )
             x = np.linspace(low, high, points)
             log_p = -(steepness * (x**2 - self.centre**2) ** 2 + self.tilt * x)
             parts.append(logsumexp(log_p) + math.log((high - low) / (points - 1)))
@@ -310,7 +342,8 @@ class Student(Analytic):
     log_z = 0.0
 
     def __init__(self, degrees_of_freedom: float = 3.0, scale: float = 1.0, dim: int = 1) -> None:
-        check_positive(degrees_of_freedom=degrees_of_freedom, scale=scale)
+        check_positive(degrees_of_freedom=degrees_of_freedom)
+        check_lengths(scale=scale)
         self.degrees_of_freedom, self.scale = float(degrees_of_freedom), float(scale)
         f, d = self.degrees_of_freedom, checked_dim(dim)
         self._offset = float(

@@ -9,7 +9,7 @@ from scipy.special import gammaln, log_ndtr
 
 from physscore.core import Array
 from physscore.elementary import exp, log
-from physscore.energies.analytic import Analytic, check_positive, checked_dim
+from physscore.energies.analytic import Analytic, check_lengths, checked_dim
 from physscore.points import compiled_block
 
 
@@ -50,7 +50,7 @@ class Ring(Analytic):
     _settings = ("radius", "width", "dim")
 
     def __init__(self, radius: float = 4.0, width: float = 0.5, dim: int = 2) -> None:
-        check_positive(radius=radius, width=width)
+        check_lengths(radius=radius, width=width)
         self.radius, self.width = float(radius), float(width)
         self._set(checked_dim(dim), self.radius, self.width)
         self.log_z = _log_shell(self.radius, self.width, self.dim)
@@ -67,14 +67,16 @@ def _log_shell(radius: float, width: float, dim: int) -> float:
     With t = (r - radius) / width the integral is a sum of moments of a truncated normal.
     """
     a = radius / width
-    # Moments of t over (-a, infinity), by m_k = (-a)^(k-1) phi(a) + (k-1) m_(k-2).
+    b = max(a, 1.0)  # powers of which are taken out: they may be no numbers
+    # Moments of t over (-a, infinity), by m_k = (-a)^(k-1) phi(a) + (k-1) m_(k-2), here m_k / b^k.
     phi = math.exp(-0.5 * a * a) / math.sqrt(2 * math.pi)
-    moments = [math.exp(float(log_ndtr(a))), phi]
+    moments = [math.exp(float(log_ndtr(a))), phi / b]
     for k in range(2, dim):
-        moments.append((-a) ** (k - 1) * phi + (k - 1) * moments[k - 2])
-    total = sum(math.comb(dim - 1, k) * a ** (dim - 1 - k) * moments[k] for k in range(dim))
+        moments.append((-a / b) ** (k - 1) * phi / b + (k - 1) * moments[k - 2] / b**2)
+    total = sum(math.comb(dim - 1, k) * (a / b) ** (dim - 1 - k) * moments[k] for k in range(dim))
     surface = math.log(2) + 0.5 * dim * math.log(math.pi) - float(gammaln(0.5 * dim))
-    return surface + dim * math.log(width) + 0.5 * math.log(2 * math.pi) + math.log(total)
+    powers = dim * math.log(width) + (dim - 1) * math.log(b)
+    return surface + powers + 0.5 * math.log(2 * math.pi) + math.log(total)
 
 
 @compiled_block
@@ -129,7 +131,7 @@ class Shells(Analytic):
     _settings = ("dim", "radius", "width", "distance")
 
     def __init__(self, dim: int = 2, radius: float = 2.0, width: float = 0.1, distance: float = 3.5) -> None:
-        check_positive(radius=radius, width=width, distance=distance)
+        check_lengths(radius=radius, width=width, distance=distance)
         self.radius, self.width, self.distance = float(radius), float(width), float(distance)
         self._set(checked_dim(dim), self.radius, self.width, self.distance)
         self.log_z = math.log(2) + _log_shell(self.radius, self.width, self.dim)

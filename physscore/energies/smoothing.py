@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,8 @@ import numpy as np
 from physscore.core import Energy, InputError
 from physscore.energies.gaussian import Gaussian, GaussianMixture
 from physscore.energies.random_field import GaussianRandomField
+
+_LARGEST = 1e150  # whose square is a number
 
 
 def smoothed(energy: Energy, sigma: float) -> Any:
@@ -37,8 +38,8 @@ def smoothed(energy: Energy, sigma: float) -> Any:
     InputError
         If there is no closed form, or the noise level is negative.
     """
-    if not (isinstance(sigma, int | float | np.number) and 0 <= sigma < math.inf):
-        raise InputError(f"sigma is {sigma!r}: it must be a noise level, a number of at least 0")
+    if not (isinstance(sigma, int | float | np.number) and 0 <= sigma <= _LARGEST):
+        raise InputError(f"sigma is {sigma!r}: it must be a noise level, a number from 0 to {_LARGEST:g}")
     if not isinstance(energy, Gaussian | GaussianMixture | GaussianRandomField):
         raise InputError(
             f"energy is {energy!r}: only a Gaussian, a GaussianMixture and a GaussianRandomField have a "
