@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,11 @@ class OneFileEach(IndexDataCacheFile):
         return str(self._data_path(self._data_name(_number_of(key))))  # type: ignore[no-untyped-call]
 
     def save(self, key: Any, data: Any) -> None:
-        """Write a file, whole or not at all."""
-        with self._open_for_write(self._path(key)) as file:
+        """Write a file, whole or not at all: what is compiled works without it, too."""
+        with (
+            suppress(OSError),
+            self._open_for_write(self._path(key)) as file,
+        ):  # a full disk, or a shut folder
             pickle.dump((numba.__version__, self._source_stamp), file)
             file.write(self._dump((key, data)))  # type: ignore[no-untyped-call]
 

@@ -76,3 +76,16 @@ def test_another_key_with_the_same_file_is_not_taken(tmp_path, monkeypatch):
     assert kept.load("float32") is None
     assert len(list(Path(tmp_path).iterdir())) == 1
     assert kept.load("float64") == "code"
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "shut"), OSError(28, "No space left on device")])
+def test_a_folder_that_cannot_be_written_stops_nothing(error, tmp_path, monkeypatch):
+    kept = OneFileEach(str(tmp_path), "loop", "stamp")
+
+    def refuse(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("builtins.open", refuse)
+    kept.save("float64", "code")
+    monkeypatch.undo()
+    assert kept.load("float64") is None
