@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -25,11 +26,8 @@ class OneFileEach(IndexDataCacheFile):
         return str(self._data_path(self._data_name(_number_of(key))))  # type: ignore[no-untyped-call]
 
     def save(self, key: Any, data: Any) -> None:
-        """Write a file, whole or not at all: what is compiled works without it, too."""
-        with (
-            suppress(OSError),
-            self._open_for_write(self._path(key)) as file,
-        ):  # a full disk, or a shut folder
+        """Write a file, whole or not at all."""
+        with self._open_for_write(self._path(key)) as file:
             pickle.dump((numba.__version__, self._source_stamp), file)
             file.write(self._dump((key, data)))  # type: ignore[no-untyped-call]
 
@@ -57,8 +55,19 @@ def keep_on_disk(function: Any) -> None:
         kept = function._cache
         place = kept._cache_path, kept._impl.filename_base
         kept._cache_file = OneFileEach(*place, _source_stamp())  # type: ignore[no-untyped-call]
+        kept.save_overload = _where_it_can(kept.save_overload)
     except (RuntimeError, AttributeError):  # no folder to keep it in, or another Numba
         function._cache = NullCache()
+
+
+def _where_it_can(save: Callable[..., None]) -> Callable[..., None]:
+    """Do without where the disk is full or the folder shut: what is compiled works all the same."""
+
+    def saved(*args: Any) -> None:
+        with suppress(OSError):
+            save(*args)
+
+    return saved
 
 
 @cache

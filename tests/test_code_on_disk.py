@@ -1,5 +1,6 @@
 """Compiled loops that come from disk are those that were meant, whichever processes compiled them."""
 
+import shutil
 from importlib import import_module
 from pathlib import Path
 from pkgutil import walk_packages
@@ -10,7 +11,7 @@ from numba.core.caching import IndexDataCacheFile
 from numba.core.dispatcher import Dispatcher
 
 import physscore
-from physscore.code_on_disk import OneFileEach
+from physscore.code_on_disk import OneFileEach, keep_on_disk
 
 
 def dispatchers():
@@ -78,14 +79,20 @@ def test_another_key_with_the_same_file_is_not_taken(tmp_path, monkeypatch):
     assert kept.load("float64") == "code"
 
 
-@pytest.mark.parametrize("error", [PermissionError(13, "shut"), OSError(28, "No space left on device")])
-def test_a_folder_that_cannot_be_written_stops_nothing(error, tmp_path, monkeypatch):
-    kept = OneFileEach(str(tmp_path), "loop", "stamp")
+@pytest.mark.parametrize("broken", ["folder", "file"])
+def test_a_folder_that_cannot_be_written_stops_nothing(broken, tmp_path, monkeypatch):
+    """It is gone, and a file has its name; or no file can be opened in it, as on a full disk."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
+    function = numba.njit(lambda x: x + 1)
+    keep_on_disk(function)
+    assert (tmp_path / "cache").exists()
 
-    def refuse(*args, **kwargs):
-        raise error
+    def refuse(*args):
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("builtins.open", refuse)
-    kept.save("float64", "code")
-    monkeypatch.undo()
-    assert kept.load("float64") is None
+    if broken == "folder":
+        shutil.rmtree(tmp_path / "cache")
+        (tmp_path / "cache").write_text("in the way")
+    else:
+        monkeypatch.setattr(OneFileEach, "_open_for_write", refuse)
+    assert function(1) == 2
