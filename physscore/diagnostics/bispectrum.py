@@ -19,6 +19,7 @@ from physscore.arrays import as_states, real_numbers, unmasked
 from physscore.core import Array, InputError
 from physscore.diagnostics.bins import power_bins
 from physscore.diagnostics.power import is_batch
+from physscore.diagnostics.table import table
 from physscore.fft import forward_fft, inverse_fft
 from physscore.grid import Grid
 
@@ -154,6 +155,17 @@ class Bispectrum:
     error: _Floats
     n_triangles: npt.NDArray[np.int64]
     k_edges: _Floats
+
+    def __str__(self) -> str:
+        n = len(self.bispectrum) if self.bispectrum.ndim == 2 else 1
+        error = np.sqrt((np.atleast_2d(self.error) ** 2).sum(axis=0)) / n
+        columns = {f"k{i + 1}": self.k[:, i] for i in range(3)}
+        columns |= {"B": np.atleast_2d(self.bispectrum).mean(axis=0), "error": error}
+        head = (
+            f"bispectrum of {n} field{'s, their mean' if n > 1 else ''}: {len(self.k)} triangles of shells, "
+            f"{self.n_triangles.sum()} of modes, k up to {self.k_edges[-1]:.4g}"
+        )
+        return "\n".join([head, *table({**columns, "triangles": self.n_triangles})])
 
 
 def bispectrum(

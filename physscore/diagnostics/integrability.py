@@ -57,6 +57,13 @@ class CurlFraction:
         """The fraction above its noise."""
         return max(0.0, self.fraction.value - self.noise)
 
+    def __str__(self) -> str:
+        where = "" if self.plane is None else f", {self.plane_share:.0%} of it in the plane of {self.plane}"
+        return (
+            f"share of curl in the Jacobian at {len(self.of_states)} states: {self.fraction}, of which "
+            f"{self.noise:.2g} is noise{where}"
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Return the numbers, ready for JSON."""
         return plain_dict({

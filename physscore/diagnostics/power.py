@@ -13,6 +13,7 @@ import numpy.typing as npt
 from physscore.arrays import as_states, on_gpu, unmasked
 from physscore.core import Array, InputError
 from physscore.diagnostics.bins import PowerBins, power_bins
+from physscore.diagnostics.table import table
 from physscore.fft import forward_fft
 from physscore.grid import Grid, WavenumberTable, require_grid
 from physscore.modes import sum_power
@@ -62,6 +63,19 @@ class PowerSpectrum:
     dim: int
     correlation: _Floats | None = None
     shells: Shells | None = dataclasses.field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        n = len(self.power) if self.power.ndim == 2 else 1
+        error = np.sqrt((np.atleast_2d(self.error) ** 2).sum(axis=0)) / n
+        columns = {"k": self.k, "P": np.atleast_2d(self.power).mean(axis=0), "error": error}
+        if self.correlation is not None:
+            columns["r"] = np.atleast_2d(self.correlation).mean(axis=0)
+        head = (
+            f"{'power' if self.correlation is None else 'cross'} spectrum of {n} "
+            f"field{'s, their mean' if n > 1 else ''}: {len(self.k)} bins of k from {self.k_edges[0]:.4g} to "
+            f"{self.k_edges[-1]:.4g}, {self.n_modes.sum()} modes"
+        )
+        return "\n".join([head, *table({**columns, "modes": self.n_modes})])
 
     def compare(self, model: Callable[[_Floats], _Floats] | _Floats) -> Comparison:
         """Compare with a model P(k), averaged over the very modes that were measured.

@@ -12,6 +12,7 @@ from physscore.core import Array, InputError
 from physscore.diagnostics.estimates import Estimate, mean_of, of_means, of_means_each, plain
 from physscore.diagnostics.foreign import finite_states, rows, watched
 from physscore.diagnostics.power import power_spectrum
+from physscore.diagnostics.table import table
 from physscore.grid import Grid
 
 _Floats = npt.NDArray[np.float64]
@@ -65,6 +66,15 @@ class ScoreError:
     cosines: _Floats
     n: int
 
+    def __str__(self) -> str:
+        shares = [f"{name} {getattr(self, name + '_share')}" for name in ("scale", "magnitude", "direction")]
+        relative = Estimate(self.fisher.relative, self.fisher.relative_error)
+        return (
+            f"{self.n} states: relative error E|s - s*|^2 / E|s*|^2 = {relative}, of the "
+            f"{', of the '.join(shares)}; "
+            f"best scale {self.scale}, gain {self.gain}, cosine {self.cosine}"
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Return the numbers, ready for JSON."""
         names = ("scale", "gain", "scale_share", "magnitude_share", "direction_share", "cosine")
@@ -101,6 +111,10 @@ class BandErrors:
     cosine_error: _Floats
     relative: _Floats
     relative_error: _Floats
+
+    def __str__(self) -> str:
+        shown = ("k", "n_modes", "gain", "gain_error", "cosine", "relative")
+        return "\n".join(table({name: getattr(self, name) for name in shown}))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the arrays as lists, ready for JSON."""

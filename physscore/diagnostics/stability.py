@@ -58,6 +58,14 @@ class JacobianSpectrum:
         """The smallest of ``stable_steps``."""
         return float(self.stable_steps.min())
 
+    def __str__(self) -> str:
+        low, high = np.nanmin(self.eigenvalues.real), np.nanmax(self.eigenvalues.real)
+        return (
+            f"eigenvalues of the Jacobian at {len(self.eigenvalues)} states from {low:.4g} to {high:.4g}: "
+            f"Langevin steps are stable up to {self.stable_step:.4g}, median stiffness {_median(self.stiffness):.4g}, "
+            f"log p not concave at {np.mean(self.rising > 0):.0%} of the states"
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Return the numbers, ready for JSON."""
         real = self.eigenvalues.real
@@ -91,6 +99,10 @@ class DriftToNoise:
     balanced_step: float
     step_size: float | None
     ratio: Estimate | None
+
+    def __str__(self) -> str:
+        text = f"drift and noise of a Langevin step are balanced at the step size {self.balanced_step:.4g}"
+        return text if self.ratio is None else f"{text}; their ratio at {self.step_size:.4g} is {self.ratio}"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the numbers, ready for JSON."""

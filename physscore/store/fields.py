@@ -86,6 +86,16 @@ class Fields:
         if self.seed is not None:
             seed_key(self.seed)
 
+    def __str__(self) -> str:
+        n = len(self.delta) if self.delta.ndim > self.grid.dim else 1
+        about = {"redshift": self.redshift, "seed": self.seed}
+        known = "".join(f", {name} {value}" for name, value in about.items() if value is not None)
+        sides = " x ".join(f"{side:g}" for side in self.grid.box_size)
+        return (
+            f"{n} field{'s' if n > 1 else ''} of {' x '.join(map(str, self.grid.shape))} cells in a box of "
+            f"{sides} {self.length_unit}, {self.delta.dtype}{known}"
+        )
+
 
 class FieldWriter:
     """Writes fields into one file, one after the other, with memory for one.
