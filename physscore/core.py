@@ -236,7 +236,8 @@ class EnergySum(Energy):
         energies = [term.energy(x) for _, term in self.terms]
         total: Any = 0.0
         for (factor, _), e in zip(self.terms, energies, strict=True):
-            total = total + factor * e
+            with np.errstate(invalid="ignore"):  # 0 times infinity, which is beyond
+                total = total + factor * e
         beyond = self._beyond(energies)
         return cast("npt.NDArray[np.float64]", total if beyond is None else np.where(beyond, np.inf, total))
 
@@ -248,7 +249,8 @@ class EnergySum(Energy):
         for factor, term in self.terms:
             e, s = term.energy_and_score(x)
             energies.append(e)
-            energy = energy + factor * e
+            with np.errstate(invalid="ignore"):
+                energy = energy + factor * e
             if factor != 1:
                 s = factor * s
             score = s if score is None else score + s
@@ -264,7 +266,7 @@ class EnergySum(Energy):
         walls = [
             e == np.inf
             for (factor, term), e in zip(self.terms, energies, strict=True)
-            if term.has_walls and factor > 0
+            if term.has_walls and factor >= 0
         ]
         return cast(Array, sum(walls[1:], walls[0])) if walls else None
 

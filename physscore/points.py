@@ -150,7 +150,7 @@ def _sum_block(x, params, gradient_out, energy_out):
         for i in range(d):
             for j in range(n):
                 gradient_out[i, j] += factor * gradient[i, j]
-        if factor > 0:
+        if factor >= 0:
             for j in range(n):
                 beyond[j] |= energy[j] == np.inf
                 any_beyond |= energy[j] == np.inf

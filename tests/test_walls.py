@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import chi2, norm
 
 import physscore as ps
+from physscore.points import evaluate
 
 LOW, HIGH = -1.0, 1.5
 
@@ -84,3 +85,14 @@ def test_a_reference_is_fitted_within_a_wall():
     exact = math.log(math.gamma(3) / 8)
     assert max(abs(run.log_z - exact) / run.error for run in runs) < 4.5
     assert sum(run.verdict == "pass" for run in runs) > 4
+
+
+def test_none_of_a_wall_is_a_wall():
+    """0 times infinity was not a number: the density to the power 0 is 1 where it is not 0."""
+    box, x = 0 * ps.Uniform(0.0, 1.0), np.array([[0.5], [2.0]])
+    for energy in (box.energy(x), box.energy_and_score(x)[0]):
+        np.testing.assert_array_equal(energy, [0.0, np.inf])
+    energy, gradient = evaluate(box.point, x)
+    np.testing.assert_array_equal(energy, [0.0, np.inf])
+    np.testing.assert_array_equal(gradient, np.zeros((2, 1)))
+    np.testing.assert_array_equal(box.score(x), np.zeros((2, 1)))
