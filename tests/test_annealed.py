@@ -129,3 +129,12 @@ def test_bad_input_is_one_sentence(name):
     with pytest.raises(ps.InputError, match=message) as caught:
         annealed_langevin(**GOOD | change)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("step_size", [1e9, 1e300])
+def test_a_step_that_is_too_long_is_named(step_size):
+    target = ps.Gaussian(0.0, 1.0, dim=2)
+    with pytest.raises(ps.InputError, match=r"step_size is .*: states ran away at .* stable below 2, twice"):
+        annealed_langevin(
+            lambda sigma: ps.smoothed(target, sigma), [2.0, 1.0], chains=2, steps=200, step_size=step_size
+        )

@@ -60,7 +60,8 @@ def annealed_langevin(
     Raises
     ------
     InputError
-        If the noise levels do not fall, or ``score_at`` does not return scores.
+        If the noise levels do not fall, ``score_at`` does not return scores, or the step size is so large
+        that states run away.
     """
     if not callable(score_at):
         raise InputError(f"score_at is {score_at!r}: it must be a function of sigma")
@@ -81,6 +82,11 @@ def annealed_langevin(
         state.step = i * steps  # each level has noise of its own
         engine.advance(state, steps)
         x = engine.positions(state.x)
+        if not np.isfinite(x).all():
+            raise InputError(
+                f"step_size is {step_size:g}: states ran away at sigma = {sigma:g}; for any data "
+                f"it is stable below {2 * levels[-1] ** 2:.4g}, twice the square of the last noise level"
+            )
     if denoise:
         x = x + float(levels[-1]) ** 2 * target.score(x)
     return np.asarray(x)
