@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import get_context
+from multiprocessing import current_process, get_context
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ from physscore.kernels.team import Call, Team
 from physscore.models import load_file, own_files
 
 _LOOK = 0.2  # seconds between looks
+_LAST = 5.0  # seconds until a worker whose pipe is closed has ended
 _REMEMBERED = 64  # things that workers know
+_UNGUARDED = 93  # exit code of a worker that would start workers as it reads its program
 
 
 class Workers(Team):
@@ -49,6 +52,8 @@ class Workers(Team):
             raise InputError(
                 f"workers is {size}: it must be at most {most} on a machine of {os.cpu_count()} processors"
             )
+        if getattr(current_process(), "_inheriting", False):  # a worker, which reads the program it is of
+            sys.exit(_UNGUARDED)
         self.size = size
         context = get_context("spawn")
         self._processes, self._links = [], []
@@ -89,7 +94,7 @@ class Workers(Team):
                 link = idle.pop()
                 known = self._told[link]
                 old = known - self._things.keys()
-                _send(link, (old, key, None if key in known else data, method, calls[begun]))
+                self._send(link, (old, key, None if key in known else data, method, calls[begun]))
                 self._told[link] = (known - old) | {key}
                 busy[link] = begun
                 begun += 1
@@ -97,12 +102,12 @@ class Workers(Team):
             for ready in done:
                 assert isinstance(ready, Connection)
                 idle.append(ready)
-                yield busy.pop(ready), _received(ready)
+                yield busy.pop(ready), self._received(ready)
             try:
                 look(len(done))
             except KeyboardInterrupt:
                 for link, number in busy.items():
-                    yield number, _received(link)
+                    yield number, self._received(link)
                 raise
 
     def _pickled(self, thing: Any) -> bytes:
@@ -111,6 +116,33 @@ class Workers(Team):
             if len(self._things) > _REMEMBERED:
                 del self._things[next(iter(self._things))]
         return self._things[id(thing)][1]
+
+    def _send(self, link: Connection, message: Any) -> None:
+        try:
+            _put(link, message)
+        except OSError:
+            raise self._ended(link) from None
+
+    def _received(self, link: Connection) -> Any:
+        try:
+            done, found = _got(link)
+        except (EOFError, OSError):
+            raise self._ended(link) from None
+        if not done:
+            raise found
+        return found
+
+    def _ended(self, link: Connection) -> InputError:
+        process = self._processes[self._links.index(link)]
+        process.join(_LAST)
+        if process.exitcode == _UNGUARDED:
+            return InputError(
+                f"workers is {self.size}, and the program starts them wherever it is read, as they do: "
+                'put the call under if __name__ == "__main__":'
+            )
+        return InputError(
+            "a worker has ended before its work, killed perhaps for want of memory: what was finished is kept"
+        )
 
     def __enter__(self) -> Workers:
         return self
@@ -155,29 +187,6 @@ def _got(link: Connection) -> Any:
     for part in raw:
         link.recv_bytes_into(part)
     return pickle.loads(data, buffers=raw)
-
-
-def _send(link: Connection, message: Any) -> None:
-    try:
-        _put(link, message)
-    except OSError as error:
-        raise _ended() from error
-
-
-def _received(link: Connection) -> Any:
-    try:
-        done, found = _got(link)
-    except (EOFError, OSError) as error:
-        raise _ended() from error
-    if not done:
-        raise found
-    return found
-
-
-def _ended() -> InputError:
-    return InputError(
-        "a worker has ended before its work, killed perhaps for want of memory: what was finished is kept"
-    )
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -110,3 +112,19 @@ def test_what_has_begun_is_kept_on_ctrl_c():
     with pytest.raises(KeyboardInterrupt):
         go_on()
     assert 2 <= len(found) < 10
+
+
+def test_a_program_that_starts_workers_wherever_it_is_read_is_told_so(tmp_path):
+    """A worker reads the program of which it is one: there each met an error of multiprocessing."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import physscore as ps\n"
+        "normal = ps.Gaussian(0.0, 1.0, dim=2)\n"
+        "ps.sample(normal, ps.MALA(0.3), chains=8, steps=100, warmup=0, workers=2)\n"
+    )
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    said = done.stderr.strip().splitlines()
+    assert 'put the call under if __name__ == "__main__":' in said[-1]
+    assert sum(line.startswith("Traceback") for line in said) == 1
+    assert "bootstrapping" not in done.stderr
