@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import physscore as ps
-from physscore.plots import fields
+from physscore.plots import fields, runs
 
 
 @pytest.mark.parametrize("box", [5.0, 50.0, 500.0, 1000.0, 20000.0])
@@ -56,4 +56,35 @@ def test_long_titles_are_not_cut_off(dim, monkeypatch):
     pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]
     for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
         assert (edge == 255).all()
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+@pytest.mark.parametrize("quantity", [None, "temperature"])
+def test_labels_say_what_is_shown_and_where(dim, quantity, monkeypatch):
+    """Maps of anything else than delta were said to be log10(1 + delta) where that is a number."""
+    grid = ps.Grid((8,) * dim, 10.0)
+    law = ps.LognormalField(grid, lambda k: 5.0 / (1 + k) ** 3)
+    delta = law.sample(1, seed=1)[0]
+    drawn = []
+    monkeypatch.setattr(fields, "write", lambda figure, path: drawn.append(figure))
+    named = {} if quantity is None else {"quantity": quantity}
+    fields.plot_field("f.png", delta, grid, spectrum=ps.power_spectrum(delta, grid), **named)
+    (figure,) = drawn
+    labels = [axes.get_ylabel() for axes in figure.axes]
+    shown = quantity or (r"$\delta$" if dim == 1 else r"$\log_{10}(1+\delta)$")
+    where = ", mean over z from 0 to 1.25 Mpc/h" if dim == 3 else ""
+    assert shown + where in labels
+    plt.close(figure)
+
+
+def test_slices_of_runs_and_audits_say_where(monkeypatch):
+    grid = ps.Grid((6, 6, 6), 12.0)
+    law = ps.GaussianRandomField(grid, lambda k: 1 / (1 + k))
+    run = ps.sample(law, ps.MALA(0.1), chains=2, steps=8, warmup=0)
+    drawn = []
+    monkeypatch.setattr(runs, "write", lambda figure, path: drawn.append(figure))
+    runs.plot_run("r.png", run)
+    (figure,) = drawn
+    assert figure.axes[0].get_title() == "last draw, z = 7"
     plt.close(figure)

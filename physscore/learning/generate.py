@@ -147,6 +147,7 @@ def plot_generated(picture: Path, path: Path) -> None:
     """Draw the first of the new fields, with their power spectrum."""
     from physscore.diagnostics.power import power_spectrum
     from physscore.plots import plot_field
+    from physscore.plots.fields import DELTA
 
     try:
         file = FieldFile(path)
@@ -154,7 +155,9 @@ def plot_generated(picture: Path, path: Path) -> None:
         raise InputError("--plot draws fields: vectors have no picture; read /draws") from None
     with file:
         spectrum = power_spectrum(file.independent(), file.grid)
+        name = str(file.delta.name).rpartition("/")[2]
         plot_field(
             picture, file.read(0), file.grid, spectrum=spectrum, length_unit=file.length_unit,
             title=f"{file.settings['model']}, seed {file.seed}, the first of {len(file.completed)}",
+            quantity=DELTA if name == "delta" else name,
         )  # fmt: skip

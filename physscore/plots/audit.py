@@ -164,6 +164,8 @@ def _draw_maps(figure: Any, generated: Array, reference: Array, audit: FieldAudi
         thickness = max(1, grid.shape[2] // 64)
         sets = tuple((name, maps[..., :thickness].mean(axis=-1), c) for name, maps, c in sets)  # type: ignore[assignment]
     transform, label, colours, limits = _scale(sets[1][1])
+    if grid.dim == 3:
+        label += f", mean over z from 0 to {thickness * grid.cell_size[2]:.3g} {length_unit}"
     n = len(sets[0][1])
     axes = figure.subplots(1, n + len(sets[1][1]), squeeze=False)[0]
     image = None

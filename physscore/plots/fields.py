@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from physscore.store.field_file import FieldView
 
 
+DELTA = r"$\delta$"
+
+
 def plot_field(
     path: str | os.PathLike[str],
     delta: Array | FieldView,
@@ -30,6 +33,7 @@ def plot_field(
     length_unit: str = "Mpc/h",
     title: str = "",
     model_name: str = "model",
+    quantity: str = DELTA,
 ) -> None:
     """Draw a slice through one field beside its measured power spectrum.
 
@@ -50,11 +54,13 @@ def plot_field(
         The comparison whose pulls and verdict are shown, if it is another one (``check_field``).
     length_unit, title, model_name
         For the labels.
+    quantity
+        What the field is, if not delta.
     """
     plt = pyplot()
     figure = plt.figure(figsize=(12.8, 5.6), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=[1.0, 1.05])
-    _draw_slice(left, left.add_subplot(), delta, grid, length_unit)
+    _draw_slice(left, left.add_subplot(), delta, grid, length_unit, quantity)
     _draw_spectrum(right, grid, spectrum, comparison, check, length_unit, model_name)
     figure.suptitle(fill(title, 130))
     write(figure, path)
@@ -79,34 +85,35 @@ def plot_spectrum(
     write(figure, path)
 
 
-def _draw_slice(figure: Any, axes: Any, delta: Any, grid: Grid, length_unit: str) -> None:
+def _draw_slice(figure: Any, axes: Any, delta: Any, grid: Grid, length_unit: str, quantity: str) -> None:
     if grid.dim < 3:
         delta = np.asarray(delta[...])
     if grid.dim == 1:
         axes.plot(grid.coordinates(0), delta, lw=0.8, color=MEASURED)
-        axes.set(xlabel=f"x [{length_unit}]", ylabel=r"$\delta$", xlim=(0, grid.box_size[0]))
+        axes.set(xlabel=f"x [{length_unit}]", ylabel=quantity, xlim=(0, grid.box_size[0]))
         return
-    what = r"$\delta$"
+    what = quantity
     if grid.dim == 3:
         thickness = max(1, grid.shape[2] // 64)
         delta = np.asarray(delta[:, :, :thickness]).mean(axis=2)
-        what = rf"$\delta$, mean over {thickness * grid.cell_size[2]:.3g} {length_unit}"
+        what = f"{quantity}, mean over z from 0 to {thickness * grid.cell_size[2]:.3g} {length_unit}"
     low, high = np.percentile(delta, [0.5, 99.5])
     # A symmetric scale for a symmetric field; a lognormal one is shown by its logarithm.
-    skewed = delta.min() > -1 and high > -1.5 * low
+    skewed = bool(delta.min() > -1 and high > -1.5 * low) if quantity == DELTA else False
     shown = np.log10(1 + delta) if skewed else delta
-    limits = np.percentile(shown, [0.5, 99.5]) if skewed else np.array([-1, 1]) * max(-low, high)
+    around = quantity == DELTA and not skewed
+    limits = np.array([-1, 1]) * max(-low, high) if around else np.percentile(shown, [0.5, 99.5])
     image = axes.imshow(
         shown.T,
         origin="lower",
         extent=(0, grid.box_size[0], 0, grid.box_size[1]),
-        cmap="inferno" if skewed else "RdBu_r",
+        cmap="RdBu_r" if around else "inferno",
         vmin=limits[0],
         vmax=limits[1],
         interpolation="nearest",
     )
     axes.set(xlabel=f"x [{length_unit}]", ylabel=f"y [{length_unit}]")
-    label = what.replace(r"$\delta$", r"$\log_{10}(1+\delta)$") if skewed else what
+    label = what.replace(DELTA, r"$\log_{10}(1+\delta)$") if skewed else what
     figure.colorbar(image, ax=axes, label=label, shrink=0.9)
 
 

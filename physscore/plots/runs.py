@@ -95,7 +95,8 @@ def _plot_fields(path: str | os.PathLike[str], run: Run, title: str) -> None:
                 cmap="RdBu_r" if symmetric else "viridis", **limits,
             )  # fmt: skip
             figure.colorbar(shown, ax=panel, shrink=0.8)
-        panel.set_title(name)
+        of_plane = f", z = {grid.coordinates(2)[grid.shape[2] // 2]:.4g}" if grid.dim == 3 else ""
+        panel.set_title(name + of_plane)
     measured = np.atleast_2d(power.power)
     k = power.k
     low, middle, high = np.quantile(measured, [0.16, 0.5, 0.84], axis=0)
