@@ -171,3 +171,12 @@ def test_bad_input_is_one_sentence(files, args, message):
     with pytest.raises(InputError, match=message) as caught:
         audit(*given)
     assert "\n" not in str(caught.value)
+
+
+def test_a_square_is_said_to_be_taken_for_a_map(files, tmp_path):
+    with h5py.File(tmp_path / "square.h5", "w") as file:
+        file.attrs["BoxSize"] = 1.0
+        file["x"] = np.random.default_rng(0).normal(size=(20, 20))
+    options = ["--reference", tmp_path / "square.h5", "--dataset", "x", "--generated-dataset", "x"]
+    result = CliRunner().invoke(command, [str(o) for o in (tmp_path / "square.h5", *options)])
+    assert "has shape (20, 20): it is taken for a single map, not for 20 of one dimension" in result.stderr

@@ -206,7 +206,13 @@ def _open(path: Path, dataset: str | None, box_size: tuple[float, ...] | None, o
     box = box_size if box_size is not None else None if stored is None else tuple(np.atleast_1d(stored))
     if box is None:
         raise InputError(f"--box is missing: file {path} has no attribute BoxSize")
-    one = len(shape) == 2 and shape[0] == shape[1]  # a square is taken for a single map, not for a set
+    one = len(shape) == 2 and shape[0] == shape[1]  # which may be either
+    if one:
+        click.echo(
+            f"note: dataset {dataset!r} of {path} has shape {shape}: it is taken for a single map, not for "
+            f"{shape[0]} of one dimension; leave one of those out, so that it is no square",
+            err=True,
+        )
     return FieldFile(path, dataset=dataset, box_size=box, batched=None if one else True)
 
 
