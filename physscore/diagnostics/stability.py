@@ -62,8 +62,9 @@ class JacobianSpectrum:
         low, high = np.nanmin(self.eigenvalues.real), np.nanmax(self.eigenvalues.real)
         return (
             f"eigenvalues of the Jacobian at {len(self.eigenvalues)} states from {low:.4g} to {high:.4g}: "
-            f"Langevin steps are stable up to {self.stable_step:.4g}, median stiffness {_median(self.stiffness):.4g}, "
-            f"log p not concave at {np.mean(self.rising > 0):.0%} of the states"
+            f"Langevin steps are stable up to {self.stable_step:.4g}, median stiffness "
+            f"{_median(self.stiffness):.4g}, log p not concave at {np.mean(self.rising > 0):.0%} "
+            "of the states"
         )
 
     def as_dict(self) -> dict[str, Any]:
