@@ -8,7 +8,6 @@ import pytest
 import physscore as ps
 from physscore import memory
 from physscore.kernels.loops import Loop
-from physscore.kernels.metric import Diagonal
 
 
 @pytest.fixture
@@ -69,11 +68,19 @@ def test_a_loop_travels_without_its_room():
     assert loop._room._blocks == []
 
 
-def test_a_metric_follows_its_factor():
-    metric = Diagonal([1.0, 4.0])
-    assert metric.factor_of_type(np.float64) is metric.factor
-    single = metric.factor_of_type(np.float32)
-    assert single.dtype == np.float32
-    assert metric.factor_of_type(np.float32) is single
-    metric.factor = np.array([[3.0, 5.0]])
-    np.testing.assert_array_equal(metric.factor_of_type(np.float32), [[3, 5]])
+def test_a_metric_keeps_what_loops_need():
+    grid = ps.Grid((6, 5, 4), 1.0)
+    octant = np.random.default_rng(0).uniform(1.0, 4.0, (4, 3, 3))
+    by_octant = ps.Fourier(grid, octant)
+    for metric in (ps.Diagonal([1.0, 4.0]), by_octant, ps.Fourier(grid, np.arange(1.0, 181.0))):
+        assert metric.factor_of_type(np.float64) is metric.factor
+        single = metric.factor_of_type(np.float32)
+        assert single.dtype == np.float32
+        assert metric.factor_of_type(np.float32) is single
+        np.testing.assert_allclose(single, metric.factor, rtol=1e-7)
+        np.testing.assert_array_equal(metric.factor[0] ** 2, np.sqrt(metric.variances) ** 2)
+    again = ps.Fourier(grid, by_octant.variances)  # of all coordinates
+    np.testing.assert_array_equal(again.octant, octant)
+    assert (by_octant.variances > 0).sum() == grid.n_cells
+    with pytest.raises(ps.InputError, match="variance 7 is -1.0"):
+        ps.Fourier(grid, np.where(np.arange(180) == 7, -1.0, 1.0))

@@ -33,7 +33,7 @@ LAYERS = [
         "grid",
         "cuda",
     },
-    {"modes", "slabs", "spectra", "paths"},
+    {"modes", "mode_coordinates", "slabs", "spectra", "paths"},
     {"energies", "kernels"},
     {"diagnostics"},
     {

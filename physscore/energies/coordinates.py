@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from physscore.arrays import compiled, on_gpu, parallel
+from physscore.arrays import on_gpu
 from physscore.core import Array, Energy, EnergySum, InputError, Prior, Score, ScoreSum, combine
 from physscore.energies.likelihoods import GaussianNoise, PoissonCounts
 from physscore.energies.lognormal import LognormalField
@@ -21,10 +21,7 @@ from physscore.energies.random_field import GaussianRandomField
 from physscore.fft import forward_ffts
 from physscore.grid import Grid
 from physscore.memory import empty
-from physscore.modes import Coordinates
-from physscore.parts import in_any_order
-
-_PIECE = 4096  # coordinates in a piece: its sum does not depend on threads
+from physscore.mode_coordinates import Coordinates, diagonal, spread_octant
 
 
 class Whitened(Energy):
@@ -70,34 +67,8 @@ class Whitened(Energy):
         return energy + more, slope.astype(x.dtype, copy=False)
 
 
-@compiled
-def _diagonal(x, precision, slopes, scale, score, sums, start, stop):
-    """Fill the score, slopes * scale - precision * x, and sum precision * x^2 / 2 by pieces."""
-    n_pieces, size = sums.shape[1], x.shape[1]
-    for task in range(start, stop):
-        field, piece = task // n_pieces, task % n_pieces
-        low, high = piece * _PIECE, min((piece + 1) * _PIECE, size)
-        part, rows, out = x[field, low:high], precision[low:high], score[field, low:high]
-        if slopes.shape[1] == 0:
-            for i in range(len(part)):
-                out[i] = -rows[i] * part[i]
-        else:
-            bent, factors = slopes[field, low:high], scale[low:high]
-            for i in range(len(part)):
-                out[i] = bent[i] * factors[i] - rows[i] * part[i]
-        sums[field, piece] = 0.5 * _weighted_squares(rows, part)
-
-
-@in_any_order
-def _weighted_squares(weights, x):
-    total = 0.0
-    for i in range(len(x)):
-        total += np.float64(weights[i]) * np.float64(x[i]) * np.float64(x[i])
-    return total
-
-
 class FieldModes(Energy):
-    """A target over the orthonormal Fourier modes of a field; see ``modes.to_coordinates``.
+    """A target over the orthonormal Fourier modes of a field; see ``mode_coordinates.to_coordinates``.
 
     The modes that the target's random fields fix, k = 0 among them, stay zero.
 
@@ -114,9 +85,9 @@ class FieldModes(Energy):
 
     Attributes
     ----------
-    free : array of bool
-        Which coordinates are modes that may move.
-    precision : array
+    free_octant : array of bool
+        Which modes may move: an octant, see :mod:`physscore.mode_coordinates`.
+    precision_octant : array
         1 / variance of each coordinate by the random fields alone.
     offset : float
         What their energy is beside the sum of precision x^2 / 2.
@@ -131,47 +102,53 @@ class FieldModes(Energy):
         self.target, self.grid, self.whitened = target, grid, whitened
         self.coordinates = Coordinates(grid)
         self.shape = (self.coordinates.size,)
-        self.in_use = self.coordinates.in_use
         terms = terms_of(target)
-        fields = [(f, t) for f, t in terms if isinstance(t, GaussianRandomField)]
-        self.free = self.in_use.copy()
-        for _, field in fields:
-            self.free &= self._spread(field, field._eigenvalues) > 0
+        fields = [(f, t, _variances(t)) for f, t in terms if isinstance(t, GaussianRandomField)]
+        self.free_octant = np.ones([n // 2 + 1 for n in grid.cube], bool)
+        for _, _, variances in fields:
+            self.free_octant &= variances > 0
         if whitened:
             prior, others = prior_and_likelihood(target)
             if not isinstance(prior, GaussianRandomField):
                 raise InputError(f"target {target!r} has no prior that is a GaussianRandomField")
             self.others = others
-            self.precision = np.ones(self.shape)
+            self.precision_octant = np.ones(self.free_octant.shape)
             self.offset = 0.5 * self.dim * math.log(2 * math.pi)
-            self._scale = np.where(self.free, np.sqrt(self._spread(prior, prior._eigenvalues)), 0.0)
+            self.scale_octant = np.sqrt(np.where(self.free_octant, _variances(prior), 0.0))
         else:
             rest = [(f, t) for f, t in terms if not isinstance(t, GaussianRandomField)]
             kind: Any = EnergySum if isinstance(target, Energy) else _Alone
             self.others = kind(rest) if rest else None
-            self.precision = np.zeros(self.shape)
-            for factor, field in fields:
-                self.precision[self.free] += factor / self._spread(field, field._eigenvalues)[self.free]
-            self.offset = sum(factor * field._log_normalisation for factor, field in fields)
-            self._scale = self.free.astype(np.float64)
+            self.precision_octant = np.zeros(self.free_octant.shape)
+            for factor, _, variances in fields:
+                self.precision_octant[self.free_octant] += factor / variances[self.free_octant]
+            self.offset = sum(factor * field._log_normalisation for factor, field, _ in fields)
+            self.scale_octant = self.free_octant.astype(np.float64)
         self.one_by_one = self.others is None or self.others.one_by_one
         cell_by_cell = GaussianNoise, PoissonCounts  # a user's subclass may differ
         self._by_cells = self.others is not None and all(
             factor and type(term) in cell_by_cell for factor, term in terms_of(self.others)
         )
-        self._single = {np.dtype(np.float64): (self._scale, self.precision)}
+        self._single: tuple[Array, Array] | None = None
 
-    def _spread(self, field: GaussianRandomField, table: Array) -> Array:
-        """Return an entry of a table over |k| for each coordinate."""
-        x, y, z = field.wavenumbers.offsets
-        index = x[:, np.newaxis, np.newaxis] + y[:, np.newaxis] + np.repeat(z, 2)
-        return np.asarray(table[index].reshape(-1) * self.in_use)
+    @property
+    def free(self) -> npt.NDArray[np.bool_]:
+        """Which coordinates are modes that may move."""
+        return spread_octant(self.free_octant, self.grid.cube)
+
+    @property
+    def precision(self) -> npt.NDArray[np.float64]:
+        """1 / variance of each coordinate by the random fields alone."""
+        spread = spread_octant(self.precision_octant, self.grid.cube)
+        return np.where(self.coordinates.in_use, spread, 1.0) if self.whitened else spread
 
     def _tables(self, dtype: Any) -> tuple[Array, Array]:
-        """Return scale and precision as ``dtype``."""
-        if dtype not in self._single:
-            self._single[dtype] = (self._scale.astype(dtype), self.precision.astype(dtype))
-        return self._single[dtype]
+        """Return the octants of scale and precision as ``dtype``."""
+        if dtype == np.float64:
+            return self.scale_octant, self.precision_octant
+        if self._single is None:
+            self._single = self.scale_octant.astype(np.float32), self.precision_octant.astype(np.float32)
+        return self._single
 
     def _on_card(self, name: str, make: Callable[[], Array]) -> Array:
         from physscore.cuda import kept
@@ -180,23 +157,28 @@ class FieldModes(Energy):
 
     def to_state(self, z: Array) -> Array:
         """Return the fields with coordinates ``z``."""
-        return self.coordinates.to_fields(z, self._scales(z))
+        scale = self._scale_beside(z) if on_gpu(z) else self._tables(z.dtype)[0]
+        return self.coordinates.to_fields(z, scale)
 
-    def _scales(self, z: Array) -> Array:
-        if on_gpu(z):
-            return self._on_card(f"scale {z.dtype}", lambda: self._tables(z.dtype)[0])
-        return self._tables(z.dtype)[0]
+    def _scale_beside(self, z: Array) -> Array:
+        """Return what fields have of each coordinate, on the card of ``z``."""
+
+        def make() -> Array:
+            return spread_octant(self._tables(z.dtype)[0], self.grid.cube)
+
+        return self._on_card(f"scale {z.dtype}", make)
 
     def from_state(self, x: Array) -> Array:
         """Return the coordinates of fields."""
 
         def make() -> Array:
-            inverse = np.zeros_like(self._scale)
-            np.divide(1.0, self._scale, out=inverse, where=self.free)
-            return inverse.astype(x.dtype)
+            inverse = np.zeros_like(self.scale_octant)
+            np.divide(1.0, self.scale_octant, out=inverse, where=self.free_octant)
+            return spread_octant(inverse.astype(x.dtype), self.grid.cube)
 
         inverse = self._on_card(f"inverse {x.dtype}", make) if on_gpu(x) else make()
-        coordinates: Array = self.coordinates.of_fields(x) * inverse
+        coordinates: Array = self.coordinates.of_fields(x)
+        coordinates *= inverse
         return coordinates
 
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
@@ -204,17 +186,12 @@ class FieldModes(Energy):
         if on_gpu(x):
             return self._both_on_card(x)
         scale, precision = self._tables(x.dtype)
-        energy, score = np.full(len(x), self.offset, np.float64), empty(x.shape, x.dtype)
-        slopes = np.empty((len(x), 0), x.dtype)
-        sums = np.empty((len(x), -(-self.dim // _PIECE)))
+        energy, score, cube = np.empty(len(x)), empty(x.shape, x.dtype), self.grid.cube
         for group in self.coordinates.groups(len(x)):
-            bent, part = slopes[group], sums[group]
-            if self.others is not None:
-                more, bent = self._beyond(x[group], scale)
-                energy[group] += more
-            parallel(_diagonal, part.size, x[group], precision, bent, scale, score[group], part,
-                     at_least=8)  # fmt: skip
-        return energy + sums.sum(axis=1), score
+            more, bent = (0.0, None) if self.others is None else self._beyond(x[group], scale)
+            own = diagonal(x[group], precision, bent, scale, cube, float(self.whitened), score[group])
+            energy[group] = own + more
+        return energy + self.offset, score
 
     def _beyond(self, x: Array, scale: Array) -> tuple[Array, Array]:
         """Return the energy of what is not diagonal, and its score over the modes but for their scale."""
@@ -240,7 +217,8 @@ class FieldModes(Energy):
 
     def tables_beside(self, x: Array) -> tuple[Array, Array]:
         """Return the precision of the coordinates, and what fields have of them, on the card of ``x``."""
-        return self._on_card(f"precision {x.dtype}", lambda: self._tables(x.dtype)[1]), self._scales(x)
+        precision = self._on_card(f"precision {x.dtype}", lambda: self.precision.astype(x.dtype))
+        return precision, self._scale_beside(x)
 
     def _both_on_card(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         from physscore.cuda import modes
@@ -273,6 +251,12 @@ class _Alone(ScoreSum):
 
     def energy_and_score(self, x: Array) -> tuple[float, Array]:
         return math.nan, self.score(x)
+
+
+def _variances(field: GaussianRandomField) -> npt.NDArray[np.float64]:
+    """Return the octant of a field's variances."""
+    x, y, z = field.wavenumbers.octant
+    return np.asarray(field._eigenvalues[x[:, np.newaxis, np.newaxis] + y[:, np.newaxis] + z])
 
 
 def terms_of(target: Score) -> tuple[tuple[float, Score], ...]:

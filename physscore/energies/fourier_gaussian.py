@@ -13,7 +13,7 @@ from physscore.arrays import as_states
 from physscore.core import Array, InputError, Prior
 from physscore.energies.random_field import check_count
 from physscore.grid import Grid
-from physscore.modes import Coordinates
+from physscore.mode_coordinates import Coordinates
 
 
 class FourierGaussian(Prior):

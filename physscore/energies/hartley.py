@@ -18,7 +18,7 @@ import numpy.typing as npt
 from physscore.arrays import compiled, parallel
 from physscore.core import Array
 from physscore.energies.fourier_gaussian import FourierGaussian
-from physscore.modes import Coordinates
+from physscore.mode_coordinates import Coordinates
 from physscore.parts import part
 from physscore.points import to_rows
 

@@ -197,7 +197,7 @@ def _mask_of(mask: Any, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
         raise InputError(f"the data have shape {shape}: there must be at least one cell")
     if mask is None:
         return np.ones(shape, bool)
-    given = np.asarray(mask)
+    given = unmasked(mask, "mask")
     if given.shape != shape or given.dtype != bool:
         raise InputError(
             f"mask has shape {given.shape} and type {given.dtype}: it must be boolean of shape {shape}, "

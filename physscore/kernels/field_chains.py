@@ -15,8 +15,7 @@ from physscore.cuda.moves import take
 from physscore.energies.coordinates import FieldModes
 from physscore.fft import forward_ffts, inverse_ffts
 from physscore.kernels import moves
-from physscore.kernels.metric import Metric
-from physscore.modes import octant_of, spread_octant
+from physscore.kernels.metric import Fourier, Metric
 from physscore.noise import seed_key
 
 _OCTANT = 3  # in place of moves.DIAGONAL, as in field_moves.cu
@@ -47,24 +46,17 @@ class FieldChains:
             xp.empty((self._n, self._parts)) for _ in range(3)
         )
 
-        self._scale = self._sent(target, "scale", target._scale)
-        self._precision = self._sent(target, "precision", target.precision)
+        self._scale = self._sent(target, "scale", target.scale_octant)
+        self._precision = self._sent(target, "precision", target.precision_octant)
         self._metric, self._w = np.int32(metric.kind), self._scale
         if metric.kind == moves.DIAGONAL:
-            self._w = self._sent(metric, "metric", metric.factor[0])
-            if self._w.size < x.shape[1]:
-                self._metric = np.int32(_OCTANT)
+            octant = metric.octant if isinstance(metric, Fourier) else None
+            self._w = self._sent(metric, "metric", metric.factor[0] if octant is None else np.sqrt(octant))
+            self._metric = np.int32(moves.DIAGONAL if octant is None else _OCTANT)
 
     def _sent(self, owner: Any, name: str, numbers: Array) -> Any:
-        """Return numbers of the coordinates on the card: those of an octant, if all follow from these."""
-
-        def make() -> Array:
-            octant = octant_of(numbers, self._grid.cube)
-            if owner is self._target or np.array_equal(spread_octant(octant, self._grid.cube), numbers):
-                return octant.astype(self._real)
-            return numbers.astype(self._real)
-
-        return kept(owner, f"octant of {name} {np.dtype(self._real)}", make)
+        """Return numbers of the coordinates, all or of an octant, on the card."""
+        return kept(owner, f"octant of {name} {np.dtype(self._real)}", lambda: numbers.astype(self._real))
 
     @property
     def x(self) -> Array:

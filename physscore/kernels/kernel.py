@@ -62,7 +62,7 @@ class Kernel(ABC):
         if auto and value == "auto":
             return
         number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-        if not number or not 0 < value <= sys.float_info.max:
+        if not number or not 0 < float(value) <= sys.float_info.max:
             choice = ' or "auto"' if auto else ""
             raise InputError(f"{name} is {value!r}: it must be a positive number{choice}")
 

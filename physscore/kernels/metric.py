@@ -5,6 +5,8 @@ With M = W W^T a Langevin step is x + eps M s + sqrt(2 eps) W xi: the noise has 
 
 from __future__ import annotations
 
+import math
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from physscore.arrays import cholesky, real_numbers
 from physscore.core import Array, InputError
 from physscore.grid import Grid
 from physscore.kernels.moves import DENSE, DIAGONAL, IDENTITY
+from physscore.mode_coordinates import octant_of, spread_octant
 
 
 class Metric:
@@ -23,21 +26,26 @@ class Metric:
     ----------
     kind : int
         How compiled loops read ``factor``.
-    factor : array
-        W with M = W W^T: of shape (1, 1), (1, d) or (d, d).
     """
 
     kind = IDENTITY
-    factor: Array = np.ones((1, 1))
-    _other_type: tuple[Array, Array] | None = None  # a factor, and what it is in another precision
+    _single: Array | None = None
+
+    @cached_property
+    def factor(self) -> Array:
+        """W with M = W W^T: of shape (1, 1), (1, d) or (d, d)."""
+        return np.ones((1, 1))
 
     def factor_of_type(self, dtype: npt.DTypeLike) -> Array:
         """Return ``factor`` in a precision, which is kept."""
-        if self.factor.dtype == dtype:
+        if np.dtype(dtype) != np.float32:
             return self.factor
-        if self._other_type is None or self._other_type[0] is not self.factor:
-            self._other_type = self.factor, self.factor.astype(dtype)
-        return self._other_type[1]
+        if self._single is None:
+            self._single = self._as_single()
+        return self._single
+
+    def _as_single(self) -> Array:
+        return self.factor.astype(np.float32)
 
     def check(self, dim: int) -> None:
         """Refuse a metric of another size than the state's.
@@ -75,15 +83,29 @@ class Diagonal(Metric):
     kind = DIAGONAL
 
     def __init__(self, variances: Any) -> None:
-        self.variances = real_numbers(variances, "metric").ravel()
-        bad = ~(np.isfinite(self.variances) & (self.variances >= 0))
-        if bad.any() or not self.variances.any():
-            which = int(np.argmax(bad))
-            raise InputError(
-                f"metric is not positive definite: variance {which} is {self.variances[which]}, "
-                "and all must be positive"
-            )
-        self.factor = np.sqrt(self.variances)[np.newaxis]
+        self._variances = _checked(variances).ravel()
+
+    @property
+    def variances(self) -> npt.NDArray[np.float64]:
+        """A variance for each component of the state, flat."""
+        return self._variances
+
+    @cached_property
+    def factor(self) -> Array:
+        """The roots of the variances, of shape (1, d)."""
+        return np.sqrt(self.variances)[np.newaxis]
+
+
+def _checked(variances: Any) -> npt.NDArray[np.float64]:
+    found = real_numbers(variances, "metric")
+    bad = ~(np.isfinite(found) & (found >= 0)).ravel()
+    if bad.any() or not found.any():
+        which = int(np.argmax(bad))
+        raise InputError(
+            f"metric is not positive definite: variance {which} is {found.ravel()[which]}, "
+            "and all must be positive"
+        )
+    return found
 
 
 class Fourier(Diagonal):
@@ -94,12 +116,38 @@ class Fourier(Diagonal):
     grid
         The box of the field.
     variances
-        A variance for each coordinate of ``energies.coordinates.FieldModes``.
+        A variance for each coordinate of ``energies.coordinates.FieldModes``; or an octant, if all follow
+        from these, see :mod:`physscore.mode_coordinates`.
+
+    Attributes
+    ----------
+    octant : array or None
+        The octant of the variances, if all follow from these.
     """
 
+    octant: npt.NDArray[np.float64] | None = None
+
     def __init__(self, grid: Grid, variances: Any) -> None:
-        super().__init__(variances)
         self.grid = grid
+        self._variances = _checked(variances)
+        if self._variances.shape == tuple(n // 2 + 1 for n in grid.cube):
+            self.octant = self._variances
+        elif self._variances.size == 2 * math.prod(grid.half_shape):
+            octant = octant_of(self._variances, grid.cube).copy()
+            if np.array_equal(spread_octant(octant, grid.cube), self._variances.ravel()):
+                self.octant = self._variances = octant
+
+    @property
+    def variances(self) -> npt.NDArray[np.float64]:
+        """A variance for each coordinate, flat."""
+        if self.octant is None:
+            return self._variances.ravel()
+        return spread_octant(self.octant, self.grid.cube)
+
+    def _as_single(self) -> Array:
+        if self.octant is None:
+            return super()._as_single()
+        return spread_octant(np.sqrt(self.octant).astype(np.float32), self.grid.cube)[np.newaxis]
 
     def check(self, dim: int) -> None:
         """Refuse a metric of another grid than the state's.

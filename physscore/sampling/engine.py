@@ -118,7 +118,7 @@ def _metric_of_modes(kernel: Kernel, modes: FieldModes) -> Metric:
     if isinstance(kernel.metric, Fourier):
         return kernel.metric
     if kernel.metric == "identity" or type(kernel.metric) is Identity:
-        return Fourier(modes.grid, modes.free.astype(np.float64))
+        return Fourier(modes.grid, modes.free_octant)
     raise InputError(
         f"metric is {kernel.metric!r}: random fields move in their Fourier modes, so it must be "
         '"fourier" or "identity"'
@@ -160,14 +160,14 @@ def fourier_metric(modes: FieldModes, x: Array | None = None) -> Metric:
     x
         States at which the curvature is taken. [default: the mean of the prior]
     """
-    if not modes.precision.any():
-        return Fourier(modes.grid, modes.free.astype(np.float64))
+    if not modes.precision_octant.any():
+        return Fourier(modes.grid, modes.free_octant)
     curvature = 0.0
     for factor, term in modes.others.terms if isinstance(modes.others, EnergySum) else ():
         mean = getattr(term, "curvature", lambda x: None)(x)
         curvature += float(factor * mean) if mean is not None else 0.0
-    variances = np.zeros(modes.shape)
-    np.divide(1.0, modes.precision + max(curvature, 0.0), out=variances, where=modes.free)
+    variances = np.zeros(modes.free_octant.shape)
+    np.divide(1.0, modes.precision_octant + max(curvature, 0.0), out=variances, where=modes.free_octant)
     return Fourier(modes.grid, variances)
 
 

@@ -31,7 +31,7 @@ from physscore.energies.coordinates import prior_and_likelihood
 from physscore.interrupt import interruptible
 from physscore.kernels.kernel import Kernel
 from physscore.kernels.langevin import MALA
-from physscore.kernels.metric import Dense, Diagonal
+from physscore.kernels.metric import Dense, Diagonal, Fourier, Metric
 from physscore.kernels.state import Draws, Info, State
 from physscore.processes import ending_together, on_root, require_same_everywhere, world
 from physscore.sampling.engine import Engine, first_states, grid_of, whole
@@ -136,7 +136,7 @@ def sample(
         "target": repr(target), "kernel": repr(kernel), "chains": chains, "steps": steps,
         "warmup": warmup, "thin": thin, "dtype": str(precision), "first_step": first_step or None,
     }  # fmt: skip
-    given = {"metric": getattr(kernel.metric, "factor", None), "init": init}
+    given = {"metric": _numbers_of(kernel.metric), "init": init}
     settings |= {f"{name}_sha256": _digest(array) for name, array in given.items()}
     about: dict[str, Any] = {
         "target": repr(target), "seed": seed, "warmup": warmup, "thin": thin, "loop": engine.loop.name,
@@ -255,9 +255,9 @@ def drift_to_noise(engine: Engine, state: State) -> float:
     score = to_host(state.score).reshape(len(state.score), -1)
     metric = engine.metric
     if isinstance(metric, Dense):
-        score = score @ metric.factor
+        score = score @ metric.factor_of_type(score.dtype)
     elif isinstance(metric, Diagonal):
-        score = score * metric.factor[0]
+        score = score * metric.factor_of_type(score.dtype)[0]
     squares = (score.astype(np.float64) ** 2).sum(axis=1)
     squares = squares[np.isfinite(squares)]
     return float(squares.mean() * moves.step**2 / 2 / (2 * score.shape[1])) if len(squares) else math.nan
@@ -317,6 +317,12 @@ def _going_on(init: Any, chains: int) -> tuple[Any, int]:
             "with by as many chains, from their last draws"
         )
     return init.draws[-1], init.first_step + init.warmup + kept * init.thin
+
+
+def _numbers_of(metric: Metric | str) -> Array | None:
+    if isinstance(metric, Fourier) and metric.octant is not None:
+        return metric.octant
+    return None if isinstance(metric, str) else metric.factor
 
 
 def _digest(array: Any) -> str | None:

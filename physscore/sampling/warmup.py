@@ -45,7 +45,7 @@ def warm_up(engine: Engine, state: State, steps: int, progress: Callable[[int], 
         raise InputError(
             "warmup is 0, but the kernel is to be tuned: give it steps, or a number for each setting"
         )
-    known = isinstance(learner, _Power) and cast(FieldModes, engine.coordinates).precision.any()
+    known = isinstance(learner, _Power) and cast(FieldModes, engine.coordinates).precision_octant.any()
     if steps == 0 and learner and not known and kernel.metric != type(kernel).metric:
         raise InputError(
             f"warmup is 0, but the metric {kernel.metric!r} is to be measured: give it steps, or a Metric"
@@ -139,12 +139,13 @@ class _Power:
         """Return the metric where the chains are now."""
         modes = engine.coordinates
         assert isinstance(modes, FieldModes)
-        if modes.precision.any():
+        if modes.precision_octant.any():
             return fourier_metric(modes, modes.to_state(state.x))
         table = modes.grid.wavenumbers
         x, y, z = table.offsets
-        index = (x[:, np.newaxis, np.newaxis] + y[:, np.newaxis] + np.repeat(z, 2)).reshape(-1)[modes.in_use]
-        used = to_host(state.x)[:, modes.in_use]
+        in_use = modes.coordinates.in_use
+        index = (x[:, np.newaxis, np.newaxis] + y[:, np.newaxis] + np.repeat(z, 2)).reshape(-1)[in_use]
+        used = to_host(state.x)[:, in_use]
         variances = used.var(axis=0, ddof=1) if len(used) > 1 else (used - used.mean()) ** 2
         shells = np.bincount(index, variances, table.size) / np.maximum(
             np.bincount(index, minlength=table.size), 1
@@ -152,7 +153,7 @@ class _Power:
         if not (np.isfinite(shells).all() and (shells[index] > 0).all()):
             return engine.metric
         found = np.zeros(modes.shape)
-        found[modes.in_use] = shells[index]
+        found[in_use] = shells[index]
         return Fourier(modes.grid, found)
 
 

@@ -306,7 +306,9 @@ def _write_kernel(file: h5py.File, kernel: Kernel) -> None:
     group = file.create_group("kernel")
     settings = {field.name: getattr(kernel, field.name) for field in fields(kernel)}
     metric = settings.pop("metric")
-    if isinstance(metric, Diagonal):
+    if isinstance(metric, Fourier) and metric.octant is not None:
+        group.create_dataset("metric", data=metric.octant)
+    elif isinstance(metric, Diagonal):
         group.create_dataset("metric", data=metric.variances)
     elif isinstance(metric, Dense):
         group.create_dataset("metric", data=metric.covariance)
