@@ -137,6 +137,7 @@ def test_arrays_that_are_none():
         (lambda: ps.power_spectrum(x, grid, 5), "delta holds 4 fields and other 1"),
         (lambda: ps.power_spectrum(x, grid, bins=[[1], [2, 3]]), "bins is no array of numbers"),
         (lambda: ps.bispectrum(x, grid, bins=[[1], [2, 3]]), "bins is no array of numbers"),
+        (lambda: ps.GaussianNoise(x, 1.0, mask=[[1, 2], [1]]), "mask is no array of numbers"),
         (lambda: _annealed("a"), "init has the type"),
         (lambda: _annealed({}), "init has the type"),
     ):
