@@ -2,7 +2,8 @@
 
 P(k) = <|delta_k|^2> / V with delta_k = integral of delta(x) exp(-ikx) dx; k in rad per unit length,
 P in length^dim. On N cells the values x have unitary DFT modes of variance P N / V, and the
-unnormalised DFT X = sum_x x exp(-ikx) has <|X|^2> = P N^2 / V.
+unnormalised DFT X = sum_x x exp(-ikx) has <|X|^2> = P N^2 / V. The value of cell i is that at i times the
+cell size.
 """
 
 from __future__ import annotations
@@ -115,8 +116,12 @@ class Grid:
         return _kind_and_size(self, False)[1]
 
     def coordinates(self, axis: int) -> npt.NDArray[np.float64]:
-        """Return the positions of the cell centres along ``axis``, shape (shape[axis],)."""
-        return np.asarray((np.arange(self.shape[axis]) + 0.5) * self.cell_size[axis], np.float64)
+        """Return the positions at which cells have their values along ``axis``, shape (shape[axis],).
+
+        Cell i stands for the field at i times the cell size, so that fields of one seed agree at every
+        resolution: particles go with such a field if one at i times the cell size is all in cell i.
+        """
+        return np.asarray(np.arange(self.shape[axis]) * self.cell_size[axis], np.float64)
 
     def settings(self) -> dict[str, Any]:
         """Return what makes the grid, ready for JSON."""

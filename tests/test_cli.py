@@ -318,7 +318,7 @@ def test_cells_know_where_they_are(tmp_path):
     with h5py.File(tmp_path / "a.h5") as file:
         for axis, (start, stop) in enumerate(ranges):
             step = grid.cell_size[axis]
-            expected = (np.arange(start, stop) + 0.5) * step
+            expected = np.arange(start, stop) * step
             np.testing.assert_allclose(file[f"fields/{'xyz'[axis]}"][:], expected, rtol=1e-14)
 
 

@@ -198,7 +198,7 @@ def test_sizes():
     assert grid.fundamental == pytest.approx((np.pi / 2, np.pi))
     assert grid.nyquist == pytest.approx((2 * np.pi, 2.5 * np.pi))
     assert (grid.half_shape, grid.cube) == ((8, 3), (8, 1, 5))
-    np.testing.assert_allclose(grid.coordinates(1), [0.2, 0.6, 1.0, 1.4, 1.8])
+    np.testing.assert_allclose(grid.coordinates(1), [0.0, 0.4, 0.8, 1.2, 1.6])
     assert ps.Grid(8, 1.0).shape == (8,)
     assert grid == ps.Grid([8, 5], [4, 2])
     assert grid != ps.Grid((8, 5), 4.0)

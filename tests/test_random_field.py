@@ -212,6 +212,24 @@ def test_fixed_amplitudes(shape, box):
     assert stats.kstest(phases.reshape(50, -1)[:, 0], stats.uniform(-np.pi, 2 * np.pi).cdf).pvalue > ALPHA
 
 
+@pytest.mark.parametrize(("small", "large"), [((8, 6), (16, 12)), ((9, 6), (18, 18)), ((12,), (16,))])
+def test_positions_are_the_same_at_every_resolution(small, large):
+    """A field that both resolve has the same value where cells of both have the same position."""
+
+    def band(k):
+        return np.where(k < 4.0, 1.0, 0.0)
+
+    grids = [ps.Grid(shape, (5.0, 4.0)[: len(shape)]) for shape in (small, large)]
+    fields = [ps.GaussianRandomField(grid, band).sample(1, seed=3)[0] for grid in grids]
+    shared = [
+        np.intersect1d(*(grid.coordinates(axis).round(9) for grid in grids), return_indices=True)[1:]
+        for axis in range(len(small))
+    ]
+    assert all(len(places[0]) > 1 for places in shared)
+    coarse, fine = (field[np.ix_(*(places[i] for places in shared))] for i, field in enumerate(fields))
+    np.testing.assert_allclose(coarse, fine, atol=1e-12 * fields[0].std())
+
+
 def test_paired_phases():
     prior = ps.GaussianRandomField(ps.Grid((8, 6), 1.0), spectrum)
     x = prior.sample(4, seed=7, paired=True)

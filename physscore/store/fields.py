@@ -114,7 +114,7 @@ class FieldWriter:
     bins
         Bins in which the spectrum of every field is kept; None for none.
     origin
-        Where the first cell begins, for a piece of a larger box. [default: 0 along each axis]
+        Position of the first cell, for a piece of a larger box. [default: 0 along each axis]
     cosmology
         Parameters of the model behind the spectrum, kept in /Cosmology.
     name, long_name
@@ -324,7 +324,11 @@ def _lay_out(
         names, scales = ["realization", *names], [np.arange(n), *scales]
     for i, (axis_name, values) in enumerate(zip(names, scales, strict=True)):
         scale = fields.create_dataset(axis_name, data=values)
-        scale.attrs["units"] = "1" if axis_name == "realization" else length_unit
+        if axis_name == "realization":
+            scale.attrs["units"] = "1"
+        else:
+            scale.attrs["units"] = length_unit
+            scale.attrs["long_name"] = "position at which a cell has its value"
         scale.make_scale(axis_name)
         delta.dims[i].label = axis_name
         delta.dims[i].attach_scale(scale)
