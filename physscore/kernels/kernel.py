@@ -62,7 +62,8 @@ class Kernel(ABC):
         if auto and value == "auto":
             return
         number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-        if not number or not 0 < float(value) <= sys.float_info.max:
+        # A Python int may be too large for a float; a float32 is too small for the largest one.
+        if not number or not 0 < (value if isinstance(value, int) else float(value)) <= sys.float_info.max:
             choice = ' or "auto"' if auto else ""
             raise InputError(f"{name} is {value!r}: it must be a positive number{choice}")
 
