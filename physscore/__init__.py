@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from physscore.energies.lattice import Phi4 as Phi4
     from physscore.energies.learned import from_torch as from_torch
     from physscore.energies.likelihoods import GaussianNoise as GaussianNoise
-    from physscore.energies.likelihoods import Guidance as Guidance
+    from physscore.energies.guidance import Guidance as Guidance
     from physscore.energies.likelihoods import PoissonCounts as PoissonCounts
     from physscore.energies.lognormal import LognormalField as LognormalField
     from physscore.energies.priors import HalfNormal as HalfNormal
@@ -142,7 +142,7 @@ _HOMES = {
     "GaussianNoise": "energies.likelihoods",
     "GaussianRandomField": "energies.random_field",
     "Grid": "grid",
-    "Guidance": "energies.likelihoods",
+    "Guidance": "energies.guidance",
     "HMC": "kernels.hamiltonian",
     "HalfNormal": "energies.priors",
     "Identity": "kernels.metric",

@@ -1,9 +1,9 @@
-"""Likelihoods of data given a field or a vector, normalised over the data, and guidance by a classifier."""
+"""Likelihoods of data given a field or a vector, normalised over the data."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -13,15 +13,15 @@ from scipy.special import gammaln
 
 from physscore import noise
 from physscore.arrays import as_states, compiled, on_gpu, parallel, to_host, unmasked
-from physscore.core import Array, Energy, InputError, Point, Score, own_copy
+from physscore.core import Array, Energy, InputError, Point
 from physscore.elementary import exp, exp_single, log
-from physscore.energies.functions import state_shape
 from physscore.parts import in_any_order, inline
 from physscore.points import compiled_block, from_block
 
 _GAUSSIAN, _EXPONENTIAL, _LINEAR = 0, 1, 2
 _DATA = 65  # the draws that are simulated data
 _PIECE = 2048  # cells in a piece: the sum of a piece does not depend on threads
+_MANY = 1 << 16  # cells whose data are kept in float32, where that is exact
 
 
 @inline
@@ -52,13 +52,13 @@ def _sum(values):
 @compiled
 def _cells(kind, x, data, weight, scale, energy, score, start, stop):
     n_pieces, size = energy.shape[1], x.shape[1]
-    energies = np.empty(_PIECE)
+    energies, alike = np.empty(_PIECE), np.full(_PIECE, weight[0])
     for task in range(start, stop):
         chain, piece = task // n_pieces, task % n_pieces
         low, high = piece * _PIECE, min((piece + 1) * _PIECE, size)
         n = high - low
         states, slopes = x[chain, low:high], score[chain, low:high]
-        a, b = data[low:high], weight[low:high]
+        a, b = data[low:high], weight[low:high] if len(weight) > 1 else alike
         if kind == _GAUSSIAN:  # written out: each is a loop of vector instructions
             for i in range(n):
                 energies[i], slope = _cell(_GAUSSIAN, np.float64(states[i]), a[i], b[i], scale)
@@ -79,12 +79,13 @@ def _exponential_single(kind, x, data, weight, scale, energy, score, start, stop
     """What _cells does, for counts and float32 states, in their precision; sums are float64."""
     n_pieces, size = energy.shape[1], x.shape[1]
     energies, factor = np.empty(_PIECE, np.float32), np.float32(scale)
+    alike = np.full(_PIECE, weight[0])
     for task in range(start, stop):
         chain, piece = task // n_pieces, task % n_pieces
         low, high = piece * _PIECE, min((piece + 1) * _PIECE, size)
         n = high - low
         states, slopes = x[chain, low:high], score[chain, low:high]
-        a, b = data[low:high], weight[low:high]
+        a, b = data[low:high], weight[low:high] if len(weight) > 1 else alike
         for i in range(n):
             mean = b[i] * exp_single(factor * states[i])
             energies[i] = mean - a[i] * (factor * states[i])
@@ -115,8 +116,13 @@ class _CellByCell(Energy):
     _offset: float  # the energy without what depends on x
 
     def _set(self, data: Array, weight: Array) -> None:
-        self.shape = data.shape
-        self._data, self._weight = data.ravel(), weight.ravel()
+        """Keep data, (d,), and weights, (d,) or one for all, (1,), where there are data; 0 elsewhere."""
+        self.shape = self.mask.shape
+        used = np.where(self.mask, data, 0.0).ravel()
+        single = used.astype(np.float32, copy=False)
+        exact = used.size > _MANY and np.array_equal(single, used)
+        self._data = single if exact else used.astype(np.float64, copy=False)
+        self._weight = weight if self.mask.all() else np.where(self.mask.ravel(), weight, 0.0)
 
     @property
     def _kind(self) -> int:
@@ -141,12 +147,13 @@ class _CellByCell(Energy):
 
     @cached_property
     def _single(self) -> tuple[Array, Array]:
-        return self._data.astype(np.float32), self._weight.astype(np.float32)
+        return self._data.astype(np.float32, copy=False), self._weight.astype(np.float32)
 
     @cached_property
     def _point(self) -> Point:
         numbers = [self._kind, self._scale, self._offset]
-        return from_block(_cells_block, np.concatenate([numbers, self._data, self._weight]))
+        weights = np.broadcast_to(self._weight, self.dim)
+        return from_block(_cells_block, np.concatenate([numbers, self._data, weights]))
 
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return both, in one pass over the cells."""
@@ -165,7 +172,8 @@ class _CellByCell(Energy):
         if x.dtype == np.float32 and self._kind == _EXPONENTIAL and self._few:
             loop, (data, weight) = _exponential_single, self._single
         here = slice(first, first + x.shape[1])
-        parallel(loop, sums.size, self._kind, x, data[here], weight[here], self._scale, sums, score,
+        weight = weight[here] if weight.size == self.dim else weight
+        parallel(loop, sums.size, self._kind, x, data[here], weight, self._scale, sums, score,
                  at_least=max(1, 8192 // min(x.shape[1], _PIECE)))  # fmt: skip
         return sums.sum(axis=1), score
 
@@ -174,22 +182,36 @@ def _numbers(name: str, value: Any) -> Array:
     given = unmasked(value, name)
     if given.dtype.kind not in "fiub":
         raise InputError(f"{name} is {value!r}: it must hold real numbers")
-    return given.astype(np.float64)
+    return given if given.dtype == np.float32 else given.astype(np.float64)
 
 
 def _cells_of(name: str, value: Any, mask: npt.NDArray[np.bool_]) -> Array:
-    """Return a number, or one for each cell, as an array: positive where there are data, 1 elsewhere."""
-    given = _numbers(name, value)
+    """Return a number for each cell: positive where there are data. One that is given for all is not copied;
+    else those where there are none are 1."""
+    given = _numbers(name, value).astype(np.float64)
     try:
-        cells = np.where(mask, np.broadcast_to(given, mask.shape), 1.0)
+        every = np.broadcast_to(given, mask.shape)
+        cells = every if given.size == 1 else np.where(mask, every, 1.0)
     except ValueError:
         raise InputError(
             f"{name} has shape {given.shape}: it must be a number, or an array of shape {mask.shape}"
         ) from None
-    bad = ~(np.isfinite(cells) & (cells > 0))
+    few = _distinct(cells)
+    bad = ~(np.isfinite(few) & (few > 0))
     if bad.any():
-        raise InputError(f"{name} holds {cells[bad][0]:g}: it must be positive wherever there are data")
+        raise InputError(f"{name} holds {few[bad][0]:g}: it must be positive wherever there are data")
     return cells
+
+
+def _distinct(cells: Array) -> Array:
+    """Return the numbers of cells, (d,), or the one that stands for all, (1,)."""
+    return cells.ravel() if any(cells.strides) else cells[(0,) * cells.ndim].reshape(1)
+
+
+def _pieces(size: int) -> Iterator[slice]:
+    """Yield slices of so many cells that what is computed of them is small."""
+    for low in range(0, size, _MANY):
+        yield slice(low, low + _MANY)
 
 
 def _mask_of(mask: Any, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
@@ -230,12 +252,13 @@ class GaussianNoise(_CellByCell):
         given = _numbers("data", data)
         self.mask = _mask_of(mask, given.shape)
         self.noise_std = _cells_of("noise_std", noise_std, self.mask)
-        used = self.noise_std[self.mask]
-        self.data = np.where(self.mask, given, 0.0)
+        std, n = _distinct(self.noise_std), int(self.mask.sum())
+        self._set(given, std**-2.0)
+        self.data = self._data.reshape(self.shape)
         if not np.isfinite(self.data).all():
             raise InputError("data hold values that are not finite: leave these cells out by mask=")
-        self._set(self.data, np.where(self.mask, self.noise_std**-2.0, 0.0))
-        self._offset = float(np.log(used).sum()) + 0.5 * used.size * math.log(2 * math.pi)
+        log_std = float(np.log(std).sum()) if std.size > 1 else n * math.log(std[0])
+        self._offset = log_std + 0.5 * n * math.log(2 * math.pi)
 
     def simulate(self, x: Any, *, seed: int) -> GaussianNoise:
         """Return the same likelihood with data drawn at one state ``x``, of shape ``shape``."""
@@ -278,7 +301,7 @@ class PoissonCounts(_CellByCell):
     ) -> None:
         given = _numbers("counts", counts)
         self.mask = _mask_of(mask, given.shape)
-        used = given[self.mask]
+        used = given.ravel() if self.mask.all() else given[self.mask]
         bad = ~np.isfinite(used) | (used < 0) | (used != np.round(used))
         if bad.any():
             raise InputError(f"counts hold {used[bad][0]}: they must be whole numbers, 0 or more")
@@ -288,12 +311,12 @@ class PoissonCounts(_CellByCell):
         if not isinstance(bias, int | float | np.number) or not math.isfinite(bias) or bias == 0:
             raise InputError(f"bias is {bias!r}: it must be a finite number other than 0")
         self.bias, self.link, self.has_walls = float(bias), link, link == "linear"
-        self.counts = np.where(self.mask, given, 0.0)
-        self._scale = self.bias
-        self._set(self.counts, np.where(self.mask, self.mean_count, 0.0))
-        self._offset = float(gammaln(used + 1).sum())
+        self._scale, mean = self.bias, _distinct(self.mean_count)
+        self._set(given, mean)
+        self.counts = self._data.reshape(self.shape)
+        self._offset = sum(float(gammaln(used[part] + 1.0).sum()) for part in _pieces(used.size))
         if link == "exp":
-            self._offset -= float(used @ np.log(self.mean_count[self.mask]))
+            self._offset -= float((used * np.log(mean if mean.size == 1 else mean[self.mask.ravel()])).sum())
 
     @property
     def _kind(self) -> int:
@@ -322,79 +345,16 @@ class PoissonCounts(_CellByCell):
 
         Where the linear mean is below a tenth of mean_count, that tenth stands for it.
         """
-        given = np.zeros((1, *self.shape)) if x is None else to_host(as_states(x, self.shape))
-        states = given.astype(np.float64, copy=False).reshape(len(given), self.dim)
-        if self.link == "exp":
-            return float((self.bias**2 * self._weight * np.exp(self.bias * states)).mean())
-        mean = np.maximum(1 + self.bias * states, 0.1)
-        return float((self.bias**2 * self._data / mean**2).mean())
+        states = np.zeros((1, self.dim)) if x is None else to_host(as_states(x, self.shape))
+        states, total = states.reshape(len(states), self.dim), 0.0
+        for part in _pieces(self.dim):
+            growth = self.bias * states[:, part].astype(np.float64)
+            if self.link == "exp":
+                weight = self._weight[part] if self._weight.size > 1 else self._weight
+                total += float((weight * np.exp(growth)).sum())
+            else:
+                total += float((self._data[part] / np.maximum(1 + growth, 0.1) ** 2).sum())
+        return self.bias**2 * total / states.size
 
     def __repr__(self) -> str:
         return f"PoissonCounts({int(self.mask.sum())} of {self.mask.size} cells, {self.link})"
-
-
-class Guidance(Energy):
-    """A class y in the place of data: with a prior p(x) it samples p(x) p(y|x)^strength.
-
-    Parameters
-    ----------
-    log_p_class
-        A function of states (n, *shape) that returns log p(y|x), of shape (n,), and its gradient; or an
-        Energy whose energy is -log p(y|x).
-    strength
-        The power of p(y|x); 1 is Bayes' theorem.
-    shape
-        Shape of one state, for a function.
-
-    Raises
-    ------
-    InputError
-        If an argument makes no sense.
-    """
-
-    def __init__(
-        self,
-        log_p_class: Energy | Callable[[Array], tuple[Array, Array]],
-        strength: float = 1.0,
-        *,
-        shape: int | Sequence[int] | None = None,
-    ) -> None:
-        if not isinstance(strength, int | float | np.number) or not math.isfinite(strength):
-            raise InputError(f"strength is {strength!r}: it must be a finite number")
-        self.strength = float(strength)
-        self.log_p_class = log_p_class
-        sides = None if shape is None else state_shape(shape)
-        if isinstance(log_p_class, Energy):
-            if sides not in (None, log_p_class.shape):
-                raise InputError(
-                    f"shape is {shape!r}: that of log_p_class is {log_p_class.shape}; leave it out"
-                )
-            self.shape = log_p_class.shape
-            self.has_walls = log_p_class.has_walls
-        elif isinstance(log_p_class, Score) or not callable(log_p_class):
-            raise InputError(
-                f"log_p_class is {log_p_class!r}: it must be an Energy, or a function that returns log p "
-                "and its gradient"
-            )
-        elif sides is None:
-            raise InputError("shape is missing: log_p_class is a function, so say the shape of one state")
-        else:
-            self.shape = sides
-
-    def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
-        """Return both."""
-        if isinstance(self.log_p_class, Energy):
-            energy, score = self.log_p_class.energy_and_score(x)
-            return self.strength * energy, self.strength * score
-        states = as_states(x, self.shape)
-        log_p, gradient = (np.asarray(part) for part in self.log_p_class(own_copy(states)))
-        if log_p.shape != (len(states),) or gradient.shape != states.shape:
-            raise InputError(
-                f"log_p_class(x) returned {log_p.shape} and {gradient.shape}, expected ({len(states)},) and "
-                f"{states.shape}: log p(y|x) and its gradient, for each state"
-            )
-        score = (self.strength * gradient).astype(states.dtype, copy=False)
-        return -self.strength * log_p.astype(np.float64), score
-
-    def __repr__(self) -> str:
-        return f"Guidance(strength={self.strength:g})"

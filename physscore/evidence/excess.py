@@ -264,9 +264,9 @@ def excess_of(reference: Prior, target: Energy, device: str = "cpu") -> Excess:
     cells, sides = reference.grid.n_cells, sum(reference.grid.shape)
     if (
         device == "cpu"
-        and energy.point is not None
         and cells <= FUSED_UP_TO
         and cells * sides <= _WAVES_UP_TO
+        and energy.point is not None
     ):
         waves = Waves(reference)
         if waves.even and (own or bool((waves.std > 0).all())):

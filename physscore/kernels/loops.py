@@ -54,7 +54,8 @@ class Loop:
 
     def __init__(self, target: Score, step: str, which: str | None = None, device: str = "cpu") -> None:
         self.target = target
-        self.point = target.point if isinstance(target, Energy) else None
+        small = which == "fused" or target.dim <= FUSED_UP_TO  # of large ones there is no need
+        self.point = target.point if small and isinstance(target, Energy) else None
         self.name = which or self._suitable(step, device)
         self._step = step
         self._room = Room()
