@@ -184,8 +184,9 @@ def sample(
             state = state.on(device)
             bar.update(warmup + done * thin)
         else:
-            start = first_states(target, chains, seed, init, precision, device)
-            state = engine.start(start, seed, first_step)
+            state = engine.start(
+                first_states(target, chains, seed, init, precision, device), seed, first_step
+            )
             warm_up(engine, state, warmup, move)
             tally, done = np.zeros((3, chains)), 0
             if writer is not None:
