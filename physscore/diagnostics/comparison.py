@@ -82,8 +82,8 @@ class Comparison(Verdict):
     pulls : array (bins,)
         Deviations in standard deviations, from the exact law of each bin.
     unexpected : float
-        Share of the power that is at modes where the model has none; if it is more than rounding, the
-        verdict is that they do not agree.
+        Share of the power in the bins that is at modes where the model has none; if it is more than rounding,
+        the verdict is that they do not agree.
     below_rounding : int
         Number of modes that are left out since the fields, in their precision, cannot hold so little power.
     """
@@ -114,35 +114,45 @@ def compare(
     ``cell_rounding`` is the relative variance of the rounding of cells, in units of eps^2.
     """
     n, n_bins = shells.n_fields, len(measured.k)
-    total_power = float(shells.sums.sum())
+    of_mean, total_power = float(shells.sums[shells.k == 0].sum()), float(shells.sums.sum())
     rounding = (_ROUNDING + _ROUNDING_OF_CELLS * cell_rounding) * shells.eps**2
     lowest = rounding * total_power / (n * int(shells.counts.sum()))
-    # Without regard to their type, fields may have been float32 once.
-    tolerated = 2 * max(rounding, _ROUNDING * float(np.finfo(np.float32).eps) ** 2)
-    totals, elsewhere, below_rounding = np.zeros((6, n_bins)), 0.0, 0
+    # Without regard to their type, fields may have been float32 once. All that the mean leaves by rounding is
+    # what cells lose, however an FFT gathers it.
+    single = float(np.finfo(np.float32).eps) ** 2
+    tolerated = 2 * max(rounding, _ROUNDING * single) * (total_power - of_mean)
+    tolerated += 2 * _ROUNDING_OF_CELLS * max(shells.eps**2, single) * of_mean
+    totals, below_rounding = np.zeros((7, n_bins)), 0
+    elsewhere, expected_there, spread_there = 0.0, 0.0, 0.0
     for start in range(0, len(power), _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
         bins, counts, noise = shells.bins[part], shells.counts[part], shells.noise[part]
         used = (bins >= 0) & (counts > 0)
         asked = power[part] + np.divide(noise, counts, out=np.zeros(len(noise)), where=used)
         compared = used & (asked > lowest)
-        elsewhere += float(shells.sums[part][used & ~compared].sum())
-        below_rounding += int(counts[used & ~compared & (asked > 0)].sum())
+        left_out = used & ~compared
+        elsewhere += float(shells.sums[part][left_out].sum())
+        expected_there += n * float(counts[left_out] @ asked[left_out])
+        spread_there += 2 * n * float(counts[left_out] @ asked[left_out] ** 2)
+        below_rounding += int(counts[left_out & (asked > 0)].sum())
         bins, counts, noise = bins[compared], counts[compared], noise[compared]
         sums, model, k = shells.sums[part][compared], power[part][compared], shells.k[part][compared]
         expected = model + noise / counts
-        found = (counts, sums / expected, sums / n - noise, model * counts, expected * counts, counts * k)
+        found = (counts, sums / expected, noise / expected, sums / n - noise, model * counts,
+                 expected * counts, counts * k)  # fmt: skip
         for total, values in zip(totals, found, strict=True):
             total += np.bincount(bins, values, n_bins)
     if not measured.n_modes.any():
         raise InputError("bins holds none of the modes of the box: there is nothing to compare")
     if not totals[0].any():
         raise InputError("model has no power at any of the modes that were measured, beyond rounding")
-    unexpected = elsewhere / total_power if total_power else 0.0
-    modes, statistic, *others = totals[:, totals[0] > 0]
+    unexpected = max(0.0, elsewhere - expected_there - 10 * math.sqrt(spread_there))
+    modes, statistic, noise_share, *others = totals[:, totals[0] > 0]
     measured_power, model_power, expected_power, k = (total / modes for total in others)
-    pulls = _normal_score(statistic, n * modes)
+    # Sums of whole particles can be exactly 0: they are known to within one of them.
+    pulls = _normal_score(np.maximum(statistic, n * shells.particle / 4 * noise_share), n * modes)
     chi2 = float(pulls @ pulls) if unexpected <= tolerated else math.inf
+    in_bins = float(shells.sums[shells.bins >= 0].sum())
     verdict = _verdict(chi2, len(pulls), float(statistic.sum()), n * float(modes.sum()))
     ratio = np.divide(measured_power, model_power, out=np.full(len(modes), np.nan), where=model_power > 0)
     return Comparison(
@@ -152,7 +162,7 @@ def compare(
         model=model_power,
         ratio=ratio,
         pulls=pulls,
-        unexpected=unexpected,
+        unexpected=unexpected / in_bins if in_bins else 0.0,
         below_rounding=below_rounding,
         **vars(verdict),
     )

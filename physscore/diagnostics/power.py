@@ -85,7 +85,7 @@ class PowerSpectrum:
         probability, turned into a standard normal deviate, is the pull of the bin; their squares
         add up to ``chi2``. A batch of fields is pooled, as independent ones. Power where the model has
         none, beyond rounding, is a deviation however small; modes with less power in the model than fields
-        of this precision can hold are left out.
+        of this precision can hold are left out. With shot noise a bin is known to within one particle.
 
         Parameters
         ----------
@@ -152,6 +152,7 @@ class Shells:
     noise: _Floats  # of the shot noise over the modes
     n_fields: int
     eps: float  # of the precision of the fields
+    particle: float = 0.0  # share of one particle in all of a field, or 0: shot noise over the volume
 
 
 def power_spectrum(
@@ -258,7 +259,9 @@ def power_spectrum(
         correlation=None if others is None else (np.array(correlation) if stacked else correlation[0]),
         shells=None
         if others is not None
-        else Shells(table.k, table.counts, binned.of_entry, pooled, noise, len(fields), eps),
+        else Shells(
+            table.k, table.counts, binned.of_entry, pooled, noise, len(fields), eps, shot_noise / grid.volume
+        ),
     )
 
 
