@@ -179,6 +179,42 @@ def test_small_lognormal_fields_keep_their_digits(amplitude, dtype):
     assert ps.check_field(x, prior).passed
 
 
+@pytest.mark.parametrize("make", [ps.GaussianRandomField, ps.LognormalField])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_pairs_count_once(make, dtype):
+    """Each right set fails once in 6000 times: more than one of 40 is a false alarm once in 46000 times."""
+    prior = make(ps.Grid((16, 16, 16), 100.0), ps.spectra.planck2018(1.0))
+    checks = [ps.check_field(prior.sample(8, seed=s, dtype=dtype, paired=True), prior) for s in range(40)]
+    alone = ps.check_field(prior.sample(4, seed=0, dtype=dtype), prior)
+    assert {check.amplitude_error for check in checks} == {alone.amplitude_error}
+    assert checks[0].chi2 == pytest.approx(alone.chi2, rel=1e-3)
+    assert sum(not check.passed for check in checks) <= 1
+
+
+def test_fields_that_are_not_alike_all_count():
+    prior = ps.GaussianRandomField(ps.Grid((8, 8), 100.0), ps.spectra.PowerLaw(-1.0, 1.0))
+    x = prior.sample(8, seed=1, dtype="float32")
+    assert ps.power_spectrum(x, prior.grid).independent == 8
+    x[5] = -x[4]
+    measured = ps.power_spectrum(x, prior.grid)
+    assert (measured.independent, len(measured.power)) == (7, 8)
+    assert measured.mean_error() == pytest.approx(np.sqrt((measured.error**2).mean(axis=0) / 7))
+
+
+def test_saved_fields_say_what_they_are(tmp_path):
+    """Of lognormal fields and of pairs; as plain Gaussian fields 3 of 4 of the former failed."""
+    grid, pk = ps.Grid((24, 24, 24), 300.0), ps.spectra.planck2018()
+    fields = ps.LognormalField(grid, pk).sample(4, seed=0, paired=True)
+    ps.save(tmp_path / "f.h5", ps.Fields(fields, grid, seed=0, lognormal=True, paired=True))
+    loaded = ps.load(tmp_path / "f.h5")
+    assert (loaded.lognormal, loaded.paired) == (True, True)
+    out = physscore("spectrum", "f.h5", "--compare", "planck2018", cwd=tmp_path)
+    assert "mean of 2 independent field(s)" in out.stdout
+    assert "P(k) of ln(1 + delta)" in out.stdout
+    plain = ps.Fields(fields, grid)
+    assert (plain.lognormal, plain.paired, plain.settings) == (False, False, {})
+
+
 def test_commands_see_power_where_the_model_has_none(tmp_path):
     x = ps.GaussianRandomField(GRID, white).sample(1, seed=1)[0]
     ps.save(tmp_path / "white.h5", ps.Fields(x, GRID))

@@ -34,6 +34,21 @@ def test_fields_come_back(tmp_path, n):
     assert [p.name for p in tmp_path.iterdir()] == ["f.h5"]
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"length_unit": None}, "length_unit is None: it must be text"),
+        ({"settings": {"a": np.arange(2)}}, "settings holds 'a' of the type ndarray"),
+        ({"settings": [1]}, r"settings is \[1\]: it must be a dictionary"),
+        ({"lognormal": "yes"}, "lognormal is 'yes': it must be True or False"),
+        ({"paired": None}, "paired is None: it must be True or False"),
+    ],
+)
+def test_fields_that_cannot_be(options, message):
+    with pytest.raises(InputError, match=message):
+        ps.Fields(draw(1), GRID, **options)
+
+
 @pytest.mark.parametrize("shape", [(7,), (6, 5)])
 def test_fields_of_fewer_dimensions(tmp_path, shape):
     grid = ps.Grid(shape, 10.0)

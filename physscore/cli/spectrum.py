@@ -78,7 +78,8 @@ def command(
     """Measure the power spectrum of fields and compare it with a model.
 
     With --compare the exit code is 1 if they do not agree. The errors are those of Gaussian modes;
-    fields that physscore made lognormal are compared through their logarithm, for which they hold.
+    those of which their file says that they are lognormal are compared through their logarithm, for which
+    they hold.
     """
     from physscore import plots, spectra
     from physscore.core import InputError
@@ -198,14 +199,13 @@ def command(
 
 def _print(measured: PowerSpectrum, result: dict[str, Any]) -> None:
     """Print the mean over the fields as a table."""
-    n = len(measured.power)
-    columns = [measured.k, measured.power.mean(axis=0), np.sqrt((measured.error**2).sum(axis=0)) / n]
+    columns = [measured.k, measured.power.mean(axis=0), measured.mean_error()]
     names = [f"k [{result['units']['k']}]", f"P [{result['units']['power']}]", "error"]
     if measured.correlation is not None:
         columns.append(measured.correlation.mean(axis=0))
         names.append("r")
     cells = " x ".join(map(str, result["shape"]))
-    click.echo(f"# {result['file']}: mean of {n} independent field(s) of {cells} cells")
+    click.echo(f"# {result['file']}: mean of {measured.independent} independent field(s) of {cells} cells")
     click.echo("# " + "  ".join(f"{name:>16}" for name in [*names, "modes"]))
     for row, modes in zip(np.column_stack(columns), measured.n_modes, strict=True):
         click.echo("  " + "  ".join(f"{value:16.8g}" for value in row) + f"  {modes:16d}")

@@ -64,9 +64,20 @@ class PowerSpectrum:
     correlation: _Floats | None = None
     shells: Shells | None = dataclasses.field(default=None, repr=False)
 
+    @property
+    def independent(self) -> int:
+        """Number of independent fields: without the second ones of pairs, if it was measured here."""
+        if self.shells is not None:
+            return self.shells.n_fields
+        return len(self.power) if self.power.ndim == 2 else 1
+
+    def mean_error(self) -> _Floats:
+        """Return the standard error of the mean power of the fields, shape (bins,)."""
+        return np.asarray(np.sqrt((np.atleast_2d(self.error) ** 2).mean(axis=0) / self.independent))
+
     def __str__(self) -> str:
         n = len(self.power) if self.power.ndim == 2 else 1
-        error = np.sqrt((np.atleast_2d(self.error) ** 2).sum(axis=0)) / n
+        error = self.mean_error()
         columns = {"k": self.k, "P": np.atleast_2d(self.power).mean(axis=0), "error": error}
         if self.correlation is not None:
             columns["r"] = np.atleast_2d(self.correlation).mean(axis=0)
@@ -83,9 +94,10 @@ class PowerSpectrum:
         For a Gaussian field the sum of |delta_k|^2 / (P V) over the modes of a bin follows the
         chi-square law with ``n_modes`` degrees of freedom exactly, however few they are. Its
         probability, turned into a standard normal deviate, is the pull of the bin; their squares
-        add up to ``chi2``. A batch of fields is pooled, as independent ones. Power where the model has
-        none, beyond rounding, is a deviation however small; modes with less power in the model than fields
-        of this precision can hold are left out. With shot noise a bin is known to within one particle.
+        add up to ``chi2``. A batch of fields is pooled, as independent ones, but for those with the very
+        power of the one before, the second ones of pairs. Power where the model has none, beyond rounding,
+        is a deviation however small; modes with less power in the model than fields of this precision can
+        hold are left out. With shot noise a bin is known to within one particle.
 
         Parameters
         ----------
@@ -150,7 +162,7 @@ class Shells:
     bins: npt.NDArray[np.int64]
     sums: _Floats  # of P over the modes and the fields
     noise: _Floats  # of the shot noise over the modes
-    n_fields: int
+    n_fields: int  # without those that have the power of the one before
     eps: float  # of the precision of the fields
     particle: float = 0.0  # share of one particle in all of a field, or 0: shot noise over the volume
 
@@ -217,7 +229,7 @@ def power_spectrum(
         noise = shot_noise * table.sum_over_modes([w * a for w, a in zip(window, aliased, strict=True)])
     to_power = grid.volume / grid.n_cells**2
 
-    pooled = np.zeros(table.size)
+    pooled, before, independent = np.zeros(table.size), None, 0
     power, error, correlation = [], [], []
     eps = 0.0
     for i in _counted(len(fields), progress):
@@ -237,7 +249,10 @@ def power_spectrum(
         del field  # which is used up
         sums *= to_power
         if others is None:
-            pooled += sums
+            if before is None or not _repeats(sums, before, table, eps):
+                pooled += sums
+                independent += 1
+            before = sums
             power.append(binned.mean(sums - noise))
             error.append(_error(binned, table.counts, sums, sums, sums))
         else:
@@ -260,7 +275,7 @@ def power_spectrum(
         shells=None
         if others is not None
         else Shells(
-            table.k, table.counts, binned.of_entry, pooled, noise, len(fields), eps, shot_noise / grid.volume
+            table.k, table.counts, binned.of_entry, pooled, noise, independent, eps, shot_noise / grid.volume
         ),
     )
 
@@ -287,6 +302,13 @@ def _error(bins: PowerBins, counts: Array, a: _Floats, b: _Floats, both: _Floats
     alone = (2 / 3 if a is b else 1.0) * a * b
     with np.errstate(invalid="ignore"):
         return np.asarray(np.sqrt(bins.sum(np.where(counts > 1, squares, alone))) / bins.n_modes)
+
+
+def _repeats(sums: _Floats, before: _Floats, table: WavenumberTable, eps: float) -> bool:
+    """Return whether a field has the power of the one before, to rounding: as the second of a pair does."""
+    used = (table.counts > 0) & (table.k > 0)
+    with np.errstate(invalid="ignore"):
+        return bool(np.median(np.abs(sums - before)[used]) <= 1e3 * eps * np.median(before[used]))
 
 
 def _values_of(model: Any, k: _Floats, used: npt.NDArray[np.bool_]) -> _Floats:

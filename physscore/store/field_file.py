@@ -161,7 +161,7 @@ class FieldFile:
 
     def independent(self) -> FieldSequence:
         """Return the completed fields to be read one at a time, without the second ones of pairs,
-        which have the power of the first."""
+        which are not independent of the first."""
         paired = self.settings.get("paired", False)
         chosen = [i for i in self.completed if not (paired and i % 2)]
         return FieldSequence(self.read, chosen, self.grid.dim + 1)

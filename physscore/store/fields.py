@@ -7,6 +7,7 @@ read and gone on with.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -59,11 +60,15 @@ class Fields:
         None for fields that were not drawn here.
     settings
         Everything else that tells how they were made, ready for JSON.
+    lognormal
+        Whether they are lognormal: they are compared with a model through their logarithm.
+    paired
+        Whether each odd one is of opposite phase to the one before, and so not independent of it.
 
     Raises
     ------
     InputError
-        If the redshift or the seed cannot be one.
+        If something cannot be what it is for.
     """
 
     delta: Array
@@ -72,6 +77,8 @@ class Fields:
     redshift: float | None = None
     seed: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    lognormal: bool = False
+    paired: bool = False
 
     def __post_init__(self) -> None:
         if self.redshift is not None:
@@ -85,6 +92,26 @@ class Fields:
                 )
         if self.seed is not None:
             seed_key(self.seed)
+        if not isinstance(self.length_unit, str):
+            raise InputError(f"length_unit is {self.length_unit!r}: it must be text, as in 'Mpc/h'")
+        if not isinstance(self.settings, dict):
+            raise InputError(f"settings is {self.settings!r}: it must be a dictionary, ready for JSON")
+        for name, value in self.settings.items():
+            try:
+                json.dumps({name: value})
+            except (TypeError, ValueError):
+                raise InputError(
+                    f"settings holds {name!r} of the type {type(value).__name__}: every value must be ready "
+                    "for JSON, as numbers, text and lists are"
+                ) from None
+        # A file says it among its settings.
+        for name in ("lognormal", "paired"):
+            given = getattr(self, name)
+            if not isinstance(given, bool | np.bool_):
+                raise InputError(f"{name} is {given!r}: it must be True or False")
+            setattr(self, name, bool(given or self.settings.get(name)))
+            if getattr(self, name):
+                self.settings = {**self.settings, name: True}
 
     def __str__(self) -> str:
         n = len(self.delta) if self.delta.ndim > self.grid.dim else 1
