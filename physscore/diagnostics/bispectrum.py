@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +21,14 @@ from physscore.diagnostics.bins import power_bins
 from physscore.diagnostics.power import is_batch
 from physscore.diagnostics.table import table
 from physscore.fft import forward_fft, inverse_fft
-from physscore.grid import Grid
+from physscore.grid import Grid, require_grid
+from physscore.modes import sum_power
 
 _Floats = npt.NDArray[np.float64]
 _Triple = tuple[int, int, int]
 
 DEFAULT_SHELLS = 8
+_FEW = 1 << 16  # pairs of modes that are written out
 _SMALL = 1 << 16  # cells of a grid whose transforms are not worth a thread
 
 
@@ -119,10 +121,71 @@ class TriangleBins:
                     del held[shell]
         return found
 
-    def power(self, modes: Array) -> _Floats:
-        """Return P of the shells, from the half spectrum of a field."""
-        sums = [(self._filtered(modes, shell) ** 2).sum() for shell in range(len(self._bins.k))]
-        return np.array(sums) / self._bins.n_modes * self.grid.volume / self.grid.n_cells**3
+    def error(self, modes: Array) -> _Floats:
+        """Return the standard error of B if the modes are Gaussian, from the half spectrum of a field.
+
+        Its square is s V / n_triangles times the mean of P1 P2 P3 over triangles of modes, with P measured at
+        each |k|. A product of powers of the same m modes is too high, that of two by 1 + 2/m, of three by
+        (1 + 2/m)(1 + 4/m): this is taken out, for shells of many modes as if all of them were alike.
+        """
+        table = self.grid.wavenumbers
+        sums = sum_power(modes, modes, table) * (self.grid.volume / self.grid.n_cells**2)
+        power = np.divide(sums, table.counts, out=np.zeros(table.size), where=table.counts > 0)
+        products = np.zeros(len(self.shells))
+        for i, few in enumerate(self._few):
+            if few is not None:
+                products[i] = power[few.entries].prod(axis=1) @ few.weights
+        many = [i for i, few in enumerate(self._few) if few is None]
+        if many:
+            x, y, z = table.offsets
+            of_modes = power[x[:, None, None] + y[:, None] + z].reshape(self.grid.half_shape)
+            products[many] = self._sums(of_modes.astype(np.complex128), [self.shells[i] for i in many])
+            # Of the modes of a shell those count that have its power.
+            squares = self._bins.sum(table.counts**2 / (table.counts + 2) * power**2)
+            same = np.divide(
+                squares, self._bins.sum(sums) ** 2, out=np.zeros(len(squares)), where=squares > 0
+            )
+            for i in many:
+                share = same[max(self.shells[i], key=self.shells[i].count)]
+                products[i] /= _excess(len(set(self.shells[i])), 1 / share if share else np.inf)
+        return np.asarray(
+            np.sqrt(self.symmetry * self.grid.volume * np.maximum(products, 0.0)) / self.n_triangles
+        )
+
+    @cached_property
+    def _few(self) -> list[_FewTriangles | None]:
+        """The triangles of each triple of shells, where they are few."""
+        return [
+            self._triangles_of(triple)
+            if np.prod(np.sort(self._bins.n_modes[list(triple)])[:2]) <= _FEW
+            else None
+            for triple in self.shells
+        ]
+
+    def _triangles_of(self, triple: _Triple) -> _FewTriangles:
+        first, second, third = sorted(triple, key=lambda shell: int(self._bins.n_modes[shell]))
+        cube, (x, y, z) = self.grid.cube, self.grid.wavenumbers.offsets
+
+        def entries_of(n: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+            n = n % cube
+            found = x[n[..., 0]] + y[n[..., 1]] + z[np.minimum(n[..., 2], cube[2] - n[..., 2])]
+            return np.asarray(found, np.int64)
+
+        a, b = self._modes_of(first)[:, None], self._modes_of(second)
+        sides = np.broadcast_arrays(entries_of(a), entries_of(b), entries_of(-(a + b)))
+        closed = self._bins.of_entry[sides[2]] == third
+        rows = np.sort(np.stack([side[closed] for side in sides], axis=1), axis=1)
+        entries, times = np.unique(rows, axis=0, return_counts=True)
+        # Sorted, equal ones are neighbours, and the middle one is among them.
+        alike = self.grid.wavenumbers.counts[entries[:, 1]]
+        excess = [_excess(len(set(row)), n) for row, n in zip(entries.tolist(), alike.tolist(), strict=True)]
+        return _FewTriangles(entries, times / np.array(excess))
+
+    def _modes_of(self, shell: int) -> npt.NDArray[np.int64]:
+        """Return the integer wavevectors of the modes of a shell, of the full spectrum, (modes, 3)."""
+        cube = self.grid.cube
+        half = np.argwhere(self._shell_of_mode.reshape(cube[0], cube[1], -1) == shell)
+        return np.concatenate([half, -half[half[:, 2] > 0]])
 
     def _filtered(self, modes: Array, shell: int) -> Array:
         """Return the real field made of one shell of modes, without the 1/N of the inverse transform."""
@@ -132,6 +195,13 @@ class TriangleBins:
         import scipy.fft
 
         return np.asarray(scipy.fft.irfftn(kept, self.grid.shape, norm="forward", workers=1))
+
+
+class _FewTriangles(NamedTuple):
+    """Triangles of entries of the wavenumber table, and how many of modes each is, over its excess."""
+
+    entries: npt.NDArray[np.int64]
+    weights: _Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,9 +215,9 @@ class Bispectrum:
     bispectrum : array (triangles,) or (n, triangles)
         B of one field or of each of a batch, in length^(2 dim).
     error : array
-        Its standard error if the modes are Gaussian, sqrt(s V P1 P2 P3 / n_triangles) with the measured
-        P of the shells and s orders in which a triangle is counted; a field that is not Gaussian
-        scatters more.
+        Its standard error if the modes are Gaussian, sqrt(s V <P1 P2 P3> / n_triangles) with the measured P
+        at each |k|, a mean over the triangles of modes, and s orders in which one is counted; its square is
+        without bias. A field that is not Gaussian scatters more.
     """
 
     k: _Floats
@@ -193,10 +263,10 @@ def bispectrum(
         If shapes do not fit the grid, values are masked, not real, not finite or too large, or an option is
         unknown.
     """
+    require_grid(grid)
     stacked = is_batch(delta, grid)
     fields = delta if stacked else [delta]
     counted = TriangleBins(grid, bins=bins, triangles=triangles)
-    shells = np.array(counted.shells, int).reshape(-1, 3)
     found, error = [], []
     for i in range(len(fields)):
         field = as_states(unmasked(fields[i], "delta")[np.newaxis], grid.shape, "delta")[0]
@@ -205,8 +275,7 @@ def bispectrum(
         with np.errstate(over="ignore", invalid="ignore"):
             modes = forward_fft(field.astype(np.float64))
             found.append(counted.measure_modes(modes))
-            product = counted.power(modes)[shells].prod(axis=1)
-            error.append(np.sqrt(counted.symmetry * grid.volume * product / counted.n_triangles))
+            error.append(counted.error(modes))
         if not (np.isfinite(found[-1]).all() and np.isfinite(error[-1]).all()):
             raise InputError(
                 f"delta holds values up to {np.abs(field).max():.3g}, too large for a product of three"
@@ -218,6 +287,11 @@ def bispectrum(
         n_triangles=counted.n_triangles,
         k_edges=counted.k_edges,
     )
+
+
+def _excess(distinct: int, n: float) -> float:
+    """Return the mean of P1 P2 P3 over the true one, if each of the ``distinct`` powers is of n modes."""
+    return {1: (1 + 2 / n) * (1 + 4 / n), 2: 1 + 2 / n, 3: 1.0}[distinct]
 
 
 def _sum_of_products(a: Array, b: Array, c: Array) -> float:
