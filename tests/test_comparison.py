@@ -227,6 +227,48 @@ def test_commands_see_power_where_the_model_has_none(tmp_path):
     assert json.loads(out.stdout, parse_constant=pytest.fail)["check"]["passed"] is False
 
 
+@pytest.fixture(scope="module")
+def lognormal_file(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lognormal")
+    options = ("--spectrum", "planck2018", "--redshift", 3, "--lognormal")
+    physscore("field", "--grid", 16, "--box", 5, *options, "-o", "f.h5", cwd=folder)
+    return folder
+
+
+@pytest.mark.parametrize("options", [("--shot-noise", 1e5), ("--mass-assignment", "cic")])
+def test_what_has_no_part_in_a_lognormal_verdict_is_refused(lognormal_file, options):
+    compared = ("spectrum", "f.h5", "--compare", "planck2018", *options)
+    assert "logarithm of the lognormal fields" in physscore(*compared, cwd=lognormal_file, code=2).stderr
+    physscore("spectrum", "f.h5", *options, cwd=lognormal_file)
+
+
+@pytest.mark.parametrize("bins", ["linear", "log", "shells"])
+def test_pulls_have_their_wavenumbers(lognormal_file, bins):
+    """The table and the verdict are of the same bins."""
+    out = physscore(
+        "spectrum", "f.h5", "--compare", "planck2018", "--bins", bins, "--json", cwd=lognormal_file
+    )
+    found = json.loads(out.stdout)
+    assert len(found["check"]["pulls"]) == len(found["check"]["k"]) == len(found["k"])
+    np.testing.assert_allclose(found["check"]["k"], found["k"])
+
+
+def test_a_model_that_no_lognormal_field_has_is_not_met(lognormal_file):
+    compared = ("spectrum", "f.h5", "--compare", "planck2018", "--redshift", 0)
+    out = physscore(*compared, "--plot", cwd=lognormal_file, code=1)
+    assert "FAILED: spectrum asks for a correlation of -1.09" in out.stdout
+    found = json.loads(physscore(*compared, "--json", cwd=lognormal_file, code=1).stdout)
+    assert found["check"]["passed"] is False
+
+
+def test_checks_of_what_is_no_such_field():
+    prior = ps.LognormalField(GRID, lambda k: 1e-3 / k)
+    with pytest.raises(InputError, match="not finite, or not above -1"):
+        ps.check_field(prior.sample(1, seed=1)[0] - 1, prior)
+    with pytest.raises(InputError, match="prior is a Gaussian: it must be a GaussianRandomField or"):
+        ps.check_field(np.ones(42), ps.Gaussian(0.0, 1.0, dim=42))
+
+
 def test_json_of_a_lognormal_band_has_no_infinities(tmp_path):
     np.savetxt(tmp_path / "cut.txt", [[0.005, 100.0], [0.03, 100.0]])
     model = ("--spectrum", "cut.txt:extrapolate=zero", "--lognormal")

@@ -111,6 +111,9 @@ def command(
         if model_text is not None and fields.settings.get("cells"):
             raise InputError(f"--compare is for whole fields: {path} holds some cells of one, which have no "
                              "periodic spectrum")  # fmt: skip
+        if model_text is not None and fields.settings.get("lognormal") and (shot_noise or mass_assignment):
+            raise InputError(f"--compare is of the logarithm of the lognormal fields in {path}, which has no "
+                             "--shot-noise and no --mass-assignment")  # fmt: skip
         if fields.settings.get("cells"):
             warnings.warn(
                 f"{path} holds some cells of a larger field: power is measured as if they were periodic, "
@@ -121,7 +124,7 @@ def command(
         if sum([comm is not None, memory is not None, cross is not None]) > 1:
             raise InputError("mpiexec, --memory and --cross exclude each other")
         grid, chosen = fields.grid, fields.independent()
-        model, comparison, check, met = None, None, None, True
+        model, comparison, check, met, impossible = None, None, None, True, None
         if model_text is not None:
             model = spectra.parse(model_text, redshift=redshift, default_redshift=fields.redshift)
             require_units(f"--compare {model_text}", model, fields.length_unit)
@@ -152,8 +155,14 @@ def command(
             if model is not None:
                 comparison = check = measured.compare(model)
                 if fields.settings.get("lognormal"):
-                    prior = LognormalField(grid, model)
-                    check, met = check_field(chosen, prior), prior.unmet() is None
+                    try:
+                        prior = LognormalField(grid, model)
+                    except InputError as error:
+                        if "no positive density" not in str(error):
+                            raise
+                        impossible = str(error).partition(":")[0]
+                    else:
+                        check, met = check_field(chosen, prior, bins=bins), prior.unmet() is None
         if comm is not None and comm.rank:
             return  # the first process tells
         result = {
@@ -168,8 +177,15 @@ def command(
         }
         if measured.correlation is not None:
             result["correlation"] = measured.correlation.tolist()
-        if comparison is not None and check is not None:
-            result["check"] = {"model": model_text, **check.as_dict(), "pulls": check.pulls.tolist()}
+        if impossible is not None:
+            result["check"] = {"model": model_text, "passed": False, "reason": impossible}
+        elif check is not None:
+            result["check"] = {
+                "model": model_text,
+                **check.as_dict(),
+                "k": check.k.tolist(),
+                "pulls": check.pulls.tolist(),
+            }
         if output is not None:
             save(output, measured, overwrite=overwrite, length_unit=fields.length_unit)
             result["output"] = str(output)
@@ -192,9 +208,11 @@ def command(
         print_json(result)
     else:
         _print(measured, result)
-        if check is not None:
+        if impossible is not None:
+            click.echo(f"P(k) against {model_text}: FAILED: {impossible}")
+        elif check is not None:
             print_verdict(model_text or "", check is not comparison, check, met=met)
-    ctx.exit(0 if check is None or check.passed else 1)
+    ctx.exit(1 if impossible is not None or (check is not None and not check.passed) else 0)
 
 
 def _print(measured: PowerSpectrum, result: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,7 +169,12 @@ def compare(
     )
 
 
-def check_field(delta: Any, prior: GaussianRandomField | LognormalField) -> Comparison:
+def check_field(
+    delta: Any,
+    prior: GaussianRandomField | LognormalField,
+    *,
+    bins: str | Sequence[float] | _Floats = "linear",
+) -> Comparison:
     """Compare fields with the law they should follow, mode by mode.
 
     A lognormal field is checked through its logarithm, which is Gaussian, so that the comparison is
@@ -180,7 +186,18 @@ def check_field(delta: Any, prior: GaussianRandomField | LognormalField) -> Comp
         One field of shape ``prior.shape``, or any of what ``power_spectrum`` takes.
     prior
         Where they should come from.
+    bins
+        As for ``power_spectrum``.
+
+    Raises
+    ------
+    InputError
+        If ``prior`` is no random field, the fields are not of its shape, or a lognormal one is not above -1.
     """
+    if not isinstance(prior, GaussianRandomField | LognormalField):
+        raise InputError(
+            f"prior is a {type(prior).__name__}: it must be a GaussianRandomField or a LognormalField"
+        )
     if isinstance(prior, LognormalField):
         lognormal, dim = prior, len(prior.shape)
         fields = delta if getattr(delta, "ndim", dim + 1) > dim else [delta]
@@ -193,13 +210,20 @@ def check_field(delta: Any, prior: GaussianRandomField | LognormalField) -> Comp
 
         delta = FieldSequence(logarithm, range(len(fields)), dim + 1)
         gaussian = lognormal.gaussian
-        measured = power_spectrum(delta, gaussian.grid, wavenumbers=gaussian.wavenumbers)
+        try:
+            measured = power_spectrum(delta, gaussian.grid, bins=bins, wavenumbers=gaussian.wavenumbers)
+        except InputError as error:  # which processes that share a field see together
+            if "not finite" not in str(error):
+                raise
+            raise InputError(
+                "delta holds values that are not finite, or not above -1: a lognormal field has none of these"
+            ) from None
         shells = measured.shells
         assert shells is not None
         return compare(
             measured, shells, gaussian.power, _rounding_of_logarithm(gaussian.variance, shells.eps)
         )
-    measured = power_spectrum(delta, prior.grid, wavenumbers=prior.wavenumbers)
+    measured = power_spectrum(delta, prior.grid, bins=bins, wavenumbers=prior.wavenumbers)
     return measured.compare(prior.power)
 
 
