@@ -80,20 +80,24 @@ class OnceDifferentiable(torch.autograd.Function):
 
 
 class OwnScore(torch.nn.Module):
-    def __init__(self):
+    def __init__(self, minus):
         super().__init__()
-        self.scale = torch.nn.Parameter(torch.ones(()))
+        self.scale, self.minus = torch.nn.Parameter(torch.ones(())), minus
 
     def forward(self, x, sigma):
-        return self.scale * OnceDifferentiable.apply(x) / (1 + sigma.reshape(-1, *[1] * (x.ndim - 1)) ** 2)
+        return self.scale * self.minus(x) / (1 + sigma.reshape(-1, *[1] * (x.ndim - 1)) ** 2)
 
 
 @pytest.mark.parametrize("shape", [(2,), (8, 8)])
-def test_own_modules_are_used_at_the_smallest_noise(shape):
-    """A module that torch does not differentiate twice, and one of fields: nothing says from where on."""
+def test_own_modules_are_used_where_they_are_known(shape):
+    """Of one that torch does not differentiate twice differences say it; of fields nothing does."""
     data = np.random.default_rng(0).normal(size=(100, *shape))
-    fit = learning.train(OwnScore(), data, steps=2, batch=8)
-    assert fit.level == fit.sigma_min
+    fit, same = (
+        learning.train(OwnScore(minus), data, steps=2, batch=8)
+        for minus in (OnceDifferentiable.apply, torch.neg)
+    )
+    assert fit.level == same.level
+    assert (fit.level == fit.sigma_min) == (len(shape) > 1)
 
 
 def test_from_which_noise_a_score_is_known():

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import chain
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from physscore.arrays import as_states, cupy, device_of, namespace, on_gpu
+from physscore.arrays import as_states, device_of, namespace, to_host
 from physscore.core import Array, Energy, InputError, Score
 from physscore.energies.functions import state_shape, warn_of_single_precision
+from physscore.energies.known_models import Known
 
-_AT_ONCE = 1 << 20  # components of the states that a module is given together
-_WITH_GRAPH = 1 << 16  # the same, where it keeps what its derivatives need
+if TYPE_CHECKING:
+    from physscore.energies.module_calls import ModuleCalls
+
+_FEW = 3  # states at which a derivative is looked at
+_torch_is_right = Known()  # octaves of noise levels, and whether it knows the derivatives there
 
 
 def from_torch(
@@ -54,9 +57,11 @@ def from_torch(
     ------
     InputError
         If torch is missing, or the module does not return what it must, or has dropout or batch
-        normalisation in training mode.
+        normalisation in training mode, or returns something else each time for other reasons.
     """
-    _torch()
+    _require_torch()
+    from physscore.energies.module_calls import ModuleCalls
+
     sides = state_shape(shape)
     if not callable(module):
         raise InputError(f"module is {module!r}: it must be a torch.nn.Module, or a function of tensors")
@@ -64,12 +69,9 @@ def from_torch(
         raise InputError(f"kind is {kind!r}: it must be 'score' or 'energy'")
     if sigma is not None and not 0 < sigma < math.inf:
         raise InputError(f"sigma is {sigma}: a noise level must be positive")
-    if training := _that_train(module):
-        raise InputError(
-            f"module has {training} in training mode, where it is not one function: call .eval()"
-        )
     _check_arguments(module, sigma, parameters)
-    about = _Module(module, sides, sigma, parameters)
+    about = ModuleCalls(module, sides, sigma, parameters)
+    about.require_one_function()
     if kind is None:
         kind = about.kind()
     label = name or type(module).__name__
@@ -90,128 +92,10 @@ def _check_arguments(module: Any, sigma: float | None, parameters: Any) -> None:
         raise InputError('parameters are given, but the module has no argument "parameters"')
 
 
-def _that_train(module: Any) -> str:
-    """Return the layers of a module that give something else in training mode, if it is in that."""
-    layers = _torch().nn.modules
-    other = layers.dropout._DropoutNd, layers.batchnorm._NormBase
-    parts = module.modules() if isinstance(module, layers.Module) else ()
-    return ", ".join(
-        sorted({type(part).__name__ for part in parts if part.training and isinstance(part, other)})
-    )
-
-
-class _Module:
-    """Calls a module with arrays, a part of the states at a time."""
-
-    def __init__(self, module: Any, shape: tuple[int, ...], sigma: float | None, parameters: Any) -> None:
-        self.module, self.shape, self.sigma = module, shape, sigma
-        self.returns_energies = False  # for certain
-        self.parameters = None if parameters is None else np.atleast_2d(np.asarray(parameters, np.float64))
-        self.device: Any = "cpu"
-        self.dtype: Any = None  # that of the states
-        kept = chain(*(getattr(module, name, list)() for name in ("parameters", "buffers")))
-        weight = next((tensor for tensor in kept if tensor.is_floating_point()), None)
-        if weight is None:
-            self.dtype = self._precision()
-        else:
-            self.dtype, self.device = weight.dtype, weight.device
-
-    def _precision(self) -> Any:
-        """Return the type that a module without weights works in, None if it is that of the states: it may
-        hold tensors of its own."""
-        torch = _torch()
-        found = []
-        for dtype in (torch.float32, torch.float64):
-            try:
-                with torch.no_grad():
-                    found.append((dtype, self.call(torch.zeros((2, *self.shape), dtype=dtype)).dtype))
-            except Exception:  # such as types that do not go together; its own calls will say
-                continue
-        if len(found) == 1:
-            return found[0][0]
-        return None if found and all(given == got for given, got in found) else torch.get_default_dtype()
-
-    def kind(self) -> str:
-        """Return what the module is: by what it says of itself, or returns for two states."""
-        from physscore.energies.torch_modules import is_energy
-
-        own = getattr(self.module, "kind", "energy" if hasattr(self.module, "energy") else None)
-        if own in ("score", "energy"):
-            return str(own)
-        x = self.tensor(np.zeros((2, *self.shape)))
-        with _torch().no_grad():
-            found = self.call(x)
-        if math.prod(self.shape) == 1 and found.shape == (2, 1):
-            raise InputError(
-                "module returned (2, 1) for states of one number, which may be scores or energies: say "
-                'kind="score" or kind="energy"'
-            )
-        return "energy" if is_energy(found, x) else "score"
-
-    def tensor(self, x: Array) -> Any:
-        """Return a copy of states as a tensor where the module is, which may change it in place."""
-        if on_gpu(x):
-            tensor = _torch().from_dlpack(cupy().ascontiguousarray(x))
-            if tensor.device.type != _torch().device(self.device).type:
-                raise InputError(
-                    f"x is on {tensor.device} and the module on {self.device}: move it by module.to('cuda')"
-                )
-        else:
-            tensor = _torch().as_tensor(np.ascontiguousarray(x))
-        return tensor.to(self.device, self.dtype or tensor.dtype, copy=True)
-
-    def array(self, tensor: Any, like: Array) -> Array:
-        """Return a tensor as an array where ``like`` is; on a card it is not copied."""
-        if on_gpu(like):
-            return cast(Array, cupy().from_dlpack(tensor.detach()))
-        on_cpu = tensor.detach().cpu()
-        return cast(Array, (on_cpu.float() if on_cpu.dtype == _torch().bfloat16 else on_cpu).numpy())
-
-    def call(self, x: Any, method: str | None = None) -> Any:
-        function = self.module if method is None else getattr(self.module, method)
-        return self._call(function, x)
-
-    def energies(self, x: Any, explicit: bool) -> Any:
-        found = self.call(x, "energy" if explicit else None)
-        if found.shape not in ((len(x),), (len(x), 1)):
-            what = "scores" if found.shape == x.shape else tuple(found.shape)
-            raise InputError(
-                f"module returned {what} for states {tuple(x.shape)}: kind is 'energy', so it "
-                f"must return energies ({len(x)},)"
-            )
-        return found
-
-    def score(self, x: Any, *, graph: bool = False) -> Any:
-        from physscore.energies.torch_modules import score_of
-
-        return score_of(self.module, x, self.sigma, self._rows(x), graph=graph, energy=self.returns_energies)
-
-    def _call(self, function: Any, x: Any) -> Any:
-        from physscore.energies.torch_modules import call
-
-        return call(function, x, self.sigma, self._rows(x))
-
-    def _rows(self, x: Any) -> Any:
-        if self.parameters is None:
-            return None
-        rows = self.tensor(self.parameters)
-        return rows.expand(len(x), -1) if len(rows) == 1 else rows
-
-    def groups(self, n: int, at_once: int = _AT_ONCE) -> list[slice]:
-        if self.parameters is not None and len(self.parameters) > 1:
-            if n != len(self.parameters):
-                raise InputError(
-                    f"x has {n} states and parameters {len(self.parameters)} rows: one each, or one"
-                )
-            return [slice(0, n)]
-        size = max(1, at_once // math.prod(self.shape))
-        return [slice(i, min(i + size, n)) for i in range(0, n, size)]
-
-
 class LearnedScore(Score):
     """The score of a torch module; see :func:`from_torch`."""
 
-    def __init__(self, about: _Module, name: str) -> None:
+    def __init__(self, about: ModuleCalls, name: str) -> None:
         self._about, self._name = about, name
         self.shape = about.shape
 
@@ -228,7 +112,7 @@ class LearnedScore(Score):
     def directional(self, x: Array, v: Array) -> tuple[Array, Array]:
         """Return the score and its derivative along ``v``, J v: both of the shape of ``x``."""
         states, along = as_states(x, self.shape), as_states(v, self.shape, "v")
-        return _directional(self._about, states, along)
+        return _directional(self, states, along)
 
     def __repr__(self) -> str:
         return self._name
@@ -237,10 +121,12 @@ class LearnedScore(Score):
 class LearnedEnergy(Energy):
     """The energy of a torch module, whose gradient is the score; see :func:`from_torch`."""
 
-    def __init__(self, about: _Module, name: str) -> None:
+    def __init__(self, about: ModuleCalls, name: str) -> None:
+        from physscore.energies.torch_modules import has_energy
+
         self._about, self._name = about, name
         self.shape = about.shape
-        self._explicit = hasattr(about.module, "energy")  # its call gives the score
+        self._explicit = has_energy(about.module)  # its call gives the score
         about.returns_energies = not self._explicit
 
     @property
@@ -250,9 +136,12 @@ class LearnedEnergy(Energy):
 
     def energy(self, x: Array) -> npt.NDArray[np.float64]:
         """Return what the module says: (n,), float64."""
+        import torch
+
         states = as_states(x, self.shape)
+        self._about.require_one_function()
         found = namespace(device_of(x)).empty(len(states))
-        with _torch().no_grad():
+        with torch.no_grad():
             for group in self._about.groups(len(states)):
                 given = self._about.tensor(states[group])
                 energies = self._about.energies(given, self._explicit)
@@ -275,14 +164,17 @@ class LearnedEnergy(Energy):
         return self._both(x, self._told)
 
     def _both(self, x: Array, as_array: Any) -> tuple[npt.NDArray[np.float64], Array]:
+        import torch
+
+        from physscore.energies.module_calls import WITH_GRAPH
+        from physscore.energies.torch_modules import gradient
+
         states = as_states(x, self.shape)
         if self._explicit:
             return self.energy(states), _score(self._about, states)
-        from physscore.energies.torch_modules import gradient
-
-        torch = _torch()
+        self._about.require_one_function()
         energies, scores = namespace(device_of(x)).empty(len(states)), np.empty_like(states)
-        for group in self._about.groups(len(states), _WITH_GRAPH):
+        for group in self._about.groups(len(states), WITH_GRAPH):
             with torch.inference_mode(False), torch.enable_grad():
                 given = self._about.tensor(states[group]).requires_grad_()
                 energy = self._about.energies(given, False).reshape(-1)
@@ -294,38 +186,60 @@ class LearnedEnergy(Energy):
     def directional(self, x: Array, v: Array) -> tuple[Array, Array]:
         """Return the score and its derivative along ``v``, J v: both of the shape of ``x``."""
         states, along = as_states(x, self.shape), as_states(v, self.shape, "v")
-        return _directional(self._about, states, along)
+        return _directional(self, states, along)
 
     def __repr__(self) -> str:
         return self._name
 
 
-def _score(about: _Module, states: Array) -> Array:
+def _score(about: ModuleCalls, states: Array) -> Array:
+    import torch
+
+    from physscore.energies.module_calls import AT_ONCE, WITH_GRAPH
+    from physscore.energies.torch_modules import calls_autograd
+
+    about.require_one_function()
     found = np.empty_like(states)
-    with _torch().no_grad():
-        for group in about.groups(len(states)):
+    with torch.no_grad():
+        for group in about.groups(len(states), WITH_GRAPH if calls_autograd(about.module) else AT_ONCE):
             found[group] = about.array(about.score(about.tensor(states[group])), states)
     return found
 
 
-def _directional(about: _Module, states: Array, along: Array) -> tuple[Array, Array]:
-    """Two backward passes: u -> J^T u is linear, and its own derivative over u along v is J v."""
-    torch = _torch()
-    scores, products = np.empty_like(states), np.empty_like(states)
-    for group in about.groups(len(states), _WITH_GRAPH):
-        with torch.inference_mode(False), torch.enable_grad():
-            x = about.tensor(states[group]).requires_grad_()
-            s = about.score(x, graph=True)
-            u = torch.zeros_like(s, requires_grad=True)
-            (back,) = torch.autograd.grad(s, x, u, create_graph=True)
-            (product,) = torch.autograd.grad(back, u, about.tensor(along[group]))
-        scores[group], products[group] = about.array(s, states), about.array(product, states)
-    return scores, products
+def _directional(learned: LearnedScore | LearnedEnergy, states: Array, along: Array) -> tuple[Array, Array]:
+    """Return score and J v, by torch if that is right at a few states, else by differences of the score."""
+    from physscore.energies.module_calls import WITH_GRAPH
+    from physscore.energies.module_derivative import by_torch, differences, errs
+
+    about = learned._about
+    about.require_one_function()
+
+    def known(x: Array, v: Array) -> tuple[Array, Array]:
+        scores, products = np.empty_like(x), np.empty_like(x)
+        for group in about.groups(len(x), WITH_GRAPH):
+            s, product = by_torch(
+                lambda given: about.score(given, graph=True), about.tensor(x[group]), about.tensor(v[group])
+            )
+            scores[group], products[group] = about.array(s, x), about.array(product, x)
+        return scores, products
+
+    rounding = about.rounding(states)
+    level = None if about.sigma is None else round(math.log2(about.sigma))
+    right = _torch_is_right.get(about.module) or {}
+    if level not in right:
+        few = to_host(states[: about.fewest(_FEW)]).astype(np.float64)
+        good = not errs(learned.score, lambda x, v: known(x, v)[1], few, rounding)
+        right = {**right, level: good}
+        _torch_is_right.set(about.module, right)
+    if all(right.values()):
+        return known(states, along)
+    x, v = to_host(states).astype(np.float64), to_host(along).astype(np.float64)
+    (product,) = differences(learned.score, x, v, rounding**0.2)
+    return learned.score(states), namespace(device_of(states)).asarray(product, states.dtype)
 
 
-def _torch() -> Any:
+def _require_torch() -> None:
     try:
-        import torch
+        import torch  # noqa: F401
     except ImportError:
         raise InputError('learned scores need PyTorch: pip install "physscore[learn]"') from None
-    return torch

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, NamedTuple
-from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
 from physscore.core import InputError
+from physscore.energies.known_models import Known
 
 Model = Callable[..., Tensor]
 """Maps states (n, *shape), and a noise level (n,) and parameters (n, p) if it takes them, to scores of the
@@ -20,7 +19,9 @@ same shape or to energies (n,). Of states of one number (n, 1) are scores, unles
 
 
 _NAMES = ("sigma", "sigmas", "noise", "noise_level", "level", "t", "time")
-_energies: WeakSet[Any] = WeakSet()  # models known to return energies
+_energies = Known()  # models that return energies
+_differentiating = Known()  # models that call autograd themselves
+_arguments_of = Known()
 
 
 def takes_sigma(model: Model) -> bool:
@@ -50,26 +51,45 @@ class _Arguments(NamedTuple):
 
 
 def _takes(model: Model) -> _Arguments:
+    if isinstance(model, torch.jit.ScriptModule):
+        schema: Any = model.forward.schema  # type: ignore[attr-defined]
+        given = [(a.name, not a.has_default_value()) for a in schema.arguments[1:]]
+        return _of_names(given, any(name == "parameters" for name, _ in given))
     if isinstance(model, torch.nn.Module):
         return _arguments(type(model).forward, 1)
+    if inspect.ismethod(model):  # made anew each time
+        return _arguments(model.__func__, 1)
     return _arguments(model, 0)
 
 
-@lru_cache(maxsize=256)
 def _arguments(function: Any, skipped: int) -> _Arguments:
     """Return what a function takes, whose first ``skipped`` arguments are bound."""
+    known = _arguments_of.get(function)
+    if known is None or known[0] != skipped:
+        known = skipped, _inspected(function, skipped)
+        _arguments_of.set(function, known)
+    found: _Arguments = known[1]
+    return found
+
+
+def _inspected(function: Any, skipped: int) -> _Arguments:
     try:
         arguments = list(inspect.signature(function).parameters.values())[skipped:]
     except (TypeError, ValueError):
         return _Arguments(False, False, True)
     physical = any(a.kind is a.VAR_KEYWORD or a.name == "parameters" for a in arguments)
-    given = [a for a in arguments if a.kind in (a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD)]
     if any(a.kind is a.VAR_POSITIONAL for a in arguments):
         return _Arguments(True, False, physical)
-    if len(given) < 2 or given[1].name == "parameters":
+    given = [a for a in arguments if a.kind in (a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD)]
+    return _of_names([(a.name, a.default is inspect.Parameter.empty) for a in given], physical)
+
+
+def _of_names(given: list[tuple[str, bool]], physical: bool) -> _Arguments:
+    """Return what is taken by a function of these arguments, of which some must be given."""
+    if len(given) < 2 or given[1][0] == "parameters":
         return _Arguments(False, False, physical)
-    needed = given[1].default is inspect.Parameter.empty
-    return _Arguments(needed or given[1].name in _NAMES, needed, physical)
+    name, needed = given[1]
+    return _Arguments(needed or name in _NAMES, needed, physical)
 
 
 def call(model: Model, x: Tensor, sigma: Any = None, parameters: Tensor | None = None) -> Tensor:
@@ -77,7 +97,27 @@ def call(model: Model, x: Tensor, sigma: Any = None, parameters: Tensor | None =
     arguments: list[Any] = [x]
     if sigma is not None and takes_sigma(model):
         arguments.append(per_state(sigma, x))
-    return model(*arguments) if parameters is None else model(*arguments, parameters=parameters)
+    named = {} if parameters is None else {"parameters": parameters}
+    if torch.is_grad_enabled() or not _differentiating.get(model):
+        try:
+            return model(*arguments, **named)
+        except RuntimeError:  # of its own call of autograd, perhaps
+            if torch.is_grad_enabled():
+                raise
+    with torch.inference_mode(False), torch.enable_grad():
+        found = model(*(tensor.clone() for tensor in arguments), **{k: t.clone() for k, t in named.items()})
+    _differentiating.set(model, True)
+    return found.detach()
+
+
+def has_energy(model: Any) -> bool:
+    """Return whether a model has a method ``energy``: a part of it may be called so too."""
+    return callable(getattr(type(model), "energy", None))
+
+
+def calls_autograd(model: Any) -> bool:
+    """Return whether a model is known to differentiate by itself, and so builds graphs at every call."""
+    return bool(_differentiating.get(model))
 
 
 def per_state(sigma: Any, x: Tensor) -> Tensor:
@@ -123,19 +163,21 @@ def score_of(
     With ``graph`` it can be differentiated over the weights, and over ``x`` where that asks for it.
     ``energy``: it returns energies, even (n, 1) for states of one number, which look like scores.
     """
-    # A model of that kind with a method ``energy`` gives the score when it is called.
-    energy = energy or (getattr(model, "kind", None) == "energy" and not hasattr(model, "energy"))
-    if not (energy or model in _energies) or x.requires_grad:
+    # A model with a method ``energy`` gives the score when it is called, or what is not looked at, as log p.
+    own = has_energy(model)
+    energy = energy or (getattr(model, "kind", None) == "energy" and not own)
+    if not (energy or _energies.get(model)) or (x.requires_grad and not own):
         output = call(model, x, sigma, parameters)
         if not energy and not is_energy(output, x):
             return output
-        if x.requires_grad and output.requires_grad:
+        if x.requires_grad and output.requires_grad and not own:
             return -gradient(output.sum(), x, graph=graph)
         if not energy:
-            _energies.add(model)  # met for the first time
+            _energies.set(model, True)  # met for the first time
+    function = model.energy if own else model  # type: ignore[attr-defined]
     with torch.inference_mode(False), torch.enable_grad():
         given = x if x.requires_grad else x.detach().clone().requires_grad_()
-        return -gradient(call(model, given, sigma, parameters).sum(), given, graph=graph)
+        return -gradient(call(function, given, sigma, parameters).sum(), given, graph=graph)
 
 
 def gradient(total: Tensor, x: Tensor, *, graph: bool = False) -> Tensor:
