@@ -25,6 +25,7 @@ from physscore.sampling.engine import grid_of
 _MOST_STAGES, _STAGES = 40, 10
 _FAR = 100.0  # standard deviations of the crude reference
 _DIRECTIONS, _DISTANT = 16, 40.0  # that are looked along, and standard deviations that they are followed
+_ABOVE, _STEEP = 20.0, 100.0  # times as far as the lowest quarter reaches, as the others' squared slopes
 _FLAT = 0.03  # mean probability to accept such a move: where tails are as heavy as |x|^-1.2 it is 0.01
 _WIDEN = 1.5  # the variances that were fitted: tails must cover the target's
 _MOST_KURTOSIS = 30.0  # which is as far as some draws can tell
@@ -84,7 +85,9 @@ def fitted(
     pilot = Pilot(particles, kernel, 20)
     energies = []
     for stage in range(_MOST_STAGES):
+        before = _energies(particles)
         pilot.settle(1.0)
+        _leave_stuck(particles, before)
         energies.append(_energy(particles))
         progress(stage)
         if stage >= 4 and energies[-1][0] > energies[-3][0] - 0.5 * energies[-1][1]:
@@ -117,6 +120,25 @@ def fitted(
     std = np.sqrt(np.divide(np.expm1(2 * tails**2), 2 * tails**2, out=np.ones_like(tails), where=tails > 0))
     lower = np.linalg.cholesky(_WIDEN * covariance) / std
     return JohnsonSU(mean, lower @ lower.T, tails)
+
+
+def _leave_stuck(particles: Particles, before: Array) -> None:
+    """Put copies of others in the place of particles that rest far above them, where it is steep.
+
+    One step size fits all: those that begin inside of a hard core, or on a slope a million times steeper
+    than it is where the target lies, do not come down. ``before`` are the energies before they moved.
+    """
+    energy, score = _energies(particles), particles.score()
+    if not np.isfinite(energy).all():
+        return
+    with np.errstate(over="ignore"):
+        steepness = to_host(row_dots(score, score))
+        least, low = np.quantile(energy, [0.0, 0.25])
+        high = energy > low + _ABOVE * (1.0 + low - least)
+        rest = energy - low > 0.5 * (before - low)
+        left = high & rest & (steepness > _STEEP * np.median(steepness[~high]))
+    if left.any():
+        particles.take(np.where(left, np.resize(np.flatnonzero(~left), len(left)), np.arange(len(left))))
 
 
 def _tails(z: Array) -> Array:
@@ -165,8 +187,12 @@ def _check_far(particles: Particles) -> None:
             )
 
 
+def _energies(particles: Particles) -> Array:
+    return np.asarray(0.5 * to_host(row_dots(particles.y, particles.y)) + particles.u)
+
+
 def _energy(particles: Particles) -> tuple[float, float, int]:
-    energy = 0.5 * to_host(row_dots(particles.y, particles.y)) + particles.u
+    energy = _energies(particles)
     energy = energy[np.isfinite(energy)]  # some may still be outside of walls
     return float(np.mean(energy)), float(np.std(energy)), len(energy)
 
