@@ -216,3 +216,20 @@ def test_training_where_a_call_returns_log_p():
     found = learning.losses.exact(_LogP(), x)
     expected = 0.5 * ((x - torch.tensor([1.0, 2.0])) ** 2).sum(1).mean() - 2
     assert abs(float(found.detach()) - float(expected)) < 1e-10
+
+
+def test_other_weights_are_those_of_the_score():
+    """What is fine-tuned, or loaded into the model, is the energy too."""
+    x = np.random.default_rng(0).normal(size=(200, 2))
+    fit, other = (learning.train("mlp", x + i, kind="energy", steps=30, seed=i) for i in range(2))
+    fit.normalisation = other.normalisation
+    before = fit.energy(X), fit.score(X), fit.directional(X, X)[1]
+    fit.model.load_state_dict(other.model.state_dict())
+    expected = other.energy(X), other.score(X), other.directional(X, X)[1]
+    for old, new, right in zip(before, (fit.energy(X), fit.score(X), fit.directional(X, X)[1]), expected,
+                               strict=True):  # fmt: skip
+        np.testing.assert_array_equal(new, right)
+        assert np.abs(old - right).max() > 1e-3
+    for weight in fit.model.parameters():
+        weight.data.mul_(1.1)  # which counts no versions
+    assert np.abs(fit.energy(X) - expected[0]).max() > 1e-3

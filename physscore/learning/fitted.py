@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import math
 import os
 import warnings
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from physscore.energies.learned import from_torch
 from physscore.energies.torch_modules import takes_sigma
 from physscore.grid import Grid
 from physscore.learning.files import architecture, build, read_tensors, write_tensors
+from physscore.learning.in_double import InDouble
 from physscore.learning.mlp import MLP
 from physscore.learning.normalisation import Components, Normalisation, from_settings
 from physscore.learning.preconditioning import Preconditioned
@@ -85,6 +84,7 @@ class Fitted(Score):
         self.parameter_mean = np.asarray(parameter_mean, np.float64)
         self.parameter_std = np.asarray(parameter_std, np.float64)
         self.parameters: npt.NDArray[np.float64] | None = None
+        self._in_double = InDouble()
 
     @property
     def kind(self) -> str:
@@ -161,11 +161,11 @@ class Fitted(Score):
         )  # fmt: skip
         return found
 
-    @cached_property
+    @property
     def _exact(self) -> nn.Module:
-        """Our network of vectors in double precision, in which the differences of energies are smooth."""
+        """Our network of vectors in double precision."""
         network = self.model.network if isinstance(self.model, Preconditioned) else self.model
-        return copy.deepcopy(self.model).double() if isinstance(network, MLP) else self.model
+        return self._in_double.of(self.model) if isinstance(network, MLP) else self.model
 
     def score(self, x: Array) -> Array:
         """Return grad log p of physical states, both of shape (n, *shape)."""
