@@ -70,9 +70,11 @@ def test_mean_of_a_lognormal_field_stays_fixed(factor, kernel):
 def test_lognormal_fields_that_cannot_be_moved_are_refused():
     prior = ps.LognormalField(GRID, SPECTRUM)
     with pytest.raises(
-        ps.InputError, match='lognormal fields move in their white field, so it must be "four'
+        ps.InputError, match=r'random fields move in their Fourier modes, so it must be "four'
     ):
-        ps.sample(prior, ps.MALA(metric=ps.Fourier(GRID, np.ones(GRID.n_cells))))
+        ps.sample(prior, ps.MALA(metric="dense"))
+    with pytest.raises(ps.InputError, match=r"it must have \d+ variances, for the modes"):
+        ps.Fourier(GRID, np.ones(GRID.n_cells))
     with pytest.raises(ps.InputError, match="which fix different means: leave out one"):
         ps.sample(prior + FIELD)
     with pytest.raises(ps.InputError, match="works in other coordinates"):

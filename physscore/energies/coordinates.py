@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from physscore.arrays import on_gpu
 from physscore.core import Array, Energy, EnergySum, InputError, Prior, Score, ScoreSum, combine
-from physscore.energies.likelihoods import GaussianNoise, PoissonCounts
 from physscore.energies.lognormal import LognormalField
 from physscore.energies.random_field import GaussianRandomField
 from physscore.fft import forward_ffts
@@ -125,9 +124,8 @@ class FieldModes(Energy):
             self.offset = sum(factor * field._log_normalisation for factor, field, _ in fields)
             self.scale_octant = self.free_octant.astype(np.float64)
         self.one_by_one = self.others is None or self.others.one_by_one
-        cell_by_cell = GaussianNoise, PoissonCounts  # a user's subclass may differ
         self._by_cells = self.others is not None and all(
-            factor and type(term) in cell_by_cell for factor, term in terms_of(self.others)
+            factor and getattr(term, "cell_by_cell", False) for factor, term in terms_of(self.others)
         )
         self._single: tuple[Array, Array] | None = None
 
@@ -156,6 +154,10 @@ class FieldModes(Energy):
         return cast(Array, kept(self, name, make))
 
     def to_state(self, z: Array) -> Array:
+        """Return the target's states with coordinates ``z``."""
+        return self.to_fields(z)
+
+    def to_fields(self, z: Array) -> Array:
         """Return the fields with coordinates ``z``."""
         scale = self._scale_beside(z) if on_gpu(z) else self._tables(z.dtype)[0]
         return self.coordinates.to_fields(z, scale)
@@ -226,7 +228,7 @@ class FieldModes(Energy):
         more: Any = self.offset
         bent = None
         if self.others is not None:
-            energy, slope = self.others.energy_and_score(self.to_state(x))
+            energy, slope = self.others.energy_and_score(self.to_fields(x))
             more, bent = more + energy, forward_ffts(slope.astype(x.dtype, copy=False))
         precision, scale = self.tables_beside(x)
         unitary = 1 / math.sqrt(self.grid.n_cells)
@@ -316,5 +318,5 @@ def has_field(target: Any) -> bool:
 
 
 def has_lognormal(target: Any) -> bool:
-    """Return whether a target has a lognormal field, and so moves in the white field behind it."""
+    """Return whether a target has a lognormal field, and so moves in the Gaussian field behind it."""
     return any(isinstance(term, LognormalField) for _, term in terms_of(target))

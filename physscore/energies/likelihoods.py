@@ -128,6 +128,11 @@ class _CellByCell(Energy):
     def _kind(self) -> int:
         return self.kind
 
+    @property
+    def cell_by_cell(self) -> bool:
+        """Whether parts of the cells may be looked at alone; a user's subclass may differ."""
+        return type(self) in (GaussianNoise, PoissonCounts)
+
     def _one_state(self, x: Any) -> Array:
         """Return one state, 0 where there are no data."""
         given = _numbers("x", x)

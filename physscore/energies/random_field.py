@@ -101,7 +101,7 @@ class GaussianRandomField(Prior):
         np.divide(1.0, self._eigenvalues, out=inverse, where=self.power > 0)
         return inverse
 
-    @property
+    @cached_property
     def variance(self) -> float:
         """Variance of one cell: the sum of P / V over the modes."""
         return float(self.wavenumbers.counts @ self.power) / self.grid.volume

@@ -123,6 +123,11 @@ class Fourier(Diagonal):
     ----------
     octant : array or None
         The octant of the variances, if all follow from these.
+
+    Raises
+    ------
+    InputError
+        If one is negative or not finite, or they are not as many.
     """
 
     octant: npt.NDArray[np.float64] | None = None
@@ -130,12 +135,18 @@ class Fourier(Diagonal):
     def __init__(self, grid: Grid, variances: Any) -> None:
         self.grid = grid
         self._variances = _checked(variances)
-        if self._variances.shape == tuple(n // 2 + 1 for n in grid.cube):
+        octants, size = tuple(n // 2 + 1 for n in grid.cube), 2 * math.prod(grid.half_shape)
+        if self._variances.shape == octants:
             self.octant = self._variances
-        elif self._variances.size == 2 * math.prod(grid.half_shape):
+        elif self._variances.size == size:
             octant = octant_of(self._variances, grid.cube).copy()
             if np.array_equal(spread_octant(octant, grid.cube), self._variances.ravel()):
                 self.octant = self._variances = octant
+        else:
+            raise InputError(
+                f"metric has the shape {self._variances.shape}: it must have {size} variances, for the modes "
+                f"of the grid, or be an octant of shape {octants}"
+            )
 
     @property
     def variances(self) -> npt.NDArray[np.float64]:

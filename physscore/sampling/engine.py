@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 
 from physscore.arrays import checked_device, namespace, on_gpu, to_host, unmasked
-from physscore.core import Array, Energy, EnergySum, InputError, Prior, Score
+from physscore.core import Array, Energy, InputError, Prior, Score
 from physscore.energies.coordinates import (
     FieldModes,
     ScoreOfModes,
@@ -18,6 +18,7 @@ from physscore.energies.coordinates import (
     terms_of,
 )
 from physscore.energies.lognormal import LognormalField
+from physscore.energies.lognormal_modes import LognormalModes
 from physscore.energies.random_field import GaussianRandomField
 from physscore.grid import Grid
 from physscore.kernels.kernel import Kernel
@@ -56,19 +57,17 @@ class Engine:
             prior = prior_and_likelihood(energy)[0]
             if isinstance(prior, GaussianRandomField):
                 self.inner = self.coordinates = FieldModes(energy, prior.grid, whitened=True)
+            elif isinstance(prior, LognormalField):
+                self.inner = self.coordinates = LognormalModes(energy)
             else:
                 self.inner = self.coordinates = Whitened(energy)
         elif has_lognormal(target):
-            if isinstance(kernel.metric, Fourier):
-                raise InputError(
-                    "metric is Fourier(): lognormal fields move in their white field, so it must be "
-                    '"fourier", "diagonal" or "identity"'
-                )
-            self.inner = self.coordinates = Whitened(_energy(target, "a lognormal field"))
-        elif kernel.metric == "fourier" or isinstance(kernel.metric, Fourier) or has_field(target):
-            modes = self.coordinates = FieldModes(target, grid_of(target))
-            self.inner = modes if isinstance(target, Energy) else ScoreOfModes(modes)
+            modes = self.inner = self.coordinates = LognormalModes(_energy(target, "a lognormal field"))
             self.metric = _metric_of_modes(kernel, modes)
+        elif kernel.metric == "fourier" or isinstance(kernel.metric, Fourier) or has_field(target):
+            fields = self.coordinates = FieldModes(target, grid_of(target))
+            self.inner = fields if isinstance(target, Energy) else ScoreOfModes(fields)
+            self.metric = _metric_of_modes(kernel, fields)
         self.device = checked_device(device)
         self.loop = Loop(self.inner, kernel.step_function, loop, device)
         self.plain = self.coordinates is None
@@ -158,16 +157,17 @@ def fourier_metric(modes: FieldModes, x: Array | None = None) -> Metric:
     modes
         The target over its modes.
     x
-        States at which the curvature is taken. [default: the mean of the prior]
+        Fields at which the curvature is taken. [default: the mean of the prior]
     """
     if not modes.precision_octant.any():
         return Fourier(modes.grid, modes.free_octant)
     curvature = 0.0
-    for factor, term in modes.others.terms if isinstance(modes.others, EnergySum) else ():
+    for factor, term in terms_of(modes.others) if modes.others is not None else ():
         mean = getattr(term, "curvature", lambda x: None)(x)
         curvature += float(factor * mean) if mean is not None else 0.0
     variances = np.zeros(modes.free_octant.shape)
-    np.divide(1.0, modes.precision_octant + max(curvature, 0.0), out=variances, where=modes.free_octant)
+    precision = modes.precision_octant + max(curvature, 0.0) * modes.scale_octant**2
+    np.divide(1.0, precision, out=variances, where=modes.free_octant)
     return Fourier(modes.grid, variances)
 
 

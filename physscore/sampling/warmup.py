@@ -140,7 +140,7 @@ class _Power:
         modes = engine.coordinates
         assert isinstance(modes, FieldModes)
         if modes.precision_octant.any():
-            return fourier_metric(modes, modes.to_state(state.x))
+            return fourier_metric(modes, modes.to_fields(state.x))
         table = modes.grid.wavenumbers
         x, y, z = table.offsets
         in_use = modes.coordinates.in_use
