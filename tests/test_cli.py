@@ -132,6 +132,14 @@ def test_cross_spectrum(tmp_path):
     np.testing.assert_allclose(out["correlation"][0], 1.0)
     out = json.loads(physscore("spectrum", "1.h5", "--cross", "2.h5", "--json", cwd=tmp_path).stdout)
     assert np.abs(np.mean(out["correlation"][0])) < 0.5
+    cross = ("spectrum", "1.h5", "--cross", "1.h5", "--json", "--mass-assignment")
+    both, first, second, plain = (
+        np.array(json.loads(physscore(*cross, name, cwd=tmp_path).stdout)["power"][0])
+        for name in ("cic", "cic,none", "none, cic", "none,none")
+    )
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_allclose(first**2, both * plain, rtol=0.03)  # bins are means of the window
+    assert "must be one of ngp" in physscore(*cross, "cic,cci", cwd=tmp_path, code=2).stderr
 
 
 def test_units_are_not_mixed(tmp_path):

@@ -7,7 +7,8 @@ from scipy import stats
 import physscore as ps
 from physscore.core import InputError
 from physscore.diagnostics.bins import power_bins
-from physscore.diagnostics.power import MASS_ASSIGNMENTS, FieldSequence
+from physscore.diagnostics.mass_assignment import MASS_ASSIGNMENTS
+from physscore.diagnostics.power import FieldSequence
 
 BOXES = [((16,), 4.0), ((9,), 4.0), ((8, 6), (4.0, 3.0)), ((8, 8, 8), 4.0), ((5, 7, 6), (3.0, 4.0, 3.5))]
 ALPHA = 1e-6  # two-sided, for about 100 tests
@@ -82,6 +83,20 @@ def test_shells_are_exact():
     squares, counts = np.unique((n**2).sum(axis=0), return_counts=True)
     np.testing.assert_allclose(measured.k**2, squares[1:])
     np.testing.assert_array_equal(measured.n_modes, counts[1:])
+
+
+def test_particles_with_the_field_they_came_from():
+    """Waves smoothed by the window of one field only: P of the wave, r = 1."""
+    grid, x = ps.Grid((16,), 16.0), np.arange(16)
+    wave = sum(np.cos(2 * np.pi * n * x / 16 + n) for n in (1, 4, 7))
+    smooth = sum(np.cos(2 * np.pi * n * x / 16 + n) * np.sinc(n / 16) ** 2 for n in (1, 4, 7))
+    expected = ps.power_spectrum(wave, grid, bins="shells").power
+    for pair, fields in {("cic", None): (smooth, wave), (None, "cic"): (wave, smooth)}.items():
+        found = ps.power_spectrum(fields[0], grid, fields[1], bins="shells", mass_assignment=pair)
+        np.testing.assert_allclose(found.power, expected, atol=1e-12)
+        np.testing.assert_allclose(found.correlation[expected > 0.1], 1.0)
+    both = ps.power_spectrum(smooth, grid, smooth, bins="shells", mass_assignment="cic")
+    np.testing.assert_allclose(both.power, expected, atol=1e-12)
 
 
 def test_batches():
@@ -322,6 +337,11 @@ def test_against_powerbox():
         ({"bins": [1.0]}, "bins holds edges that do not increase"),
         ({"bins": [2.0, 1.0]}, "bins holds edges that do not increase"),
         ({"shot_noise": -1.0}, "shot_noise is -1.0"),
+        ({"other": np.ones((8, 8)), "shot_noise": 1.0}, "a cross spectrum has none"),
+        ({"mass_assignment": ["cic"]}, r"mass_assignment is \['cic'\]: it must be one of ngp"),
+        ({"mass_assignment": ("cic", None)}, r"mass_assignment is \('cic', None\): it must be one of ngp"),
+        ({"other": np.ones((8, 8)), "mass_assignment": ("cic", 2)}, "or a pair of these or None"),
+        ({"bins": ["a", "b"]}, "bins"),
         ({"mass_assignment": "cci"}, "mass_assignment is 'cci': it must be one of ngp, cic, tsc, pcs"),
     ],
 )

@@ -29,6 +29,15 @@ if TYPE_CHECKING:
     from physscore.diagnostics.power import PowerSpectrum
 
 
+def _assignments(
+    ctx: click.Context, param: click.Parameter, value: str | None
+) -> str | list[str | None] | None:
+    """Turn "cic,none" into a pair."""
+    if value is None or "," not in value:
+        return value
+    return [None if name.strip() == "none" else name.strip() for name in value.split(",")]
+
+
 @click.command(name="spectrum")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--dataset", help="Path of the fields in an HDF5 file that is not ours.")
@@ -48,8 +57,9 @@ if TYPE_CHECKING:
 )
 @click.option("--bins", type=click.Choice(["linear", "log", "shells"]), default="linear", show_default=True)
 @click.option("--shot-noise", type=float, default=0.0, help="Volume per particle, subtracted.")
-@click.option("--mass-assignment", type=click.Choice(["ngp", "cic", "tsc", "pcs"]),
-              help="How particles were put on the grid: its window is divided out.")  # fmt: skip
+@click.option("--mass-assignment", metavar="NAME", callback=_assignments,
+              help="How particles were put on the grid, ngp, cic, tsc or pcs: its window is divided out. "
+              "With --cross, cic,none if they are in the first file only.")  # fmt: skip
 @click.option("--memory", metavar="SIZE",
               help="Measure in pieces of no more than this, as in 512MB. [default: all of it]")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="HDF5 file for the spectrum.")
@@ -68,7 +78,7 @@ def command(
     cross: Path | None,
     bins: str,
     shot_noise: float,
-    mass_assignment: str | None,
+    mass_assignment: str | list[str | None] | None,
     memory: str | None,
     output: Path | None,
     plot: bool,

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from physscore.arrays import as_states, on_gpu, unmasked
 from physscore.core import Array, InputError
 from physscore.diagnostics.bins import PowerBins, power_bins
+from physscore.diagnostics.mass_assignment import aliased_window, inverse_window, orders_of
 from physscore.diagnostics.table import table
 from physscore.fft import forward_fft
 from physscore.grid import Grid, WavenumberTable, require_grid
@@ -24,12 +25,6 @@ if TYPE_CHECKING:
     from physscore.diagnostics.comparison import Comparison
 
 _Floats = npt.NDArray[np.float64]
-
-# The mass assignments by their order p: a particle is spread by p convolutions with a cell.
-MASS_ASSIGNMENTS = {"ngp": 1, "cic": 2, "tsc": 3, "pcs": 4}
-# sum over aliases of the squared window of order p, a polynomial in sin^2(k h / 2)
-# (Jing 2005, astro-ph/0409240, eqs 18-21).
-_ALIASED_WINDOW = {1: (1.0,), 2: (1.0, -2 / 3), 3: (1.0, -1.0, 2 / 15), 4: (1.0, -4 / 3, 2 / 5, -4 / 315)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +169,7 @@ def power_spectrum(
     *,
     bins: str | Sequence[float] | _Floats = "linear",
     shot_noise: float = 0.0,
-    mass_assignment: str | None = None,
+    mass_assignment: str | Sequence[str | None] | None = None,
     progress: bool = False,
     wavenumbers: WavenumberTable | None = None,
 ) -> PowerSpectrum:
@@ -199,7 +194,8 @@ def power_spectrum(
         Shot noise of particles, V / (number of particles), subtracted with the shape that the mass
         assignment gives it (Jing 2005, astro-ph/0409240). A cross spectrum has none.
     mass_assignment
-        "ngp", "cic", "tsc" or "pcs" if the field was made from particles: its window is divided out.
+        "ngp", "cic", "tsc" or "pcs" if the field was made from particles: its window is divided out. Of two
+        fields it is that of both, or a pair: ("cic", None) for particles with a field that is none.
     progress
         Show a progress bar over the fields.
     wavenumbers
@@ -221,11 +217,14 @@ def power_spectrum(
         )
     if not isinstance(shot_noise, int | float | np.number) or not 0 <= shot_noise < np.inf:
         raise InputError(f"shot_noise is {shot_noise!r}: it must be a volume per particle, at least 0")
+    if shot_noise and others is not None:
+        raise InputError(f"shot_noise is {shot_noise}: a cross spectrum has none, so leave it out")
     table = wavenumbers or grid.wavenumbers
     binned = power_bins(grid, bins, table)
-    window, aliased = _window(grid, mass_assignment)
+    orders = orders_of(mass_assignment, 1 if others is None else 2)
+    window, aliased = inverse_window(grid, 2 * orders[0]), aliased_window(grid, orders[0])
     noise = np.zeros(table.size)
-    if shot_noise and others is None:
+    if shot_noise:
         noise = shot_noise * table.sum_over_modes([w * a for w, a in zip(window, aliased, strict=True)])
     to_power = grid.volume / grid.n_cells**2
 
@@ -257,7 +256,10 @@ def power_spectrum(
             error.append(_error(binned, table.counts, sums, sums, sums))
         else:
             b = _modes(others[i], grid, "other")
-            second, both = (to_power * sum_power(c, b, table, window) for c in (b, a))
+            second, both = (
+                to_power * sum_power(c, b, table, inverse_window(grid, order + orders[1]))
+                for c, order in ((b, orders[1]), (a, orders[0]))
+            )
             power.append(binned.mean(both))
             error.append(_error(binned, table.counts, sums, second, both))
             with np.errstate(invalid="ignore", divide="ignore"):
@@ -343,22 +345,3 @@ def _modes(delta: Any, grid: Grid, name: str) -> Array:
     if field.shape != grid.shape:
         raise InputError(f"{name} has fields of shape {field.shape}: the grid has {grid.shape}")
     return forward_fft(as_states(field[np.newaxis], grid.shape, name)[0])
-
-
-def _window(
-    grid: Grid, mass_assignment: str | None
-) -> tuple[tuple[_Floats, _Floats, _Floats], tuple[_Floats, _Floats, _Floats]]:
-    """Return, along each axis, 1 / W^2 and the sum of W^2 over aliases, at frequencies 0 to n // 2."""
-    if mass_assignment is None:
-        order = 0
-    elif mass_assignment in MASS_ASSIGNMENTS:
-        order = MASS_ASSIGNMENTS[mass_assignment]
-    else:
-        raise InputError(
-            f"mass_assignment is {mass_assignment!r}: it must be one of {', '.join(MASS_ASSIGNMENTS)}"
-        )
-    phases = [np.arange(n // 2 + 1) / n for n in grid.cube]
-    squared_sines = [np.sin(np.pi * phase) ** 2 for phase in phases]
-    inverse = [np.sinc(phase) ** (-2 * order) for phase in phases]
-    aliased = [np.polyval(_ALIASED_WINDOW.get(order, (1.0,))[::-1], s) for s in squared_sines]
-    return (inverse[0], inverse[1], inverse[2]), (aliased[0], aliased[1], aliased[2])

@@ -1,0 +1,52 @@
+"""How particles were put on a grid: the window that smooths their field, and its aliases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from physscore.core import InputError
+from physscore.grid import Grid
+
+_Floats = npt.NDArray[np.float64]
+
+# By their order p: a particle is spread by p convolutions with a cell.
+MASS_ASSIGNMENTS = {"ngp": 1, "cic": 2, "tsc": 3, "pcs": 4}
+# sum over aliases of the squared window of order p, a polynomial in sin^2(k h / 2)
+# (Jing 2005, astro-ph/0409240, eqs 18-21).
+_ALIASED_WINDOW = {1: (1.0,), 2: (1.0, -2 / 3), 3: (1.0, -1.0, 2 / 15), 4: (1.0, -4 / 3, 2 / 5, -4 / 315)}
+
+
+def orders_of(mass_assignment: Any, n: int) -> tuple[int, ...]:
+    """Return the orders of the mass assignments of ``n`` fields, 0 for none: of one name, or of a pair.
+
+    Raises
+    ------
+    InputError
+        If a name is unknown, or there is a pair for one field.
+    """
+    is_pair = isinstance(mass_assignment, list | tuple) and len(mass_assignment) == n == 2
+    orders = []
+    for name in mass_assignment if is_pair else [mass_assignment] * n:
+        if not (name is None or (isinstance(name, str) and name in MASS_ASSIGNMENTS)):
+            raise InputError(
+                f"mass_assignment is {mass_assignment!r}: it must be one of {', '.join(MASS_ASSIGNMENTS)}"
+                + (", or a pair of these or None" if n == 2 else "")
+            )
+        orders.append(0 if name is None else MASS_ASSIGNMENTS[name])
+    return tuple(orders)
+
+
+def inverse_window(grid: Grid, order: int) -> tuple[_Floats, _Floats, _Floats]:
+    """Return, along each axis, 1 over the window of ``order`` convolutions, at frequencies 0 to n // 2."""
+    x, y, z = (np.sinc(np.arange(n // 2 + 1) / n) ** -order for n in grid.cube)
+    return x, y, z
+
+
+def aliased_window(grid: Grid, order: int) -> tuple[_Floats, _Floats, _Floats]:
+    """Return, along each axis, the sum of the squared window over aliases, as :func:`inverse_window`."""
+    squared_sines = [np.sin(np.pi * np.arange(n // 2 + 1) / n) ** 2 for n in grid.cube]
+    x, y, z = (np.polyval(_ALIASED_WINDOW.get(order, (1.0,))[::-1], s) for s in squared_sines)
+    return x, y, z
