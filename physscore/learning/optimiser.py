@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from physscore.core import InputError
 from physscore.learning.mlp import MLP
 from physscore.learning.muon import Muon
 from physscore.learning.preconditioning import Preconditioned
@@ -122,9 +123,36 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in model.state_dict().items() if name != "eigenvalues"}
 
 
+class Swapped:
+    """Other weights in a model, for a while."""
+
+    def __init__(self, model: nn.Module, weights: dict[str, Tensor]) -> None:
+        self.model, self.weights = model, weights
+
+    def __enter__(self) -> None:
+        self._kept = {name: value.clone() for name, value in weights_of(self.model).items()}
+        self.model.load_state_dict(self.weights, strict=False)
+
+    def __exit__(self, *_: object) -> None:
+        self.model.load_state_dict(self._kept, strict=False)
+
+
 def schedule(progress: float, step: int, warmup: int) -> float:
     """Return the learning rate relative to the highest: a rise, then half a cosine down to zero."""
     return min(1.0, (step + 1) / max(1, warmup)) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def trained_type(model: nn.Module) -> torch.dtype:
+    """Return the type of the weights of a model, which can be trained."""
+    weights = list(model.parameters())
+    if any(isinstance(weight, nn.parameter.UninitializedParameter) for weight in weights):
+        raise InputError("model has lazy layers without weights: call it once with a batch of states before")
+    if not any(weight.requires_grad for weight in weights):
+        raise InputError("model has no weights to train: requires_grad must be True for some of them")
+    dtype = next(weight.dtype for weight in weights if weight.requires_grad)
+    if dtype not in (torch.float32, torch.float64):
+        raise InputError(f"model has weights of {dtype}: train them in float32 or float64")
+    return dtype
 
 
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:

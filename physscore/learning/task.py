@@ -15,15 +15,16 @@ from torch import Tensor, nn
 
 from physscore.core import InputError
 from physscore.energies.learned import from_torch
+from physscore.energies.module_calls import ModuleCalls
 from physscore.energies.torch_modules import score_of, takes_sigma
-from physscore.learning import losses
+from physscore.learning import chance, losses
 from physscore.learning.data import Data, coarse_spectrum, coarsen, mean_spectrum, moved
 from physscore.learning.fitted import Fitted, fitted
 from physscore.learning.level import known_from, principal
 from physscore.learning.mlp import MLP
 from physscore.learning.muon import native_bfloat16
 from physscore.learning.normalisation import Components, Normalisation
-from physscore.learning.optimiser import weights_of
+from physscore.learning.optimiser import Swapped, trained_type
 from physscore.learning.preconditioning import Preconditioned
 from physscore.learning.unet import UNet
 
@@ -74,6 +75,7 @@ class Task:
         self.normalisation = (Normalisation if alike else Components).fit(data.x, transform)
         y = self.normalisation.forward(data.x).astype(np.float32)
         y_held = self.normalisation.forward(held.x).astype(np.float32)
+        self.parameters: tuple[Tensor, ...] | None = None
         self._set_parameters(data, held, names)
         spectrum = mean_spectrum(y, data.grid()) if self.fields else None
         through_levels = loss == "levels"
@@ -83,8 +85,11 @@ class Task:
                 "analytic is True: it is for fields, by the network 'unet', and the loss 'levels'"
             )
         self._set_levels(y, spectrum)
-        torch.manual_seed(seed)
-        self.model = self._model(model, kind, spectrum)
+        with chance.torch_seeded(seed):
+            self.model = self._model(model, kind, spectrum)
+        self.dtype = trained_type(self.model)
+        if self.parameters is not None:
+            self.parameters = tuple(table.to(self.dtype) for table in self.parameters)
         if precision == "bfloat16":
             if not isinstance(self.model, Preconditioned):
                 raise InputError("precision is 'bfloat16': it is for the networks of the loss 'levels'")
@@ -101,6 +106,11 @@ class Task:
             raise InputError(
                 f"loss is {loss!r} and the model conditional on a noise level: use loss 'levels'"
             )
+        if isinstance(model, nn.Module):
+            level, table = self.sigmas[0] if self._through else None, np.zeros((1, len(self.names)))
+            ModuleCalls(
+                self.model.eval(), self.shape, level, table if self.names else None
+            ).require_one_function()
         self.augment = augment and self.fields
         vectors = not self.fields and self.parameters is None and math.prod(self.shape) <= _POOLED_DIM
         self._pool = _POOLED if vectors else 1
@@ -117,17 +127,18 @@ class Task:
         self._set_stage(stage)
         y = self.stages[stage][0]
         chosen = self._chosen(step, len(y))
-        generator = self._generator(step, 2)
+        own = chance.generator(self.seed, step, 2)
         batch = y[chosen]
         if self.augment:
-            batch = moved(batch, generator, self._exchangeable, self._coarsest)
+            batch = moved(batch, own, self._exchangeable, self._coarsest)
         table = None if self.parameters is None else self.parameters[0][chosen]
         self.model.train()
-        found = self._of(self.model, batch, table, generator, self._pool)
-        if self.integrability:
-            level = math.sqrt(self.sigmas[0] * self.sigmas[1]) if self._through else None
-            curl = losses.integrability(self.model, batch, level, table, generator=generator)
-            found = found + self.integrability * curl
+        with chance.torch_seeded(self.seed, step, 3):
+            found = self._of(self.model, batch, table, own, self._pool)
+            if self.integrability:
+                level = math.sqrt(self.sigmas[0] * self.sigmas[1]) if self._through else None
+                curl = losses.integrability(self.model, batch, level, table, generator=own)
+                found = found + self.integrability * curl
         return found
 
     def _chosen(self, step: int, n: int) -> Tensor:
@@ -136,7 +147,7 @@ class Task:
         found = torch.empty_like(places)
         for number in range(int(places[0]) // n, int(places[-1]) // n + 1):
             if self._order[0] != number:
-                self._order = number, torch.randperm(n, generator=self._generator(number, 1))
+                self._order = number, torch.randperm(n, generator=chance.generator(self.seed, number, 1))
             inside = places // n == number
             found[inside] = self._order[1][places[inside] % n]
         return found
@@ -149,15 +160,15 @@ class Task:
         table = None if self.parameters is None else self.parameters[1][:_VALIDATED]
         size = max(2, min(self.batch, len(y) // 16))
         found = []
-        with _Swapped(self.model, weights):
+        with Swapped(self.model, weights):
             for number, group in enumerate(torch.split(torch.arange(len(y)), size)):
-                generator = self._generator(_VALIDATION + number, 2)
+                own = chance.generator(self.seed, _VALIDATION + number, 2)
                 part = None if table is None else table[group]
                 if self.loss_name in ("levels", "denoising"):
                     with torch.no_grad():
-                        value = self._of(self.model, y[group], part, generator)
+                        value = self._of(self.model, y[group], part, own)
                 else:
-                    value = self._of(self.model, y[group], part, generator)
+                    value = self._of(self.model, y[group], part, own)
                 found.append(float(value.detach()))
         return np.array(found)
 
@@ -228,9 +239,8 @@ class Task:
         if self.loss_name == "levels":
             low, high = math.log(self.sigmas[0]), math.log(self.sigmas[1])
             # Stratified over the levels: each part of them has its share of every batch.
-            u = (torch.randperm(len(y), generator=generator) + torch.rand(len(y), generator=generator)) / len(
-                y
-            )
+            place = torch.randperm(len(y), generator=generator)
+            u = (place + torch.rand(len(y), generator=generator, dtype=y.dtype)) / len(y)
             sigma = torch.exp(low + (high - low) * u)
             return self._edm(model, y, sigma, table, generator, pool)
         if self.loss_name == "denoising":
@@ -253,7 +263,7 @@ class Task:
     ) -> Tensor:
         """Return the denoising loss, a cell, with the weight that gives a network's target unit variance; of
         the energies of vectors, and that of their change with the noise."""
-        noise = torch.randn(y.shape, generator=generator)
+        noise = torch.randn(y.shape, generator=generator, dtype=y.dtype)
         wide = sigma.reshape(-1, *[1] * (y.ndim - 1))
         noisy = y + wide * noise
         s = score_of(model, noisy, sigma, table)
@@ -277,7 +287,6 @@ class Task:
         return torch.ones_like(sigma)
 
     def _set_parameters(self, data: Data, held: Data, names: Sequence[str] | None) -> None:
-        self.parameters: tuple[Tensor, Tensor] | None = None
         self.names: tuple[str, ...] = ()
         self.parameter_mean: Any = ()
         self.parameter_std: Any = ()
@@ -333,10 +342,12 @@ class Task:
                 network = MLP(self.shape[0], kind=kind, levels=through_levels, parameters=count)
             elif model == "unet":
                 inputs = 2 if self.analytic and kind == "score" else 1
-                patch = 2 if min(self.shape) >= 32 else 1
+                large = min(self.shape) >= 32 and not any(side % 8 for side in self.shape)
+                patch = 2 if large else 1
                 network = UNet(len(self.shape), inputs=inputs, patch=patch, parameters=count, kind=kind)
             else:
                 raise InputError(f"model is {model!r}: it must be 'mlp', 'unet' or a torch.nn.Module")
+            network = network.float()  # whatever torch's default is
         elif isinstance(model, nn.Module):
             network = model
         else:
@@ -355,7 +366,8 @@ class Task:
         return [*factors, 1]
 
     def _stage(self, y: Any, held: Any, factor: int) -> tuple[Tensor, Tensor]:
-        return torch.as_tensor(coarsen(y, factor)), torch.as_tensor(coarsen(held, factor))
+        first, second = (torch.as_tensor(coarsen(part, factor), dtype=self.dtype) for part in (y, held))
+        return first, second
 
     def _set_stage(self, stage: int) -> None:
         """Give the model the spectrum of fields as coarse as they are now."""
@@ -364,25 +376,6 @@ class Task:
         if len(self.factors) > 1 and isinstance(self.model, Preconditioned) and self.model.analytic:
             table = coarse_spectrum(self._spectrum, self.shape, factor)
             self.model.eigenvalues = torch.as_tensor(table, dtype=torch.float32)
-
-    def _generator(self, number: int, use: int) -> torch.Generator:
-        """Return random numbers that depend on seed, step and use only."""
-        mixed = np.random.SeedSequence([self.seed, number, use]).generate_state(1, np.uint64)[0]
-        return torch.Generator().manual_seed(int(mixed >> np.uint64(1)))
-
-
-class _Swapped:
-    """Other weights in a model, for a while."""
-
-    def __init__(self, model: nn.Module, weights: dict[str, Tensor]) -> None:
-        self.model, self.weights = model, weights
-
-    def __enter__(self) -> None:
-        self._kept = {name: value.clone() for name, value in weights_of(self.model).items()}
-        self.model.load_state_dict(self.weights, strict=False)
-
-    def __exit__(self, *_: object) -> None:
-        self.model.load_state_dict(self._kept, strict=False)
 
 
 def _inner(model: Any) -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -73,7 +74,8 @@ def train(
     ----------
     model
         "mlp" for vectors, "unet" for periodic fields, or a ``torch.nn.Module`` that maps coordinates
-        (n, *shape) to scores, called with a noise level and ``parameters=`` if it takes them.
+        (n, *shape) to scores, called with a noise level and ``parameters=`` if it takes them. It is trained
+        itself: another training of it changes what the first returned. Sides for "unet": multiples of 4.
     data
         States (n, *shape): an array, or the path of an HDF5 file. Every component of vectors gets a scale
         of its own; cells of maps have one together, and channels are not supported.
@@ -174,40 +176,41 @@ def train(
     if output is not None:
         sources = [source for source in (data, validation) if isinstance(source, str | os.PathLike)]
         path = check_output(output, overwrite=overwrite, resume=resume, inputs=sources)
-    task = Task(
-        model, given, held, loss=loss, sigma=sigma, kind=kind, analytic=analytic, transform=transform,
-        names=names, coarse=coarse, augment=augment, integrability=integrability, precision=precision,
-        batch=batch, seed=seed,
-    )  # fmt: skip
-    settings = {
-        "loss": loss, "sigma": _number(sigma), "kind": kind, "batch": batch,
-        "learning_rate": _number(learning_rate), "weight_decay": float(weight_decay),
-        "integrability": float(integrability), "precision": precision,
-        "coarse": [int(factor) for factor in coarse], "augment": bool(augment), "analytic": task.analytic,
-        "transform": transform, "seed": seed, "steps": steps, "max_time": _number(max_time),
-        "patience": patience, "names": list(task.names),
-        "states": [_fingerprint(part) for part in (given, held)],
-        "model": model if isinstance(model, str) else type(model).__name__,
-    }  # fmt: skip
-    if path is not None and resume and path.exists():
-        found = load(path, model if isinstance(model, nn.Module) else None)
-        if not (other := _differing(found.about, settings, task)):
-            return found
-        if not overwrite:
-            raise _another(path, other)
-    if path is not None:
-        require_space(path, _COPIES * sum(weight.nbytes for weight in task.model.state_dict().values()))
-    run = _Training(task, settings, path)
-    if path is not None and part_of(path).exists() and resume and not overwrite:
-        run.restore()
-    run.go(progress, on_interrupt)
-    result = run.result()
-    if result.doubt is not None:
-        warnings.warn(result.doubt, stacklevel=2)
-    if path is not None:
-        write_tensors(path, dict(result.model.state_dict()), result.describe())
-        part_of(path).unlink(missing_ok=True)
-    return result
+    with torch.inference_mode(False), torch.enable_grad():
+        task = Task(
+            model, given, held, loss=loss, sigma=sigma, kind=kind, analytic=analytic, transform=transform,
+            names=names, coarse=coarse, augment=augment, integrability=integrability, precision=precision,
+            batch=batch, seed=seed,
+        )  # fmt: skip
+        settings = {
+            "loss": loss, "sigma": _number(sigma), "kind": kind, "batch": batch,
+            "learning_rate": _number(learning_rate), "weight_decay": float(weight_decay),
+            "integrability": float(integrability), "precision": precision,
+            "coarse": [int(factor) for factor in coarse], "augment": bool(augment), "analytic": task.analytic,
+            "transform": transform, "seed": seed, "steps": steps, "max_time": _number(max_time),
+            "patience": patience, "names": list(task.names),
+            "states": [_fingerprint(part) for part in (given, held)],
+            "model": model if isinstance(model, str) else type(model).__name__,
+        }  # fmt: skip
+        if path is not None and resume and path.exists():
+            found = load(path, model if isinstance(model, nn.Module) else None)
+            if not (other := _differing(found.about, settings, task)):
+                return found
+            if not overwrite:
+                raise _another(path, other)
+        if path is not None:
+            require_space(path, _COPIES * sum(weight.nbytes for weight in task.model.state_dict().values()))
+        run = _Training(task, settings, path)
+        if path is not None and part_of(path).exists() and resume and not overwrite:
+            run.restore()
+        run.go(progress, on_interrupt)
+        result = run.result()
+        if result.doubt is not None:
+            warnings.warn(result.doubt, stacklevel=2)
+        if path is not None:
+            write_tensors(path, dict(result.model.state_dict()), result.describe())
+            part_of(path).unlink(missing_ok=True)
+        return result
 
 
 def _differing(about: dict[str, Any], settings: dict[str, Any], task: Task) -> str | None:
@@ -219,10 +222,8 @@ def _differing(about: dict[str, Any], settings: dict[str, Any], task: Task) -> s
 
 
 def _another(path: Path, differing: str) -> InputError:
-    return InputError(
-        f"output {path} belongs to another training (its {differing} differ): resume it with the same, or "
-        "use --overwrite"
-    )
+    what = f"output {path} belongs to another training (its {differing} differ)"
+    return InputError(f"{what}: resume it with the same, or use --overwrite")
 
 
 def _number(value: Any) -> float | None:
