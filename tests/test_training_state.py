@@ -6,6 +6,7 @@ import torch
 
 import physscore as ps
 from physscore import learning
+from physscore.learning.fitted import load
 
 X = np.random.default_rng(0).normal(size=(200, 2))
 
@@ -128,3 +129,28 @@ def test_what_cannot_be_trained(model, words):
 def test_maps_whose_sides_are_multiples_of_4(side):
     maps = np.random.default_rng(0).normal(size=(8, side, side))
     assert learning.train("unet", maps, steps=1, batch=2).shape == (side, side)
+
+
+class Tied(torch.nn.Module):
+    """Two layers of the same weights."""
+
+    def __init__(self):
+        super().__init__()
+        inner = torch.nn.Linear(16, 16)
+        self.layers = torch.nn.ModuleList([torch.nn.Linear(3, 16), inner, inner, torch.nn.Linear(16, 2)])
+
+    def forward(self, x, sigma):
+        y = torch.cat([x, sigma[:, None].log()], 1)
+        for layer in self.layers[:-1]:
+            y = torch.tanh(layer(y))
+        return self.layers[-1](y) / sigma[:, None]
+
+
+@pytest.mark.filterwarnings("ignore:.*the score is known")  # so few steps
+def test_tied_weights_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("physscore.learning.training._SAVE_SECONDS", 0.0)
+    path = tmp_path / "a.safetensors"
+    fit = learning.train(Tied(), X, steps=5, output=path)
+    fit.save(tmp_path / "b.safetensors")
+    for name in (path, tmp_path / "b.safetensors"):
+        np.testing.assert_array_equal(load(name, Tied()).score(X), fit.score(X))

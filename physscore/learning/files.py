@@ -36,12 +36,23 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any])
         "version": __version__,
         "about": json.dumps(about, allow_nan=False),
     }
-    kept = {name: t.detach().contiguous() for name, t in tensors.items()}
+    kept = _apart({name: t.detach().contiguous() for name, t in tensors.items()})
     with whole_file(path, sum(t.nbytes for t in kept.values()) + len(metadata["about"])) as fresh:
         try:
             save_file(kept, fresh, metadata)
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
+        except (SafetensorError, RuntimeError) as error:
+            raise OSError(" ".join(str(error).split())) from error
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors none of which shares memory with another, as tied weights do."""
+    seen: set[int] = set()
+    found = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return found
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
