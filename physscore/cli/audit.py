@@ -104,6 +104,10 @@ def command(
             if generated.grid != truth.grid:
                 raise InputError(f"file {path} has the grid {generated.grid} and {reference} {truth.grid}: "
                                  "they must have the same cells and box")  # fmt: skip
+            units = [_length_unit(file) for file in (generated, truth)]
+            if len({*units} - {"length"}) > 1:
+                raise InputError(f"file {path} has its box in {units[0]} and {reference} in {units[1]}: "
+                                 "they must have the same unit")  # fmt: skip
             audit = _audit_fields(
                 generated, truth, [generated_groups, groups], paired, tolerance, picture, progress=not as_json
             )
