@@ -149,10 +149,19 @@ def test_units_are_not_mixed(tmp_path):
     ps.save(tmp_path / "cells.h5", ps.Fields(delta, grid, length_unit="cells"))
     ps.save(tmp_path / "h.h5", ps.Fields(delta, grid))
     ps.save(tmp_path / "power.h5", ps.power_spectrum(delta, grid), length_unit="Mpc")
+    ps.save(tmp_path / "cross.h5", ps.power_spectrum(delta, grid, delta))
     for command, words in (
         (("spectrum", "mpc.h5", "--compare", "planck2018"), "wavenumbers in h/Mpc, and the box is in Mpc"),
         (("spectrum", "h.h5", "--cross", "mpc.h5"), "mpc.h5 is in Mpc, and h.h5 in Mpc/h"),
         (("field", *SMALL, "--spectrum", "power.h5", "-o", "f.h5"), r"wavenumbers in 1/\(Mpc\)"),
+        (
+            ("field", *SMALL, "--spectrum", "cross.h5:extrapolate=power law", "-o", "f.h5"),
+            "cross spectrum of",
+        ),
+        (
+            ("audit", "h.h5", "--reference", "mpc.h5"),
+            "box in Mpc/h and mpc.h5 in Mpc: they must have the same",
+        ),
         (("spectrum", "h.h5", "--redshift", 2), "--redshift is that of a model"),
         (("spectrum", "h.h5", "--cross", "h.h5", "--shot-noise", 5), "--shot-noise and --cross exclude"),
     ):

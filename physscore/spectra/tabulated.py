@@ -188,6 +188,7 @@ def _measured(path: Path) -> tuple[_Floats, _Floats, tuple[str, str]]:
             k = np.asarray(file["spectra/k_mean"][...], dtype=np.float64)
             power = np.asarray(file["spectra/power"][...], dtype=np.float64)
             modes = np.asarray(file["spectra/n_modes"][...], dtype=np.float64)
+            crossed = "spectra/correlation" in file
             units = (str(file["spectra/k_mean"].attrs["units"]), str(file["spectra/power"].attrs["units"]))
     except (OSError, KeyError) as error:
         reason = "it has no measured spectrum" if isinstance(error, KeyError) else str(error).splitlines()[0]
@@ -196,6 +197,10 @@ def _measured(path: Path) -> tuple[_Floats, _Floats, tuple[str, str]]:
         raise InputError(
             f"spectrum file {path} cannot be read: /spectra does not hold arrays of numbers"
         ) from error
+    if crossed:
+        raise InputError(
+            f"spectrum file {path} holds the cross spectrum of two fields: it must be the power of one"
+        )
     if k.ndim != 1 or modes.shape != k.shape or power.ndim > 2 or power.shape[-1:] != k.shape:
         raise InputError(
             f"spectrum file {path} has {k.shape} k_mean, {modes.shape} n_modes and {power.shape} power: "
