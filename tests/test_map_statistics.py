@@ -112,7 +112,8 @@ def test_equal_sets_agree_as_often_as_they_should(measured):
             each = compare_statistic(name, a, b, design="alike", permutations=199)
             found[name].append(each.test.p_value)
             pulls[name].append(each.deviation / each.deviation_error)
-    for name, p_values in found.items():  # 8 tests of uniformity, a false alarm in 10 000
+    assert set(found.pop("mean")) == {1.0}  # of rounding alone
+    for name, p_values in found.items():  # 7 tests of uniformity, a false alarm in 10 000
         assert stats.kstest(p_values, "uniform").pvalue > 1e-5, name
     for name in ("power spectrum", "one-point PDF", "quantiles", "variance"):
         # Deviations in units of their errors: Student's t of some 30 degrees of freedom and 40 draws.
@@ -185,6 +186,31 @@ def test_ratios_of_positive_fields_and_the_tolerance():
     inside = (reference > np.percentile(reference, 1)) & (reference < np.percentile(reference, 99))
     width = np.diff(choose_bins(reference, GRID).cells[choose_bins(reference, GRID).pdf])
     assert (pdf.reference * width).sum() == pytest.approx(inside.mean(), abs=0.01)
+
+
+def test_a_mean_of_rounding_is_none():
+    """Maps without a mean, a few of them with one that is 1e-8 to 2e-7 of their scatter."""
+    reference = gaussian(300, 1).astype(np.float32)
+    for seed, (offset, scatter) in enumerate([(0.0, 1e-8), (2e-7, 0.0), (-2e-7, 1e-8)]):
+        noise = offset + scatter * np.random.default_rng(seed).normal(size=(30, 1, 1))
+        maps = gaussian(30, 2 + seed)
+        for generated in (maps + maps.std() * noise, (maps + maps.std() * noise).astype(np.float32)):
+            assert compare_fields(generated, reference, GRID)["mean"].verdict == "agrees"
+    seen = compare_fields(gaussian(30, 2) + 1e-5, reference, GRID)["mean"]
+    assert seen.verdict == "DIFFERS"
+    around = np.float32(100) + gaussian(300, 1).astype(np.float32)
+    assert compare_fields(100 + gaussian(30, 2), around, GRID)["mean"].verdict == "agrees"
+
+
+@pytest.mark.parametrize("far", [200.0, 1e4, -1e4])
+def test_sets_far_apart_fail(far):
+    """Beyond all edges at which cells are counted, 128 standard deviations away."""
+    found = compare_fields(gaussian(30, 1) + far, gaussian(60, 2), GRID)
+    assert not found.passed
+    for name in ("mean", "quantiles", "one-point PDF"):
+        assert found[name].verdict == "DIFFERS"
+    json.dumps(found.as_dict(), allow_nan=False)
+    str(found)
 
 
 def test_pairs():

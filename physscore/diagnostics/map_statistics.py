@@ -59,6 +59,8 @@ class MapBins:
         Bins of wavenumbers.
     triangles
         The equilateral triangles, and after them the squeezed ones.
+    epsilon : float
+        Relative rounding of the maps as they were stored.
     """
 
     grid: Grid
@@ -68,6 +70,7 @@ class MapBins:
     peak_heights: _Floats
     power: PowerBins
     triangles: TriangleBins
+    epsilon: float
 
     @property
     def squeezed(self) -> npt.NDArray[np.bool_]:
@@ -171,6 +174,7 @@ def choose_bins(
         peak_heights=np.where(np.isfinite(mean_heights), mean_heights, middle),
         power=power_bins(grid, BINS),
         triangles=TriangleBins(grid, triangles=("equilateral", "squeezed")),
+        epsilon=float(np.finfo(dtype).eps) if dtype.kind == "f" else 0.0,
     )
 
 

@@ -147,6 +147,7 @@ def mean_test(
     paired: bool = False,
     pooled: bool = False,
     dealt: bool = False,
+    resolution: float = 0.0,
     permutations: int = 9999,
     seed: int = 0,
 ) -> MeanTest:
@@ -180,6 +181,8 @@ def mean_test(
         Whether the units of both sets have one covariance (divided by the weight of the unit).
     dealt : bool
         Whether to deal the units out again.
+    resolution : float
+        What rounding does to an entry: means whose standard error is below agree up to ten times this.
     permutations, seed
         How many deals, and their random numbers.
 
@@ -201,8 +204,9 @@ def mean_test(
     difference = a.mean - b.mean
     variance = np.sum([each.error**2 for each in sets], axis=0)
     size = max(float(np.abs(a.mean).max(initial=0.0)), float(np.abs(b.mean).max(initial=0.0)))
-    moving = np.sqrt(variance) > 1e-13 * size
-    if (np.abs(difference[~moving]) > 1e-12 * size).any():
+    resolution = max(resolution, 1e-13 * size)
+    moving = np.sqrt(variance) > resolution
+    if (np.abs(difference[~moving]) > 10 * resolution).any():
         return MeanTest(math.inf, int((~moving).sum()), math.inf, 0.0)  # without scatter, and yet apart
     if not moving.any():
         return MeanTest(0.0, 0, math.inf, 1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ STATISTICS = {
 
 _DOUBTFUL = 0.01
 _SEEN = 3.0  # errors that a reference must be away from 0 for a ratio to it to mean something
+_SINGLE = float(np.finfo(np.float32).eps)
 _SLOPE = 5  # edges on either side from which the slope at a quantile is taken
 
 
@@ -163,6 +165,8 @@ def compare_statistic(
     shown = [_shown(name, each) for each in (a, b)]
     tested = [_below(each, _quantiles(b)) for each in (a, b)] if name == "quantiles" else shown
     reference, spread = shown[1].mean, math.sqrt(_shown("variance", b).mean[0])
+    # Maps of mean zero have one of rounding, and of single precision somewhere on their way.
+    resolution = _SINGLE * spread + b.bins.epsilon * abs(float(reference[0])) if name == "mean" else 0.0
     relative = name not in ("mean", "quantiles") or _positive(b)
     if relative:
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -189,7 +193,7 @@ def compare_statistic(
         relative=relative,
         deviation=deviation,
         deviation_error=deviation_error,
-        test=_test(tested[0], tested[1], design, permutations, seed),
+        test=_test(tested[0], tested[1], design, permutations, seed, resolution),
         threshold=threshold,
         tolerance=tolerance,
     )
@@ -200,17 +204,20 @@ def entries_of(name: str, means: MapMeans) -> int:
     return int(_shown(name, means).values.shape[1])
 
 
-def _test(a: UnitMeans, b: UnitMeans, design: str, permutations: int, seed: int) -> MeanTest:
+def _test(
+    a: UnitMeans, b: UnitMeans, design: str, permutations: int, seed: int, resolution: float = 0.0
+) -> MeanTest:
+    test = partial(mean_test, resolution=resolution, permutations=permutations, seed=seed)
     if design == "paired":
-        return mean_test(a, b, paired=True)
+        return test(a, b, paired=True)
     if design == "alike":
-        return mean_test(a, b, pooled=True, dealt=True, permutations=permutations, seed=seed)
+        return test(a, b, pooled=True, dealt=True)
     moving = (a.variance > 0) & (b.variance > 0)
     size = float(np.median(a.variance[moving] / b.variance[moving])) if moving.any() else 1.0
     blocks = [a.blocks(round(size)) if size > 1.5 else a, b.blocks(round(1 / size)) if size < 1 / 1.5 else b]
     if enough_deals(len(blocks[0]), len(blocks[1])):
-        return mean_test(blocks[0], blocks[1], dealt=True, permutations=permutations, seed=seed)
-    return mean_test(a, b)
+        return test(blocks[0], blocks[1], dealt=True)
+    return test(a, b)
 
 
 def _shown(name: str, means: MapMeans) -> UnitMeans:
@@ -229,7 +236,9 @@ def _shown(name: str, means: MapMeans) -> UnitMeans:
         place = np.searchsorted(edges, found)
         low, high = np.maximum(place - _SLOPE, 0), np.minimum(place + _SLOPE, len(edges) - 1)
         slope = (shares[high] - shares[low]) / (edges[high] - edges[low])
-        return means.derived(found + (np.array(QUANTILES) - _below(means, found).values) / slope)
+        more = np.array(QUANTILES) - _below(means, found).values
+        # A set beyond all edges has no slope there, and no scatter that could be seen.
+        return means.derived(found + np.divide(more, slope, out=np.zeros_like(more), where=slope > 0))
     return means[_SHORT[name]]
 
 
