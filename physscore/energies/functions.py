@@ -18,6 +18,8 @@ from physscore.core import Array, Energy, InputError, Point, Score, own_copy
 from physscore.energies.analytic import checked_dim
 from physscore.points import evaluate
 
+_DOUBLE = float(np.finfo(np.float64).eps)
+
 
 def from_functions(
     *,
@@ -140,13 +142,33 @@ def checked_energy(energy: Any, x: Array) -> npt.NDArray[np.float64]:
 def warn_of_single_precision(energy: Any) -> None:
     """Warn if energies are all so large that float32 rounds them by more than 0.1, as with a large constant:
     kernels that accept or reject, and log Z, see steps in place of a slope."""
-    single = isinstance(energy, np.ndarray) and energy.dtype == np.float32 and energy.size > 0
-    if single and 0.1 < float(np.abs(energy).min()) * np.finfo(np.float32).eps < np.inf:
-        warnings.warn(
-            "energies are float32 and above 8e5, where they are rounded by 0.1 and more: leave a constant "
-            "out, or compute them in float64",
-            stacklevel=3,
-        )
+    Rounding().warn(energy)
+
+
+class Rounding:
+    """How much the lowest energies of a model are rounded: its others may be those of trial steps far out."""
+
+    def __init__(self) -> None:
+        self._lowest = np.inf
+
+    def warn(self, energy: Any, dtype: str | None = None, eps: float | None = None) -> None:
+        """Warn if even the lowest so far are rounded by more than 0.1.
+
+        ``dtype`` and ``eps`` are of what they were computed in, if that is not NumPy's.
+        """
+        if not isinstance(energy, np.ndarray) or energy.dtype.kind != "f" or not energy.size:
+            return
+        eps = float(np.finfo(energy.dtype).eps) if eps is None else eps
+        if eps <= _DOUBLE:
+            return
+        self._lowest = min(self._lowest, float(np.abs(energy).min()))
+        if 0.1 < self._lowest * eps < np.inf:
+            limit = f"{0.1 / eps:.0e}".replace("e+0", "e")
+            warnings.warn(
+                f"energies are {dtype or energy.dtype} and above {limit}, where they are rounded by 0.1 and "
+                "more: leave a constant out, or compute them in float64",
+                stacklevel=4,
+            )
 
 
 def _require_real(name: str, values: Any) -> None:

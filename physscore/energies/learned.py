@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from physscore.arrays import as_states, device_of, namespace, to_host
 from physscore.core import Array, Energy, InputError, Score
-from physscore.energies.functions import state_shape, warn_of_single_precision
+from physscore.energies.functions import Rounding, state_shape
 from physscore.energies.known_models import Known
 
 if TYPE_CHECKING:
@@ -126,6 +126,7 @@ class LearnedEnergy(Energy):
 
         self._about, self._name = about, name
         self.shape = about.shape
+        self._rounding = Rounding()
         self._explicit = has_energy(about.module)  # its call gives the score
         about.returns_energies = not self._explicit
 
@@ -149,8 +150,11 @@ class LearnedEnergy(Energy):
         return cast(npt.NDArray[np.float64], found)
 
     def _told(self, energies: Any, states: Array) -> Array:
+        import torch
+
         found = self._about.array(energies, states)
-        warn_of_single_precision(found)
+        dtype = energies.dtype
+        self._rounding.warn(found, str(dtype).removeprefix("torch."), torch.finfo(dtype).eps)
         return found
 
     def score(self, x: Array) -> Array:
@@ -226,7 +230,7 @@ def _directional(learned: LearnedScore | LearnedEnergy, states: Array, along: Ar
     rounding = about.rounding(states)
     level = None if about.sigma is None else round(math.log2(about.sigma))
     right = _torch_is_right.get(about.module) or {}
-    if level not in right:
+    if level not in right and len(states):
         few = to_host(states[: about.fewest(_FEW)]).astype(np.float64)
         good = not errs(learned.score, lambda x, v: known(x, v)[1], few, rounding)
         right = {**right, level: good}
