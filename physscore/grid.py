@@ -174,6 +174,7 @@ class WavenumberTable:
 
     def __init__(self, grid: Grid, *, octant: bool = False) -> None:
         self.cube = grid.cube
+        self._of = (grid.shape, grid.box_size)  # not the grid, which holds its table
         self.shared, self.size = _kind_and_size(grid, octant)
         units = _integer_units(grid)
         tops = [n // 2 for n in grid.cube]
@@ -195,6 +196,17 @@ class WavenumberTable:
         x, y = (self.octant[axis][whole[axis]] for axis in (0, 1))
         self.offsets = (x, y, self.octant[2])
         self.counts = self.sum_over_modes().astype(np.int64)
+
+    def require(self, grid: Grid) -> None:
+        """Refuse another grid than that of the table.
+
+        Raises
+        ------
+        InputError
+            If so.
+        """
+        if self._of != (grid.shape, grid.box_size):
+            raise InputError(f"wavenumbers is the table of {Grid(*self._of)}, and not of grid, {grid}")
 
     def sum_over_modes(
         self, weights: Sequence[npt.NDArray[np.float64]] | None = None

@@ -11,6 +11,7 @@ from scipy import stats
 import physscore as ps
 from physscore.arrays import threads
 from physscore.core import InputError
+from physscore.grid import WavenumberTable
 
 ALPHA = 1e-7
 REALIZATIONS = 300
@@ -228,6 +229,34 @@ def test_positions_are_the_same_at_every_resolution(small, large):
     assert all(len(places[0]) > 1 for places in shared)
     coarse, fine = (field[np.ix_(*(places[i] for places in shared))] for i, field in enumerate(fields))
     np.testing.assert_allclose(coarse, fine, atol=1e-12 * fields[0].std())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p, table: np.where(table.k > 0.3, -1.0, p), r"power is -1.0 at k = 0.3\d+: P must be"),
+        (lambda p, table: np.where(table.k > 0.3, np.nan, p), "power is nan at k = "),
+        (lambda p, table: np.inf * p, "power is inf at k = 0: P must be finite"),
+        (lambda p, table: np.ones((8, 8, 5)), r"power has shape \(8, 8, 5\): it must be \(125,\)"),
+        (lambda p, table: p + 1j, "power is"),
+    ],
+)
+def test_modes_without_a_power_are_refused(change, message):
+    grid = ps.Grid((8, 8, 8), 100.0)
+    table = WavenumberTable(grid, octant=True)
+    with pytest.raises(InputError, match=message):
+        ps.GaussianRandomField.from_modes(grid, table, change(np.ones(table.size), table))
+
+
+@pytest.mark.parametrize("other", [ps.Grid((6, 6, 6), 100.0), ps.Grid((8, 8, 8), 1000.0)])
+def test_tables_of_other_grids_are_refused(other):
+    grid, table = ps.Grid((8, 8, 8), 100.0), WavenumberTable(other, octant=True)
+    for call in (
+        lambda: ps.GaussianRandomField.from_modes(grid, table, np.ones(table.size)),
+        lambda: ps.power_spectrum(np.ones(grid.shape), grid, wavenumbers=table),
+    ):
+        with pytest.raises(InputError, match="wavenumbers is the table of Grid"):
+            call()
 
 
 def test_paired_phases():

@@ -220,6 +220,7 @@ def power_spectrum(
     if shot_noise and others is not None:
         raise InputError(f"shot_noise is {shot_noise}: a cross spectrum has none, so leave it out")
     table = wavenumbers or grid.wavenumbers
+    table.require(grid)
     binned = power_bins(grid, bins, table)
     orders = orders_of(mass_assignment, 1 if others is None else 2)
     window, aliased = inverse_window(grid, 2 * orders[0]), aliased_window(grid, orders[0])

@@ -11,12 +11,8 @@ import numpy.typing as npt
 
 from physscore.arrays import as_states, device_of, n_threads, namespace, on_gpu, parallel
 from physscore.core import Array, InputError, Prior
-from physscore.energies.random_field import (
-    GaussianRandomField,
-    SpectrumLike,
-    power_of_modes,
-    require_memory_for,
-)
+from physscore.energies.mode_power import SpectrumLike, power_of_modes
+from physscore.energies.random_field import GaussianRandomField, require_memory_for
 from physscore.grid import Columns, Grid, WavenumberTable, require_grid
 from physscore.spectra.model import require_dimension
 

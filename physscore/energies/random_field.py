@@ -20,14 +20,13 @@ from physscore.arrays import (
     require_memory,
 )
 from physscore.core import Array, InputError, Prior
+from physscore.energies.mode_power import SpectrumLike, checked_power, power_of_modes
 from physscore.fft import forward_fft, forward_ffts, inverse_fft, inverse_ffts
 from physscore.grid import BYTES_AN_ENTRY, Columns, Grid, WavenumberTable, require_grid
 from physscore.modes import multiply, sum_power
 from physscore.noise import checked_draw, field_modes
 from physscore.slabs import Slabs, checked_box
 from physscore.spectra.model import require_dimension
-
-SpectrumLike = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 
 
 class GaussianRandomField(Prior):
@@ -75,10 +74,17 @@ class GaussianRandomField(Prior):
         """Return the field whose modes have the power ``power``, an entry for each of ``wavenumbers``.
 
         The way to a field that is not isotropic, such as the Gaussian one behind a lognormal field.
+
+        Raises
+        ------
+        InputError
+            If the table is of another grid, or ``power`` of another shape, negative or not finite.
         """
+        require_grid(grid)
+        wavenumbers.require(grid)
         field = cls.__new__(cls)
         field.spectrum = None
-        field._set_power(grid, wavenumbers, np.asarray(power, np.float64))
+        field._set_power(grid, wavenumbers, checked_power(wavenumbers, power))
         return field
 
     def _set_power(self, grid: Grid, wavenumbers: WavenumberTable, power: Array) -> None:
@@ -326,42 +332,6 @@ class GaussianRandomField(Prior):
 
     def __repr__(self) -> str:
         return f"GaussianRandomField({self.grid!r}, {self.spectrum!r})"
-
-
-def power_of_modes(table: WavenumberTable, spectrum: SpectrumLike) -> npt.NDArray[np.float64]:
-    """Return P of each entry of ``table``; 0 at k = 0 and where no mode is.
-
-    Raises
-    ------
-    InputError
-        If the spectrum does not cover the wavenumbers of the grid, or is negative or not finite.
-    """
-    if not callable(spectrum):
-        raise InputError(f"spectrum is {spectrum!r}: it must be a function of wavenumbers, P(k)")
-    wanted = (table.counts > 0) & (table.k > 0)
-    k = table.k[wanted]
-    k_min, k_max = getattr(spectrum, "k_min", 0.0), getattr(spectrum, "k_max", math.inf)
-    if k.min() < k_min * (1 - 1e-9) or k.max() > k_max * (1 + 1e-9):
-        raise InputError(
-            f"spectrum covers k from {k_min:.4g} to {k_max:.4g}, but the modes of the grid have k from "
-            f"{k.min():.4g} to {k.max():.4g}: use one that covers them, or say how to extrapolate"
-        )
-    power = spectrum(k)
-    if np.iscomplexobj(power):
-        raise InputError("spectrum returned complex numbers: P must be real")
-    power = np.asarray(power, dtype=np.float64)
-    if power.shape != k.shape:
-        raise InputError(
-            f"spectrum returned the shape {power.shape} for {k.shape} wavenumbers: it must return one P each"
-        )
-    bad = ~(np.isfinite(power) & (power >= 0))
-    if bad.any():
-        raise InputError(
-            f"spectrum is {power[bad][0]} at k = {k[bad][0]:.6g}: P must be finite and not negative"
-        )
-    result = np.zeros(table.size)
-    result[wanted] = power
-    return result
 
 
 def require_memory_for(grid: Grid, n: int, dtype: np.dtype[Any], device: str = "cpu") -> None:
