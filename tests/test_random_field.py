@@ -259,6 +259,28 @@ def test_tables_of_other_grids_are_refused(other):
             call()
 
 
+@pytest.mark.parametrize("sigma", [1e-15, 1e8, 1e15, 1e22])
+def test_scores_of_single_precision_are_right_or_refused(sigma):
+    """The factors of modes are below the smallest float32 where sigma^2 N is above 1e38: 1e22 gave 0."""
+    prior = ps.GaussianRandomField(ps.Grid((32, 32, 32), 100.0), lambda k: sigma**2 * 1e3 / k)
+    x = prior.sample(1, seed=1)
+    single = x.astype(np.float32)
+    if sigma > 1e20:
+        with pytest.raises(InputError, match="float32, whose range the spectrum exceeds"):
+            prior.score(single)
+    else:
+        score = prior.score(x)
+        assert np.abs(prior.score(single) - score).max() < 1e-4 * np.abs(score).max()
+    np.testing.assert_allclose(prior.whiten(single), prior.whiten(x), atol=1e-4)
+
+
+def test_steep_spectra_are_not_refused_in_single_precision():
+    prior = ps.GaussianRandomField(ps.Grid((16, 16), 1.0), lambda k: np.exp(-((k / 3.0) ** 2)))
+    assert prior.power[prior.power > 0].min() < 1e-100
+    z = prior.sample(1, seed=1, dtype="float32")
+    assert np.isfinite(prior.unwhiten(z)).all()
+
+
 def test_paired_phases():
     prior = ps.GaussianRandomField(ps.Grid((8, 6), 1.0), spectrum)
     x = prior.sample(4, seed=7, paired=True)
