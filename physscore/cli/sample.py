@@ -90,7 +90,7 @@ def command(
 
     A model of your own is an Energy, or a function of the -p values that returns one. Exit code 1 if the
     run has not mixed. With -n, new states are made by a learned score through its noise levels, of which
-    there are --steps (40).
+    there are --steps (40, more for steep spectra).
     """
     from physscore import kernels, plots
     from physscore.core import InputError
@@ -128,8 +128,7 @@ def command(
             if click.get_current_context().get_parameter_source(name) == ParameterSource.COMMANDLINE:
                 option = name.removesuffix("_name").replace("_", "-")
                 raise InputError(f"--{option} is for chains: -n makes new states through noise levels")
-        levels = 40 if steps is None else steps
-        _generate(model, target, n, levels, seed, output, resume, overwrite, plot, as_json)
+        _generate(model, target, n, steps, seed, output, resume, overwrite, plot, as_json)
         return
     steps = 1000 if steps is None else steps
     workers = min(workers, max(chains, 1))
@@ -164,7 +163,7 @@ def _generate(
     model: str,
     target: Any,
     n: int,
-    steps: int,
+    steps: int | None,
     seed: int,
     output: Path | None,
     resume: bool,

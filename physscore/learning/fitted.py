@@ -29,7 +29,7 @@ from physscore.learning.normalisation import Components, Normalisation, from_set
 from physscore.learning.preconditioning import Preconditioned
 from physscore.learning.unet import UNet
 from physscore.sampling.denoising import edm_levels, heun
-from physscore.sampling.levels import Level
+from physscore.sampling.levels import Level, enough_levels
 from physscore.sampling.likelihood import LogLikelihood, log_likelihood
 from physscore.sampling.start import MatchedNormal
 from physscore.store.hdf5 import check_output
@@ -189,7 +189,7 @@ class Fitted(Score):
         n: int,
         *,
         seed: int = 0,
-        steps: int = 40,
+        steps: int | None = None,
         churn: float = 0.0,
         batch: int | None = None,
         progress: bool = False,
@@ -206,7 +206,7 @@ class Fitted(Score):
         seed
             A whole number from 0 to 2^64 - 1. A draw depends on it and on its number only, to rounding.
         steps
-            Noise levels.
+            Noise levels. [default: 40, more where they are more than 2500 apart]
         churn
             Noise that is added again on the way; see ``sampling.denoising.heun``.
         batch, progress
@@ -229,7 +229,8 @@ class Fitted(Score):
                 "the model was not trained through noise levels: sample it by ps.sample, as any other score"
             )
         start = self._start(n, seed, first)
-        levels = edm_levels(self.sigma_min, self.sigma_max, steps)
+        ends = self.sigma_min, self.sigma_max
+        levels = edm_levels(*ends, enough_levels(*ends) if steps is None else steps)
         if churn and first:
             raise InputError(f"first is {first} and churn {churn}: the noise of churn is counted from 0")
         y = heun(self.at, levels, n, seed=seed, churn=churn, init=start, batch=batch, progress=progress)

@@ -18,6 +18,7 @@ from physscore.interrupt import interruptible
 from physscore.learning.fitted import Fitted
 from physscore.noise import seed_key
 from physscore.sampling.engine import whole
+from physscore.sampling.levels import enough_levels
 from physscore.store.field_file import FieldFile
 from physscore.store.fields import FieldWriter
 from physscore.store.hdf5 import check_output, describe, require_space, whole_file
@@ -33,7 +34,7 @@ def generate(
     output: str | os.PathLike[str],
     *,
     seed: int = 0,
-    steps: int = 40,
+    steps: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = False,
@@ -53,7 +54,7 @@ def generate(
     seed
         A whole number from 0 to 2^64 - 1; a state depends on it and on its number only.
     steps
-        Noise levels.
+        Noise levels. [default: as of ``Fitted.sample``]
     resume
         Go on with an unfinished file of fields.
     overwrite
@@ -75,6 +76,7 @@ def generate(
     InputError
         If an argument makes no sense, or the file cannot be written.
     """
+    steps = enough_levels(score.sigma_min, score.sigma_max) if steps is None else steps
     n, steps, seed = whole(n=n), whole(2, steps=steps), whole(0, seed=seed)
     seed_key(seed)
     if steps > _MOST_LEVELS:

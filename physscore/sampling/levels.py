@@ -17,6 +17,7 @@ from physscore.sampling.engine import whole
 _Floats = npt.NDArray[np.float64]
 ScoreAt = Callable[[float], Score]
 
+_FEWEST_LEVELS = 40
 _PIECE = 1 << 20  # components of the states that are handed to a score at once
 
 # The numbers of the deviates of each sampler: that of the first states is that of ``annealed_langevin``,
@@ -85,6 +86,15 @@ class Level:
     def denoised(self, y: _Floats) -> _Floats:
         """Return the mean of x given y = x + sigma xi, y + sigma^2 s (Efron 2011, JASA 106, 1602)."""
         return y + self.sigma**2 * self.score(y)
+
+
+def enough_levels(sigma_min: float, sigma_max: float) -> int:
+    """Return how many of EDM's levels leave an error of about 1% in a Gaussian's variance by Heun's rule.
+
+    It is the largest at its narrowest modes: 40 are enough for levels that are 2500 apart, as of spectra that
+    vary by 1e4; of those that vary by 1e10 they would make it 25%.
+    """
+    return max(_FEWEST_LEVELS, math.ceil(0.65 * math.log(sigma_max / sigma_min) ** 2))
 
 
 def pieces(n: int, dim: int, batch: int | None) -> list[slice]:
