@@ -177,6 +177,16 @@ def test_foreign_file(tmp_path):
                     "--compare", f"powerlaw:index=0,amplitude={100 / 256}", cwd=tmp_path)  # fmt: skip
     assert "mean of 3 independent" in out.stdout
     assert "a/maps: float64 (3, 16, 16)" in physscore("info", "maps.h5", cwd=tmp_path).stdout
+    cells = np.ones((8, 8, 8))
+    with h5py.File(tmp_path / "odd.h5", "w") as file:
+        file["complex"] = cells + 1j
+        file["pairs"] = np.zeros(cells.shape, [("a", "f4"), ("b", "f4")])
+        file["text"] = np.full(cells.shape, b"x")
+    for name in ("complex", "pairs", "text"):
+        for memory in ((), ("--memory", "1MB")):
+            options = ("--dataset", name, "--box", "10", *memory)
+            refused = physscore("spectrum", "odd.h5", *options, cwd=tmp_path, code=2)
+            assert "must hold real numbers" in refused.stderr
 
 
 REFUSED = {

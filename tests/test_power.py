@@ -369,6 +369,7 @@ def test_power_of_single_precision_has_the_range_of_double(scale):
 
 WRONG_MODELS = {
     "power of the bins": (lambda measured: measured.power, "not for each bin"),
+    "text": (lambda measured: "planck2018", "model is 'planck2018': it must hold real numbers"),
     "a number": (lambda measured: 3.0, "it must be a function"),
     "too few": (lambda measured: lambda k: k[:-1], "one P each"),
     "nothing": (lambda measured: lambda k: 0 * k, "no power at any of the modes"),

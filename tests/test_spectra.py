@@ -71,6 +71,9 @@ def test_from_camb():
     assert short == pytest.approx(far, rel=1e-3)  # HMcode needs more of the linear spectrum than is asked for
     with pytest.raises(InputError, match="CAMB does not accept the parameters"):
         spectra.from_camb(nonsense=1)
+    for amplitude in (0.0, -1e-9):
+        with pytest.raises(InputError, match=f"CAMB .* the parameters .*{amplitude}"):
+            spectra.from_camb(As=amplitude)
 
 
 def test_camb_is_an_extra(monkeypatch):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from physscore.arrays import as_states, on_gpu, unmasked
+from physscore.arrays import as_states, on_gpu, real_numbers, unmasked
 from physscore.core import Array, InputError
 from physscore.diagnostics.bins import PowerBins, power_bins
 from physscore.diagnostics.mass_assignment import aliased_window, inverse_window, orders_of
@@ -324,7 +324,7 @@ def _values_of(model: Any, k: _Floats, used: npt.NDArray[np.bool_]) -> _Floats:
                 "one P each"
             )
         return values
-    values = np.asarray(model, np.float64)
+    values = real_numbers(model, "model")
     if values.shape != k.shape:
         raise InputError(
             f"model has shape {values.shape}: it must be a function P(k), or have a value for each of the "

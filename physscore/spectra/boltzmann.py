@@ -145,6 +145,8 @@ def from_camb(
         k, _, power = compute(hubble_units=True, k_hunit=True)
     except Exception as error:  # CAMB has no common base for its complaints
         raise InputError(f"CAMB does not accept the parameters {parameters}: {error}") from error
+    if not (np.isfinite(power[0]) & (power[0] > 0)).all():
+        raise InputError(f"CAMB finds a power that is not positive for the parameters {parameters}")
     wanted = np.geomspace(1e-5, top, 1200)
     raw = LinearMatter("camb", k, power[0], z, {})
     settings = {"k_max": top, "nonlinear": nonlinear, "camb": camb.__version__, **chosen}

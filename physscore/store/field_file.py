@@ -106,6 +106,10 @@ class FieldFile:
         found = self.file.get(dataset)
         if not isinstance(found, h5py.Dataset):
             raise InputError(f"file {self.path} has no dataset {dataset!r}: name one of its datasets")
+        if found.dtype.kind not in "fiub":
+            raise InputError(
+                f"dataset {dataset!r} in {self.path} has the type {found.dtype}: it must hold real numbers"
+            )
         if box_size is None:
             raise InputError(
                 f"box_size is missing: the box of {dataset!r} in {self.path} is not known (--box)"
