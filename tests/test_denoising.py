@@ -259,3 +259,32 @@ def test_bad_input_is_one_sentence(function, message):
     with np.errstate(all="ignore"), pytest.raises(ps.InputError, match=message) as caught:
         function()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_schedules_in_single_precision(scaled):
+    """As a network's own: the ends of the steps are missed by 5e-5, and it is the end that is meant."""
+    ends = np.array([1e-4, 0.02], np.float32)
+    betas = np.linspace(*np.sqrt(ends), 1000, dtype=np.float32) ** 2 if scaled else np.linspace(*ends, 1000)
+    kept = np.cumprod(1 - betas.astype(np.float32), dtype=np.float32)
+
+    def epsilon(x, step):
+        return np.sqrt(1 - kept[step]) * x
+
+    score_at = score_at_from_epsilon(epsilon, kept, shape=2)
+    assert np.isfinite(ddpm(score_at, betas, 4, seed=1)).all()
+    levels = np.sqrt((1 - kept.astype(float)) / kept)
+    x = np.ones((1, 2))
+    for end, beyond in ((levels[0], 1 - 5e-4), (levels[-1], 1 + 5e-4)):
+        np.testing.assert_allclose(score_at(end * beyond).score(x), score_at(end).score(x), rtol=1e-3)
+        with pytest.raises(ps.InputError, match="the steps of the network"):
+            score_at(end * beyond**4)
+
+
+def test_predicted_noise_with_a_graph():
+    torch = pytest.importorskip("torch")
+    weight = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    score_at = score_at_from_epsilon(lambda x, step: weight * torch.as_tensor(x), KEPT, shape=2)
+    found = score_at(1.0).score(np.ones((3, 2)))
+    np.testing.assert_allclose(found, -np.sqrt(0.5), rtol=1e-2)
+    np.testing.assert_array_equal(epsilon_to_score(weight[None], 0.75), -2.0 * np.ones((1, 2)))

@@ -17,6 +17,7 @@ from physscore.sampling.engine import whole
 from physscore.sampling.levels import ScoreAt, short
 
 _Floats = npt.NDArray[np.float64]
+_ROUNDING = 1e-3  # by which the ends may be missed: schedules are multiplied up in single precision
 
 
 def linear_betas(n: int = 1000, first: float = 1e-4, last: float = 0.02) -> _Floats:
@@ -92,7 +93,7 @@ def epsilon_to_score(epsilon: Any, alpha_bar: Any) -> Array:
     InputError
         If abar is not between 0 and 1, or epsilon no array of numbers.
     """
-    noise = unmasked(epsilon, "epsilon")
+    noise = unmasked(_detached(epsilon), "epsilon")
     if noise.dtype.kind not in "fiu" or not noise.ndim:
         raise InputError(f"epsilon is {short(epsilon)}: it must hold numbers, of shape (n, *shape)")
     kept = real_numbers(alpha_bar, "alpha_bar")
@@ -149,7 +150,7 @@ class NoisePrediction(Score):
         self.shape, self.sigma = shape, float(sigma)
         self._epsilon = epsilon
         levels = np.sqrt((1 - kept) / kept)
-        if not levels[0] * (1 - 1e-9) <= self.sigma <= levels[-1] * (1 + 1e-9):
+        if not levels[0] * (1 - _ROUNDING) <= self.sigma <= levels[-1] * (1 + _ROUNDING):
             raise InputError(
                 f"sigma is {sigma:g}: the steps of the network have noise levels from {levels[0]:.4g} to "
                 f"{levels[-1]:.4g}"
@@ -166,8 +167,13 @@ class NoisePrediction(Score):
         """Return the score at states (n, *shape), in the unit of the data."""
         total: Any = 0.0
         for weight, step, scale in self._terms:
-            found = np.asarray(self._epsilon(x * scale, step))
+            found = np.asarray(_detached(self._epsilon(x * scale, step)))
             if found.shape != x.shape:
                 raise InputError(f"epsilon(x, {step}) returned {found.shape}, expected {x.shape}")
             total = total + weight * found
         return np.asarray(-total / self.sigma)
+
+
+def _detached(found: Any) -> Any:
+    """Return what a network returns without its graph, on the CPU, if it is a tensor."""
+    return found.detach().cpu() if hasattr(found, "detach") else found
