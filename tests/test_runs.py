@@ -1,8 +1,10 @@
 """Runs in files: the same as in memory, whatever happens on the way."""
 
+import copy
 import json
 import math
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -489,3 +491,21 @@ def test_going_on_with_other_chains_or_another_job(tmp_path):
         ps.sample(TARGET, init=first, resume=True, **job).draws[-1],
         ps.sample(TARGET, ps.MALA(0.3), chains=4, steps=40, warmup=0).draws[-1],
     )
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda run: pickle.loads(pickle.dumps(run))])
+def test_a_run_in_a_file_is_copied(copied, tmp_path, monkeypatch):
+    """A file is not: the copy opens it again, wherever it is made, and says if it is gone."""
+    monkeypatch.chdir(tmp_path)
+    run = ps.sample(ps.Gaussian(0.0, 1.0, dim=2), ps.MALA(), chains=4, steps=8, output="run.h5")
+    kept = pickle.dumps(run)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    found = copied(run)
+    np.testing.assert_array_equal(found.samples, run.samples)
+    np.testing.assert_array_equal(found.energies, run.energies)
+    in_memory = ps.sample(ps.Gaussian(0.0, 1.0, dim=2), ps.MALA(), chains=4, steps=8)
+    np.testing.assert_array_equal(copied(in_memory).samples, in_memory.samples)
+    (tmp_path / "run.h5").unlink()
+    with pytest.raises(ps.InputError, match="does not exist"):
+        pickle.loads(kept)

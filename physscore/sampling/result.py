@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -86,6 +88,30 @@ class Run:
     swap_every: int = 1
     first_step: int = 0
     file: Any = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self._in_file: tuple[str, str] | None = None  # path and place, wherever a copy is made
+        if hasattr(self.draws, "file"):
+            self._in_file = os.path.abspath(self.draws.file.filename), self.draws.name
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle is made of: draws in a file by its path and their place."""
+        return dict(self.__dict__, file=None, draws=None if hasattr(self.draws, "file") else self.draws)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open the file again.
+
+        Raises
+        ------
+        InputError
+            If it is not there.
+        """
+        self.__dict__.update(state)
+        if self.draws is None and self._in_file is not None:
+            from physscore.store.hdf5 import open_hdf5
+
+            self.file = open_hdf5(Path(self._in_file[0]))
+            self.draws = self.file[self._in_file[1]]
 
     @property
     def shape(self) -> tuple[int, ...]:
