@@ -150,7 +150,7 @@ def compare_fields(
         The box and its cells, the same for both.
     groups, generated_groups
         A label for each map, such as the number of its simulation; maps with the same label are not
-        independent. [default: all are]
+        independent. [default: all are, but for a set of pairs in which each odd map is minus the one before]
     paired
         Whether map i of one set belongs to map i of the other, as a reconstruction to the truth: errors are
         those of the differences, and the cross-correlation is measured. Both sets then have ``groups``.
@@ -185,13 +185,18 @@ def compare_fields(
         raise InputError(f"permutations is {permutations!r}: below {fewest} no statistic could fail")
     if not 0 <= tolerance < math.inf:
         raise InputError(f"tolerance is {tolerance!r}: it must be a relative deviation, at least 0")
+    if paired and len(generated) != len(reference):
+        raise InputError(
+            f"generated holds {len(generated)} maps and reference {len(reference)}: "
+            "pairs need the same number"
+        )
+    found_pairs = []
+    if groups is None and (_are_pairs(reference) or (paired and _are_pairs(generated))):
+        groups, found_pairs = np.arange(len(reference)) // 2, ["reference"]
     if paired:
-        if len(generated) != len(reference):
-            raise InputError(
-                f"generated holds {len(generated)} maps and reference {len(reference)}: "
-                "pairs need the same number"
-            )
         generated_groups = groups
+    elif generated_groups is None and _are_pairs(generated):
+        generated_groups, found_pairs = np.arange(len(generated)) // 2, ["generated set", *found_pairs]
     size = unit_size(len(generated), len(reference))
     units = [
         units_of(len(generated), generated_groups, "generated", size),
@@ -226,8 +231,22 @@ def compare_fields(
         maps=(len(generated), len(reference)),
         units=(len(a.units), len(b.units)),
         correlation=_correlation(generated, reference, grid, a, b, units[0]) if paired else None,
-        notes=_notes(a, b, (generated_groups is not None, groups is not None), paired),
+        notes=[
+            f"the {what} is of pairs, each a map and minus it, which are taken for one unit"
+            for what in found_pairs
+        ]
+        + _notes(a, b, (generated_groups is not None, groups is not None), paired),
     )
+
+
+def _are_pairs(fields: Any) -> bool:
+    """Return whether each odd map of a set is minus the one before."""
+
+    def is_pair(i: int) -> bool:
+        one, other = np.asarray(fields[i]), np.asarray(fields[i + 1])
+        return other.dtype.kind == "f" and np.array_equal(one, -other)
+
+    return len(fields) > 2 and len(fields) % 2 == 0 and all(is_pair(i) for i in range(0, len(fields), 2))
 
 
 def _correlation(
