@@ -87,7 +87,7 @@ def command(
 ) -> None:
     """Measure the power spectrum of fields and compare it with a model.
 
-    With --compare the exit code is 1 if they do not agree. The errors are those of Gaussian modes;
+    Of pairs of opposite phase the first ones are measured. With --compare the exit code is 1 if they do not agree. The errors are those of Gaussian modes;
     those of which their file says that they are lognormal are compared through their logarithm, for which
     they hold.
     """
