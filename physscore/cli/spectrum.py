@@ -87,9 +87,9 @@ def command(
 ) -> None:
     """Measure the power spectrum of fields and compare it with a model.
 
-    Of pairs of opposite phase the first ones are measured. With --compare the exit code is 1 if they do not agree. The errors are those of Gaussian modes;
-    those of which their file says that they are lognormal are compared through their logarithm, for which
-    they hold.
+    Of pairs of opposite phase the first ones are measured. With --compare the exit code is 1 if they do not
+    agree. The errors are those of Gaussian modes; fields whose file says that they are lognormal are compared
+    through their logarithm, for which they hold.
     """
     from physscore import plots, spectra
     from physscore.core import InputError
