@@ -23,6 +23,7 @@ _ALLOWANCE = 2e-3  # of the size of the terms: what is off by less is not counte
 _MANY, _REPEATS, _STATES = 8, 100, 256  # slices, how often, and of how many states: for the scatter
 
 _AT_TRUTH, _AWAY = "gradient at the true score", "gradient away from it"
+_FOURTH = "fourth moment of the noise"
 _SCATTER, _ONE_SLICE = f"scatter of 1 slice / that of {_MANY}", "score times 0.5, 1 slice"
 
 
@@ -110,6 +111,8 @@ def check_loss(
             checks += _slopes(trial, slopes)
             if kind == "sliced":
                 checks += _slices(trial, scatter)
+            if kind == "denoising":
+                checks += _normality(trial)
         checks += _manners(trials)
         return judged(f"{kind} loss", checks, seed, partial(_words, kind, trials, counts, slopes))
 
@@ -118,6 +121,8 @@ def _words(kind: str, trials: list[Trial], counts: list[Counts], slopes: list[Co
     """Return what is likely wrong, given a check that failed."""
     about = explain_noise([(t.noise, t.system.sigma) for t in trials]) if kind == "denoising" else ""
     about = about or explain(kind, counts)
+    if check.name == _FOURTH:
+        return f"the noise is not normal: its fourth moment is {check.value:.3g} and not 3 times sigma^4"
     if check.name == _SCATTER and "slices" not in about:
         return "the scatter does not fall like 1 / slices: are all slices used, and drawn independently?"
     if check.name.startswith((_AT_TRUTH, _AWAY)):
@@ -213,6 +218,16 @@ def _slices(trial: Trial, scatter: bool) -> list[Check]:
         Check(_SCATTER, float(min(ratio, 1e300)), _MANY, min(z_ratio, 0.0), system=trial.system.name)
     )
     return checks
+
+
+def _normality(trial: Trial) -> list[Check]:
+    """Look at the noise that is added, which has to be normal: the values hardly tell."""
+    if trial.fourth_moments is None:
+        return []
+    # One batch would be off by less, if all had the same noise.
+    allowance = 5 * math.sqrt(96 / trial.x[0].numel())
+    mean, z = deviate(trial.fourth_moments, 3.0, allowance)
+    return [Check(_FOURTH, float(mean), 3.0, float(z), system=trial.system.name)]
 
 
 def _manners(trials: list[Trial]) -> list[Check]:

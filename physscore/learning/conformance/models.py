@@ -58,14 +58,13 @@ class Model(nn.Module):
         )
         direction = torch.cos(1.0 + torch.arange(truth.mean.numel(), dtype=torch.float64))
         self.direction = direction / direction.norm()
-        self.moments: list[tuple[float, float]] = []  # of the states that it was called with
+        self.seen: list[Tensor] = []  # the states that it was called with, if it is watched
         self.watched = False
 
     def forward(self, x: Tensor, sigma: Any = None) -> Tensor:
         """Return scores (n, *shape), or energies (n,)."""
         if self.watched:
-            rows = x.detach().flatten(1) - self.truth.mean.to(x.dtype)
-            self.moments.append((float((rows**2).sum(1).mean()), float(len(rows))))
+            self.seen.append(x.detach().flatten(1))
         return self.energy(x, sigma) if self.form == "energy" else self.score(x, sigma)
 
     def score(self, x: Tensor, sigma: Any = None) -> Tensor:

@@ -22,6 +22,7 @@ _Floats = npt.NDArray[np.float64]
 SLICES = 4
 FEW = 10  # dimensions in which much is drawn
 WEIGHTS = ("scale", "width", "tilt")
+_SAME = 0.05  # of a variance
 
 
 @dataclass(frozen=True)
@@ -140,13 +141,38 @@ class Trial:
     @cached_property
     def noise(self) -> float:
         """Return the standard deviation of the noise that the loss adds, from the states the model saw."""
-        mean, seen = self.truth.mean, self.model()
-        seen.watched = True
-        for i, x in enumerate(self.x):
-            self.value(seen, x, i)
-        square, n = np.array(seen.moments or [(math.nan, 1.0)]).T
+        seen = [y for some in self._seen for y in some]
+        if not seen:
+            return math.nan
+        mean = self.truth.mean
+        square = float(((torch.cat(seen).double() - mean) ** 2).sum(1).mean())
         own = float(((self.x.double().flatten(2) - mean) ** 2).sum(2).mean())
-        return math.sqrt(max(float(square @ n / n.sum()) - own, 0.0) / self.system.dim)
+        return math.sqrt(max(square - own, 0.0) / self.system.dim)
+
+    @cached_property
+    def fourth_moments(self) -> _Floats | None:
+        """Return the fourth moment of the noise in each batch, in units of sigma, 3 where it is normal; None
+        where the states the model saw are not those of the batch, in their order, with noise of sigma."""
+        moments = np.empty((len(self.x), 2))
+        for i, (x, seen) in enumerate(zip(self.x, self._seen, strict=True)):
+            x = x.flatten(1)
+            if not seen or any(len(y) % len(x) for y in seen):
+                return None
+            noise = torch.cat([y.reshape(-1, *x.shape) - x for y in seen]).double() / self.system.sigma
+            moments[i] = float((noise**2).mean()), float((noise**4).mean())
+        return moments[:, 1] if abs(moments[:, 0].mean() - 1) < _SAME else None
+
+    @cached_property
+    def _seen(self) -> list[list[Tensor]]:
+        """The states that the model is called with, batch by batch."""
+        model = self.model()
+        model.watched = True
+        found = []
+        for i, x in enumerate(self.x):
+            model.seen = []
+            self.value(model, x, i)
+            found.append(model.seen)
+        return found
 
     @torch.no_grad()
     def all_terms(self, models: list[Model]) -> _Floats:
