@@ -16,6 +16,8 @@ from physscore.energies.coordinates import FieldModes, prior_and_likelihood, req
 from physscore.energies.fourier_gaussian import FourierGaussian
 from physscore.energies.gaussian import Gaussian
 from physscore.energies.hartley import Waves
+from physscore.energies.lognormal import LognormalField
+from physscore.energies.lognormal_modes import OfLogarithm
 from physscore.energies.random_field import GaussianRandomField
 from physscore.energies.whitening import compiled_whitening
 from physscore.grid import Grid
@@ -113,9 +115,13 @@ class FieldExcess(Excess):
     def cells(self, y: Array, score: Array, mean: Array, scale: Array) -> tuple[Array, Array, Array]:
         """Return what coordinates v = (y - mean) / scale, and a score over them, are in the cells, and the
         variances of cells of which v is a standard normal: arrays (n, cells), (n, cells) and (cells,)."""
-        zero, middle = self.to_state(np.stack([np.zeros_like(mean), mean]))
-        x, pushed = self.to_state(y) - middle, self.to_state(scale * score) - zero
+        zero, middle = self.to_fields(np.stack([np.zeros_like(mean), mean]))
+        x, pushed = self.to_fields(y) - middle, self.to_fields(scale * score) - zero
         return x.reshape(len(y), -1), pushed.reshape(len(y), -1), self.cell_variances(scale)
+
+    def to_fields(self, y: Array) -> Array:
+        """Return the fields that ``y`` are linear coordinates of: the states, if not said otherwise."""
+        return self.to_state(y)
 
     @abstractmethod
     def cell_variances(self, scale: Array) -> Array:
@@ -155,6 +161,8 @@ class WaveExcess(FieldExcess):
 
 class ModeExcess(FieldExcess):
     """Over Fourier modes: what is Gaussian there costs no FFT."""
+
+    reference: Prior
 
     def __init__(self, reference: FourierGaussian, target: Energy, *, beyond: bool) -> None:
         self.reference, self.target = reference, target
@@ -225,6 +233,31 @@ class ModeExcess(FieldExcess):
         return cast(Array, namespace(device_of(scale)).full(cells, mean))
 
 
+class LognormalExcess(ModeExcess):
+    """Of a target with a lognormal prior, over the Fourier modes of the Gaussian field behind it."""
+
+    def __init__(self, field: LognormalField, target: Energy, likelihood: Energy | None) -> None:
+        none = 0.0 * field.gaussian
+        super().__init__(
+            as_modes(field.gaussian),
+            none if likelihood is None else OfLogarithm(likelihood, field),
+            beyond=False,
+        )
+        self._field, self.reference, self.target = field, field, target
+
+    def to_state(self, y: Array) -> Array:
+        """Return delta at ``y``."""
+        return self._field.cells_of(super().to_state(y))
+
+    def to_fields(self, y: Array) -> Array:
+        """Return the Gaussian fields at ``y``."""
+        return super().to_state(y)
+
+    def from_state(self, x: Array) -> Array:
+        """Return the coordinates of delta."""
+        return super().from_state(self._field.to_gaussian(x))
+
+
 def _offset(reference: Gaussian | FourierGaussian) -> float:
     """Return the energy at the mean."""
     return float(reference._offset)
@@ -248,6 +281,10 @@ def excess_of(reference: Prior, target: Energy, device: str = "cpu") -> Excess:
     """
     if reference.shape != target.shape:
         raise InputError(f"reference has states of shape {reference.shape}, the target {target.shape}")
+    prior, likelihood = prior_and_likelihood(target)
+    own = prior is reference
+    if isinstance(reference, LognormalField) and own:
+        return LognormalExcess(reference, target, likelihood)
     if not isinstance(reference, GaussianRandomField | FourierGaussian):
         if device == "gpu":
             raise InputError(
@@ -255,8 +292,6 @@ def excess_of(reference: Prior, target: Energy, device: str = "cpu") -> Excess:
                 f'{reference!r}: use device "cpu"'
             )
         return Excess(reference, target)
-    prior, likelihood = prior_and_likelihood(target)
-    own = prior is reference
     energy: Any = target if not own else (0.0 * target if likelihood is None else likelihood)
     if isinstance(reference, GaussianRandomField):
         reference = as_modes(reference)
