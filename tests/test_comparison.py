@@ -195,6 +195,9 @@ def test_fields_that_are_not_alike_all_count():
     prior = ps.GaussianRandomField(ps.Grid((8, 8), 100.0), ps.spectra.PowerLaw(-1.0, 1.0))
     x = prior.sample(8, seed=1, dtype="float32")
     assert ps.power_spectrum(x, prior.grid).independent == 8
+    fixed = prior.sample(8, seed=1, dtype="float32", fixed=True)  # of one power, but independent
+    for scale in (1.0, 1e-30):
+        assert ps.power_spectrum(scale * fixed, prior.grid).independent == 8
     x[5] = -x[4]
     measured = ps.power_spectrum(x, prior.grid)
     assert (measured.independent, len(measured.power)) == (7, 8)

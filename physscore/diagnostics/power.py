@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from physscore.arrays import as_states, on_gpu, real_numbers, unmasked
+from physscore.arrays import as_states, on_gpu, real_numbers, to_host, unmasked
 from physscore.core import Array, InputError
 from physscore.diagnostics.bins import PowerBins, power_bins
 from physscore.diagnostics.mass_assignment import aliased_window, inverse_window, orders_of
@@ -89,10 +89,10 @@ class PowerSpectrum:
         For a Gaussian field the sum of |delta_k|^2 / (P V) over the modes of a bin follows the
         chi-square law with ``n_modes`` degrees of freedom exactly, however few they are. Its
         probability, turned into a standard normal deviate, is the pull of the bin; their squares
-        add up to ``chi2``. A batch of fields is pooled, as independent ones, but for those with the very
-        power of the one before, the second ones of pairs. Power where the model has none, beyond rounding,
-        is a deviation however small; modes with less power in the model than fields of this precision can
-        hold are left out. With shot noise a bin is known to within one particle.
+        add up to ``chi2``. A batch of fields is pooled, as independent ones, but for those with the modes of
+        the one before or their opposite, the second ones of pairs. Power where the model has none, beyond
+        rounding, is a deviation however small; modes with less power in the model than fields of this
+        precision can hold are left out. With shot noise a bin is known to within one particle.
 
         Parameters
         ----------
@@ -157,7 +157,7 @@ class Shells:
     bins: npt.NDArray[np.int64]
     sums: _Floats  # of P over the modes and the fields
     noise: _Floats  # of the shot noise over the modes
-    n_fields: int  # without those that have the power of the one before
+    n_fields: int  # without the second ones of pairs
     eps: float  # of the precision of the fields
     particle: float = 0.0  # share of one particle in all of a field, or 0: shot noise over the volume
 
@@ -241,18 +241,19 @@ def power_spectrum(
                 raise InputError(
                     f"delta is a field on {field.grid}, and grid is {grid}: they must be the same"
                 )
-            sums, dtype = field.sum_power(table, window), field.dtype
+            sums, dtype, some = field.sum_power(table, window), field.dtype, None
         else:
             a = _modes(field, grid, "delta")
             sums, dtype = sum_power(a, a, table, window), a.dtype
+            some = to_host(a[(0,) * (a.ndim - 1)][1:].copy())  # the modes along the last axis
         eps = max(eps, float(np.finfo(dtype).eps))
         del field  # which is used up
         sums *= to_power
         if others is None:
-            if before is None or not _repeats(sums, before, table, eps):
+            if before is None or some is None or not _repeats(some, before, eps):
                 pooled += sums
                 independent += 1
-            before = sums
+            before = some
             power.append(binned.mean(sums - noise))
             error.append(_error(binned, table.counts, sums, sums, sums))
         else:
@@ -307,11 +308,11 @@ def _error(bins: PowerBins, counts: Array, a: _Floats, b: _Floats, both: _Floats
         return np.asarray(np.sqrt(bins.sum(np.where(counts > 1, squares, alone))) / bins.n_modes)
 
 
-def _repeats(sums: _Floats, before: _Floats, table: WavenumberTable, eps: float) -> bool:
-    """Return whether a field has the power of the one before, to rounding: as the second of a pair does."""
-    used = (table.counts > 0) & (table.k > 0)
-    with np.errstate(invalid="ignore"):
-        return bool(np.median(np.abs(sums - before)[used]) <= 1e3 * eps * np.median(before[used]))
+def _repeats(some: Array, before: Array, eps: float) -> bool:
+    """Return whether modes are those of the field before, or opposite to them as in a pair, to rounding."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        apart = min(np.abs(some + before).max(), np.abs(some - before).max())
+        return bool(apart <= 1e3 * eps * np.abs(before).max())
 
 
 def _values_of(model: Any, k: _Floats, used: npt.NDArray[np.bool_]) -> _Floats:
