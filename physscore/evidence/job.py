@@ -38,6 +38,7 @@ _AT_ONCE = 1 << 26  # and their particles have so many components at most
 _IN_PYTHON = 1e5  # of these a gradient in Python counts as, at least
 _DENSE_UP_TO = 32
 _CORRELATED = 2.0  # ratio of the eigenvalues
+_VARIED, _WIDELY = 0.67, 1.5  # powers of 2, of which a normal density makes up to 0.6
 _BACK = 1 << 31  # where the steps of ways back are counted from
 # Make seeds of random numbers that are not the islands': the pilot's, and of the reference on the way back.
 _PILOT, _ANEW = 0x5DEECE66D, 0xBF58476D1CE4E5B9
@@ -182,7 +183,7 @@ class Job:
 
     def uneven(self, y: Array) -> list[Finding]:
         """Doubt particles that autoMALA would spread further."""
-        if not looked_for_unevenness(self.excess) or isinstance(self.kernel, AutoMALA):
+        if not looked_for_unevenness(self.excess) or getattr(self.kernel, "sweep", False):
             return []
         last = len(self.plan.betas) - 1
         mean, scale = self.plan.coordinates(last)
@@ -275,10 +276,12 @@ def prepare(
         and not getattr(kernel, "sweep", False)
     )  # fmt: skip
 
+    watched = automatic and looked_for_unevenness(excess)
+
     def scout(kernel: Kernel, dense: bool) -> tuple[Knots, Particles]:
         return explore(
-            excess, kernel, particles=pilots, seed=seed ^ _PILOT, dense=dense, device=device,
-            progress=lambda beta: look(1, beta=f"{beta:.3g}"),
+            excess, kernel, particles=pilots, seed=seed ^ _PILOT, dense=dense, watched=watched,
+            device=device, progress=lambda beta: look(1, beta=f"{beta:.3g}"),
         )  # fmt: skip
 
     knots, scouts = scout(kernel, dense)
@@ -287,11 +290,17 @@ def prepare(
         knots, scouts = scout(kernel, dense)
         knots.evaluations += spent
     per_spread = _STEPS_PER_SPREAD
-    if automatic and looked_for_unevenness(excess):
+    if watched:
         scale = knots.scales[-1] if not dense else np.sqrt(np.einsum("ij,ij->i", *[knots.scales[-1]] * 2))
-        if uneven(excess, scouts.y, (knots.means[-1], scale), float(knots.step_sizes[-1]), seed):
-            kernel, spent = AutoMALA(sweep=True), knots.evaluations
-            knots, scouts = scout(kernel, False)
+        step_size = float(knots.step_sizes[-1])
+        # On the way, too, one step size for all may not reach where the target is narrow.
+        if knots.variation > _WIDELY or uneven(excess, scouts.y, (knots.means[-1], scale), step_size, seed):
+            kernel, dense = AutoMALA(sweep=True), False
+        elif knots.variation > _VARIED:
+            kernel = AutoMALA()
+        if isinstance(kernel, AutoMALA):
+            spent = knots.evaluations
+            knots, scouts = scout(kernel, dense)
             knots.evaluations += spent
     if getattr(kernel, "sweep", False):
         per_spread *= _MORE_IF_UNEVEN

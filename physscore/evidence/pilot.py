@@ -27,6 +27,7 @@ _LONGEST = SHORT_OF_QUARTER + math.pi  # trajectory: half a period more forgets 
 _UNEVEN = 0.12  # powers of 2
 LOOKED_AT = 512  # particles, of which it is asked whether they are uneven
 _SPREADING, _FAR = 20, 1 << 29  # steps are counted in 32 bits
+_TRIED = 4  # gradients that autoMALA takes in a step, about
 _SHRINK = 5.0  # particles that a measured variance must outnumber
 
 
@@ -37,11 +38,14 @@ def explore(
     particles: int,
     seed: int,
     dense: bool,
+    watched: bool = False,
     device: str = "cpu",
     most_moves: int = 40,
     progress: Callable[[float], None] = lambda beta: None,
 ) -> tuple[Knots, Particles]:
     """Return what the way is like, and the particles at its end.
+
+    If ``watched``, it is also seen how far the scale varies with the place.
 
     Raises
     ------
@@ -52,6 +56,7 @@ def explore(
     here = Particles(excess, kernel, y, seed=seed, dense=dense)
     check_start(here.u)
     pilot = Pilot(here, kernel, most_moves)
+    pilot.watched = watched
     pilot.go(seed, progress)
     return pilot.knots(), here
 
@@ -100,7 +105,8 @@ class Pilot:
         self.local = (np.zeros(self.d), one)
         self.n_moves, self.acceptance = 1, 1.0
         self.evaluations = len(particles.y)
-        self.searched = False
+        self.searched = self.watched = False
+        self.variation = 0.0
 
     def go(self, seed: int, progress: Callable[[float], None] = lambda beta: None) -> None:
         """Go all the way from beta = 0 to 1."""
@@ -123,6 +129,8 @@ class Pilot:
             beta = there
             self.settle(beta)
             self.measure(beta)
+            if self.watched:
+                self.variation = max(self.variation, self._variation(beta))
             stops += 1
             progress(beta)
 
@@ -224,6 +232,19 @@ class Pilot:
         change = 1.3 if self.n_moves > 2 else 0.9 if self.n_moves == 1 else 1.0
         self.trajectory = float(np.clip(change * self.trajectory, SHORT_OF_QUARTER, _LONGEST))
 
+    def _variation(self, beta: float) -> float:
+        """Return how much the powers of 2 vary by which autoMALA would change its steps here."""
+        particles = self.particles
+        excess, kernel = particles.tempered.excess, AutoMALA()
+        step = particles.step + _FAR
+        others = Particles(
+            excess, kernel, particles.y.copy(), seed=particles.seed, step=step, dense=self.dense
+        )
+        others.place(beta, self.local)
+        others.move(settings_of(kernel, self.step_size), 1)
+        self.evaluations += _TRIED * len(particles.y)
+        return float(others.exponent.std())
+
     def _settings(self, step_size: float) -> Moves:
         return settings_of(self.kernel, step_size, self.trajectory)
 
@@ -283,7 +304,7 @@ class Pilot:
         step_sizes[0], moves[0] = step_sizes[1], moves[1]
         return Knots(
             betas, self._length(), energy, spread, step_sizes, trajectories, moves, acceptance,
-            means, scales, self.evaluations,
+            means, scales, self.evaluations, self.variation,
         )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from physscore.kernels.state import Moves
 
 SHORT_OF_QUARTER = 1.4  # of a trajectory, where the density is near a standard normal: pi / 2 forgets all
 
+_HUGE = 50.0  # variance of a work, beyond which no islands agree
 _MOST_LEAPFROGS = 64  # where even the shortest steps are rejected, trajectories do not grow without end
 
 
@@ -40,6 +41,10 @@ class Knots:
     means : array (k, d)
     scales : array (k, d) or (k, d, d)
         The coordinates; see ``Tempered``.
+    evaluations : int
+        Gradients that the pilot took.
+    variation : float
+        By how many powers of 2 the scale of the density varies with the place, at the worst temperature.
     """
 
     betas: Array
@@ -53,6 +58,7 @@ class Knots:
     means: Array
     scales: Array
     evaluations: int = 0
+    variation: float = 0.0
 
     @property
     def barrier(self) -> float:
@@ -111,6 +117,13 @@ class Plan:
         covariance = np.linalg.inv(parts[0] + parts[1])
         mean = covariance @ (parts[0] @ mean_a + parts[1] @ mean_b)
         return mean, np.linalg.cholesky(0.5 * (covariance + covariance.T))
+
+    def variance(self, n: int, *, resampled: bool) -> float:
+        """Return the variance of log Z of islands with n particles that forget at once where they were."""
+        squares = np.diff(np.interp(self.betas, self.knots.betas, self.knots.length)) ** 2
+        if not resampled:
+            squares = squares.sum(keepdims=True)
+        return float(np.expm1(np.minimum(squares, _HUGE)).sum() / n)
 
     def settings(self, k: int) -> Moves:
         """Return the kernel's settings at temperature ``k``."""
