@@ -30,6 +30,7 @@ from physscore.evidence.verdict import (
     follow,
     heavy,
     look_at,
+    scattered,
     verdict_of,
 )
 from physscore.interrupt import interruptible
@@ -82,8 +83,8 @@ def estimate_log_z(
         a normal density fitted to a short run, for fields diagonal in their Fourier modes]
     kernel
         How particles move; its step size and metric are measured at each temperature. ULA is weighted by its
-        backward kernel. [default: ``MALA()``, or ``AutoMALA(sweep=True)`` where the scale of the target
-        varies with the place; for fields and arrays ``HMC(harmonic=True)``]
+        backward kernel. [default: ``MALA()``, or ``AutoMALA()`` where the scale varies with the place at some
+        temperature, with ``sweep=True`` if much; for fields and arrays ``HMC(harmonic=True)``]
     particles
         How many, over all islands.
     islands
@@ -298,7 +299,9 @@ def _result(
     legs, total = [seen.there, seen.back], seen.total
     length, steps = float(job.plan.knots.length[-1]), len(job.plan.betas) - 1
     findings = look_at(legs, total, seen.gap, seen.gap_error, length, steps) + heavy(seen.tail)
-    if job.kernel.step_function == "langevin":
+    if job.kernel.step_function != "langevin":
+        findings += scattered(seen.there.log_z, job.plan.variance(job.n, resampled=job.threshold > 0))
+    else:
         findings += agreeing(seen.estimates["way there"], seen.estimates["way back"])
     ordered = [units[key].y for key in sorted(units)]
     few = np.concatenate([y[:LOOKED_AT] for y in ordered])[:LOOKED_AT]

@@ -24,7 +24,7 @@ from physscore.evidence.pilot import LOOKED_AT
 from physscore.evidence.plan import Plan, equal_steps
 from physscore.evidence.reference import reference_for
 from physscore.evidence.result import LogZ
-from physscore.evidence.verdict import Finding, beyond_bounds, follow, look_at, verdict_of
+from physscore.evidence.verdict import Finding, beyond_bounds, follow, look_at, scattered, verdict_of
 from physscore.kernels.kernel import Kernel
 from physscore.kernels.team import Team
 from physscore.processes import on_root, world
@@ -147,6 +147,7 @@ def _result(
     samples = job.excess.to_state(y)
     findings = look_at([leg], total, 0.0, 0.0, float(plan.knots.length[-1]), len(plan.betas) - 1)
     findings += _doubts(ladders, plan.betas, u)
+    findings += scattered(total.influence, plan.variance(u.shape[2], resampled=True))
     findings += follow([leg], job.excess, kept.reshape(y.shape)[:LOOKED_AT]) + job.uneven(y)
     error = total.error
     findings += beyond_bounds(job.excess, samples, error)

@@ -21,6 +21,7 @@ _LEAST_ACCEPTANCE = 0.1, 0.01
 _LEAST_ESS = 0.05
 _LEAST_ALIVE = 0.5  # of the islands
 _ONE_ISLAND = 0.8  # of the variance between many islands
+_SCATTER, _BY_CHANCE = 2.0, 5.0  # variance of the islands' log Z, and times what it is by chance
 _ROUNDING = 1e-12
 _SCORE_ERROR = 1e-3
 EXACT = 1e-5  # error of a score by which control variates are not biased
@@ -98,6 +99,19 @@ def agreeing(there: Estimate, back: Estimate) -> list[Finding]:
         f"the weights of the ways there and back differ by {gap:.3g}, {abs(gap) / max(error, 1e-300):.1f} of "
         "its errors: steps that are never rejected do not follow the density, so use MALA()",
         abs(gap) > _FAILED * error,
+    )]  # fmt: skip
+
+
+def scattered(log_z: Array, by_chance: float) -> list[Finding]:
+    """Doubt islands whose log Z differ by far more than those of particles that forget where they were."""
+    alive = log_z[np.isfinite(log_z)]
+    variance = float(alive.var(ddof=1)) if len(alive) > 1 else 0.0
+    if variance <= max(_SCATTER, _BY_CHANCE * by_chance):
+        return []
+    return [Finding(
+        f"the islands' log Z scatter by {math.sqrt(variance):.2g}, where moves that forget leave "
+        f"{math.sqrt(by_chance):.2g}: the target has parts that particles hardly find, or do not leave, so "
+        "give more particles, fewer islands or a kernel that moves more"
     )]  # fmt: skip
 
 
