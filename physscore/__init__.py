@@ -53,12 +53,12 @@ if TYPE_CHECKING:
     from physscore.energies.functions import from_functions as from_functions
     from physscore.energies.gaussian import Gaussian as Gaussian
     from physscore.energies.gaussian import GaussianMixture as GaussianMixture
+    from physscore.energies.guidance import Guidance as Guidance
     from physscore.energies.ising import Ising as Ising
     from physscore.energies.johnson import JohnsonSU as JohnsonSU
     from physscore.energies.lattice import Phi4 as Phi4
     from physscore.energies.learned import from_torch as from_torch
     from physscore.energies.likelihoods import GaussianNoise as GaussianNoise
-    from physscore.energies.guidance import Guidance as Guidance
     from physscore.energies.likelihoods import PoissonCounts as PoissonCounts
     from physscore.energies.lognormal import LognormalField as LognormalField
     from physscore.energies.priors import HalfNormal as HalfNormal
