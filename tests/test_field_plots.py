@@ -8,6 +8,7 @@ import pytest
 
 import physscore as ps
 from physscore.plots import fields, runs
+from physscore.plots.figure import extent_of
 
 
 @pytest.mark.parametrize("box", [5.0, 50.0, 500.0, 1000.0, 20000.0])
@@ -88,3 +89,11 @@ def test_slices_of_runs_and_audits_say_where(monkeypatch):
     (figure,) = drawn
     assert figure.axes[0].get_title() == f"last draw, z = {grid.coordinates(2)[3]:g}"
     plt.close(figure)
+
+
+def test_pixels_are_around_their_cells():
+    grid = ps.Grid((8, 5), (16.0, 20.0))
+    left, right, bottom, top = extent_of(grid)
+    x, y = grid.coordinates(0), grid.coordinates(1)
+    assert (left, right) == (x[0] - 1, x[-1] + 1)
+    assert (bottom, top) == (y[0] - 2, y[-1] + 2)

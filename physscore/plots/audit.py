@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from physscore.core import Array
-from physscore.plots.figure import MEASURED, MODEL, log_x, pyplot, write
+from physscore.plots.figure import MEASURED, MODEL, extent_of, log_x, pyplot, write
 from physscore.store.hdf5 import inverse
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _draw_maps(figure: Any, generated: Array, reference: Array, audit: FieldAudi
         for number, one in enumerate(maps):
             panel = axes[first + number]
             image = panel.imshow(
-                transform(one).T, origin="lower", extent=(0, grid.box_size[0], 0, grid.box_size[1]),
+                transform(one).T, origin="lower", extent=extent_of(grid),
                 cmap=colours, vmin=limits[0], vmax=limits[1], interpolation="nearest",
             )  # fmt: skip
             panel.set_title(name, fontsize=10, color=colour)

@@ -10,7 +10,7 @@ import numpy as np
 
 from physscore.core import Array
 from physscore.grid import Grid
-from physscore.plots.figure import MEASURED, MODEL, log_x, pyplot, write
+from physscore.plots.figure import MEASURED, MODEL, extent_of, log_x, pyplot, write
 from physscore.store.hdf5 import inverse
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _draw_slice(figure: Any, axes: Any, delta: Any, grid: Grid, length_unit: str
     image = axes.imshow(
         shown.T,
         origin="lower",
-        extent=(0, grid.box_size[0], 0, grid.box_size[1]),
+        extent=extent_of(grid),
         cmap="RdBu_r" if around else "inferno",
         vmin=limits[0],
         vmax=limits[1],

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from physscore.core import InputError
+from physscore.grid import Grid
 from physscore.store.hdf5 import writing
 
 MEASURED, MODEL = "#1f4e79", "#d1495b"
@@ -54,3 +55,9 @@ def write(figure: Any, path: str | os.PathLike[str]) -> None:
     finally:
         part.unlink(missing_ok=True)
         plt.close(figure)
+
+
+def extent_of(grid: Grid) -> tuple[float, float, float, float]:
+    """Return where the pixels of a plane of the first two axes end: cell i is in the middle of pixel i."""
+    (width, height), (x, y) = grid.box_size[:2], (0.5 * size for size in grid.cell_size[:2])
+    return -x, width - x, -y, height - y

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from physscore.arrays import to_host
-from physscore.plots.figure import MEASURED, log_x, pyplot, write
+from physscore.plots.figure import MEASURED, extent_of, log_x, pyplot, write
 
 if TYPE_CHECKING:
     from physscore.sampling.result import Run
@@ -91,7 +91,7 @@ def _plot_fields(path: str | os.PathLike[str], run: Run, title: str) -> None:
             top = float(np.abs(mean if name == "mean" else plane).max()) or 1.0
             limits = {"vmin": -top, "vmax": top} if symmetric else {}
             shown = panel.imshow(
-                plane.T, origin="lower", extent=(0, grid.box_size[0], 0, grid.box_size[1]),
+                plane.T, origin="lower", extent=extent_of(grid),
                 cmap="RdBu_r" if symmetric else "viridis", **limits,
             )  # fmt: skip
             figure.colorbar(shown, ax=panel, shrink=0.8)
