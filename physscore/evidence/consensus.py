@@ -27,7 +27,6 @@ from physscore.evidence.verdict import EXACT, continuous, light, score_fits
 _UNEVEN = 0.25, 0.5  # variance of the islands' log Z, beyond which few of them rule the mean of Z, or of u
 _MANY = 16  # islands, whose variance can be told
 _LAG = 2.5  # errors between the ways there and back, above which the schedule is lengthened
-_APART = 4.0  # errors between their mean weights, likewise
 _TELLING = 2.0  # errors: a gap above is told from chance, by all islands
 _GAP_SHARE = 0.5  # of the gap between the ways goes into the error: all may be on one side
 _WORTH = 0.8  # of the error, below which control variates are used
@@ -51,9 +50,6 @@ class Seen:
         What the way there says by itself.
     gap, gap_error : float
         By how much the way back is above the way there.
-    apart : float
-        By how many errors the mean weights of both ways differ; 0 where that is less than the error, or moves
-        are never rejected, whose weights more temperatures do not mend.
     rungs : array (k,)
         What each step of the schedule adds to log Z.
     tail : float
@@ -68,7 +64,6 @@ class Seen:
     there_alone: Estimate
     gap: float
     gap_error: float
-    apart: float
     rungs: Array
     tail: float
 
@@ -131,9 +126,9 @@ class Seen:
         if job.narrow:
             # The gap shows that too, as it has opposite signs in both ways. What chance makes is taken off.
             doubt = _share_of(gap, gap_error)
-        apart = found["way back"].value - found["way there"].value
-        by_chance = math.hypot(found["way back"].error, found["way there"].error)
         if unadjusted and len(back.log_z) > 1:
+            apart = found["way back"].value - found["way there"].value
+            by_chance = math.hypot(found["way back"].error, found["way there"].error)
             doubt = max(doubt, _share_of(apart, by_chance))
         error = math.hypot(error, doubt)
         if job.narrow and len(there.log_z) < _MANY:
@@ -141,8 +136,7 @@ class Seen:
             # mean of both has at least the error of two that are independent.
             error = max(error, 0.5 * gap_error)
         total = total.with_error(error)
-        far = 0.0 if unadjusted or abs(apart) <= error else abs(apart) / max(by_chance, 1e-300)
-        return cls(there, back, total, name, found, bars["BAR there"], gap, gap_error, far, rungs[best], tail)
+        return cls(there, back, total, name, found, bars["BAR there"], gap, gap_error, rungs[best], tail)
 
     @property
     def uneven(self) -> bool:
@@ -162,8 +156,7 @@ class Seen:
     def lags(self, target_error: float | None = None) -> bool:
         """Return whether the ways there and back differ by more than chance, and enough to matter: half of
         the gap is part of the error."""
-        least = target_error or self.total.error
-        return abs(self.gap) > max(_LAG * self.gap_error, least) or self.apart > _APART
+        return abs(self.gap) > max(_LAG * self.gap_error, target_error or self.total.error)
 
 
 def _share_of(gap: float, by_chance: float) -> float:
