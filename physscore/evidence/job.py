@@ -38,7 +38,7 @@ _AT_ONCE = 1 << 26  # and their particles have so many components at most
 _IN_PYTHON = 1e5  # of these a gradient in Python counts as, at least
 _DENSE_UP_TO = 32
 _CORRELATED = 2.0  # ratio of the eigenvalues
-_VARIED, _WIDELY = 0.67, 1.5  # powers of 2, of which a normal density makes up to 0.6
+_VARIED, _WIDELY = 0.67, 1.2  # powers of 2, of which a normal density makes up to 0.6
 _BACK = 1 << 31  # where the steps of ways back are counted from
 # Make seeds of random numbers that are not the islands': the pilot's, and of the reference on the way back.
 _PILOT, _ANEW = 0x5DEECE66D, 0xBF58476D1CE4E5B9
