@@ -122,8 +122,8 @@ def test_ragged_lists_and_tensors_with_a_graph():
         for measure in (ps.power_spectrum, ps.bispectrum):
             with pytest.raises(ps.InputError, match="delta is no array of numbers"):
                 measure(x, FIELD.grid)
-        with pytest.raises(ps.InputError, match="epsilon is no array of numbers"):
-            ps.epsilon_to_score(x, 0.5)
+    with pytest.raises(ps.InputError, match="epsilon is no array of numbers"):
+        ps.epsilon_to_score([[1, 2], [3]], 0.5)
 
 
 def test_arrays_that_are_none():
