@@ -5,8 +5,14 @@ import pytest
 
 import physscore as ps
 from physscore import fft
+from physscore.energies import coordinates
 from physscore.energies.coordinates import FieldModes
 from physscore.energies.lognormal_modes import LognormalModes, OfLogarithm
+
+
+@pytest.fixture(autouse=True)
+def _in_planes(monkeypatch):
+    monkeypatch.setattr(coordinates, "_IN_PLANES", 0)
 
 
 def posterior(shape):

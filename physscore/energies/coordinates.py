@@ -22,6 +22,8 @@ from physscore.grid import Grid
 from physscore.memory import empty
 from physscore.mode_coordinates import Coordinates, diagonal, spread_octant
 
+_IN_PLANES = 1 << 20  # bytes of a field, beyond which its cells leave the cache between two FFTs
+
 
 class Whitened(Energy):
     """A posterior over the coordinates z in which its prior is a standard normal.
@@ -198,7 +200,7 @@ class FieldModes(Energy):
     def _beyond(self, x: Array, scale: Array) -> tuple[Array, Array]:
         """Return the energy of what is not diagonal, and its score over the modes but for their scale."""
         assert self.others is not None
-        if len(x) > 1 or self.grid.dim == 1 or not self._by_cells:
+        if len(x) > 1 or self.grid.dim == 1 or not self._by_cells or x.nbytes < _IN_PLANES:
             energy, slope = self.others.energy_and_score(self.coordinates.to_fields(x, scale))
             return energy, self.coordinates.of_fields(np.ascontiguousarray(slope, x.dtype))
         terms: Any = terms_of(self.others)
@@ -206,12 +208,13 @@ class FieldModes(Energy):
         a_plane = self.grid.n_cells // self.grid.shape[0]
 
         def slopes_of(first: int, planes: Array) -> Array:
-            cells, slopes = planes.reshape(1, -1), np.zeros((1, planes.size), planes.dtype)
+            cells, slopes = planes.reshape(1, -1), None
             for factor, term in terms:
                 more, score = term._of_cells(cells, first * a_plane)
                 energies[first] += factor * more[0]
-                slopes += factor * score
-            return slopes.reshape(planes.shape)
+                score *= planes.dtype.type(factor)
+                slopes = score if slopes is None else slopes + score
+            return np.asarray(slopes).reshape(planes.shape)
 
         bent = self.coordinates.through_planes(x, scale, slopes_of)
         offset = sum(factor * term._offset for factor, term in terms)
