@@ -38,7 +38,8 @@ _AT_ONCE = 1 << 26  # and their particles have so many components at most
 _IN_PYTHON = 1e5  # of these a gradient in Python counts as, at least
 _DENSE_UP_TO = 32
 _CORRELATED = 2.0  # ratio of the eigenvalues
-_VARIED, _WIDELY = 0.67, 1.2  # powers of 2, of which a normal density makes up to 0.6
+# Powers of 2, of which a normal density makes up to 0.6, and shells and egg boxes up to 1.4.
+_VARIED, _WIDELY = 0.67, 1.43
 _BACK = 1 << 31  # where the steps of ways back are counted from
 # Make seeds of random numbers that are not the islands': the pilot's, and of the reference on the way back.
 _PILOT, _ANEW = 0x5DEECE66D, 0xBF58476D1CE4E5B9
@@ -296,7 +297,7 @@ def prepare(
         # On the way, too, one step size for all may not reach where the target is narrow.
         if knots.variation > _WIDELY or uneven(excess, scouts.y, (knots.means[-1], scale), step_size, seed):
             kernel, dense = AutoMALA(sweep=True), False
-        elif knots.variation > _VARIED:
+        elif method == "tempering" and knots.variation > _VARIED:  # no way back would tell
             kernel = AutoMALA()
         if isinstance(kernel, AutoMALA):
             spent = knots.evaluations
