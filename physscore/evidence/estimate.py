@@ -83,8 +83,8 @@ def estimate_log_z(
         a normal density fitted to a short run, for fields diagonal in their Fourier modes]
     kernel
         How particles move; its step size and metric are measured at each temperature. ULA is weighted by its
-        backward kernel. [default: ``MALA()``, or ``AutoMALA(sweep=True)`` where the target's scale varies with
-        the place, at any temperature; for fields and arrays ``HMC(harmonic=True)``]
+        backward kernel. [default: ``MALA()``, or ``AutoMALA(sweep=True)`` where the target's scale varies
+        with the place, at any temperature; for fields and arrays ``HMC(harmonic=True)``]
     particles
         How many, over all islands.
     islands
