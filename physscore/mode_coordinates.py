@@ -26,20 +26,27 @@ _A_PIECE = 4096  # coordinates, about: the sum of a piece does not depend on thr
 
 
 @inline
+def _role(x, y, cube):
+    """Return what modes (x, y) are on the planes that hold both of a pair: 0 for any that stand for their own
+    and their partner's, 1 for their own partners, 2 for those whose partner is kept."""
+    px, py = (cube[0] - x) % cube[0], (cube[1] - y) % cube[1]
+    if px == x and py == y:
+        return 1
+    return 2 if x > px or (x == px and y > py) else 0
+
+
+@inline
 def _from_octant(octant, x, y, cube, unused, row):
     """Fill the numbers of the coordinates of a row of modes; "unused" where one plays no part."""
     nx, ny, nz = cube
-    px, py = (nx - x) % nx, (ny - y) % ny
-    numbers = octant[min(x, px), min(y, py)]
+    numbers, role = octant[min(x, (nx - x) % nx), min(y, (ny - y) % ny)], _role(x, y, cube)
     for z in range(len(numbers)):
         row[2 * z] = numbers[z]
         row[2 * z + 1] = numbers[z]
     for z in range(0, len(numbers), max(1, nz // 2)):
-        if z == 0 or 2 * z == nz:
-            own = px == x and py == y
-            if own or x > px or (x == px and y > py):
-                row[2 * z + 1] = unused
-                row[2 * z] = row[2 * z] if own else unused
+        if role and (z == 0 or 2 * z == nz):
+            row[2 * z] = row[2 * z] if role == 1 else unused
+            row[2 * z + 1] = unused
 
 
 @compiled
@@ -53,13 +60,11 @@ def _pack(modes, cube, factor, start, stop):
             row = modes[field, x, y]
             for i in range(2 * width):
                 row[i] *= twice
-            px, py = (nx - x) % nx, (ny - y) % ny
+            role = _role(x, y, cube)
             for z in range(0, width, max(1, nz // 2)):
-                if z == 0 or 2 * z == nz:
-                    if px == x and py == y:
-                        row[2 * z], row[2 * z + 1] = row[2 * z] / root, zero
-                    elif x > px or (x == px and y > py):
-                        row[2 * z], row[2 * z + 1] = zero, zero
+                if role and (z == 0 or 2 * z == nz):
+                    row[2 * z] = row[2 * z] / root if role == 1 else zero
+                    row[2 * z + 1] = zero
 
 
 @compiled
@@ -75,11 +80,11 @@ def _unpack(coordinates, scale, octant, modes, cube, factor, start, stop):
             if octant:
                 _from_octant(scale, x, y, cube, modes.dtype.type(0), numbers)
             factors = numbers if octant else scale[x, y]
-            px, py = (nx - x) % nx, (ny - y) % ny
+            role = _role(x, y, cube)
             for i in range(2 * width):
                 row[i] = half * (factors[i] * source[i])
             for z in range(0, width, max(1, nz // 2)):
-                if (z == 0 or 2 * z == nz) and px == x and py == y:
+                if role == 1 and (z == 0 or 2 * z == nz):
                     row[2 * z], row[2 * z + 1] = row[2 * z] / root, 0.0
 
 
@@ -92,7 +97,7 @@ def _mirror(modes, cube, start, stop):
         field, px = modes[plane // nx], (nx - x) % nx
         for y in range(ny):
             py = (ny - y) % ny
-            if x > px or (x == px and y > py):
+            if _role(x, y, cube) == 2:
                 for z in range(0, width, max(1, nz // 2)):
                     if z == 0 or 2 * z == nz:
                         field[x, y, 2 * z] = field[px, py, 2 * z]

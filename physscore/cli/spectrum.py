@@ -95,7 +95,7 @@ def command(
     from physscore.core import InputError
     from physscore.diagnostics.comparison import check_field
     from physscore.diagnostics.power import FieldSequence, power_spectrum
-    from physscore.energies.lognormal import LognormalField
+    from physscore.energies.lognormal import ImpossibleSpectrumError, LognormalField
     from physscore.processes import world
     from physscore.spectra.model import require_dimension
     from physscore.store import FieldFile, save
@@ -167,9 +167,7 @@ def command(
                 if fields.settings.get("lognormal"):
                     try:
                         prior = LognormalField(grid, model)
-                    except InputError as error:
-                        if "no positive density" not in str(error):
-                            raise
+                    except ImpossibleSpectrumError as error:
                         impossible = str(error).partition(":")[0]
                     else:
                         check, met = check_field(chosen, prior, bins=bins), prior.unmet() is None

@@ -126,9 +126,7 @@ class FieldModes(Energy):
             self.offset = sum(factor * field._log_normalisation for factor, field, _ in fields)
             self.scale_octant = self.free_octant.astype(np.float64)
         self.one_by_one = self.others is None or self.others.one_by_one
-        self._by_cells = self.others is not None and all(
-            factor and getattr(term, "cell_by_cell", False) for factor, term in terms_of(self.others)
-        )
+        self._in_parts = self.others is not None and cell_by_cell(self.others)
         self._single: tuple[Array, Array] | None = None
 
     @property
@@ -200,25 +198,20 @@ class FieldModes(Energy):
     def _beyond(self, x: Array, scale: Array) -> tuple[Array, Array]:
         """Return the energy of what is not diagonal, and its score over the modes but for their scale."""
         assert self.others is not None
-        if len(x) > 1 or self.grid.dim == 1 or not self._by_cells or x.nbytes < _IN_PLANES:
+        if len(x) > 1 or self.grid.dim == 1 or not self._in_parts or x.nbytes < _IN_PLANES:
             energy, slope = self.others.energy_and_score(self.coordinates.to_fields(x, scale))
             return energy, self.coordinates.of_fields(np.ascontiguousarray(slope, x.dtype))
-        terms: Any = terms_of(self.others)
         energies = np.zeros(self.grid.shape[0])
         a_plane = self.grid.n_cells // self.grid.shape[0]
 
         def slopes_of(first: int, planes: Array) -> Array:
-            cells, slopes = planes.reshape(1, -1), None
-            for factor, term in terms:
-                more, score = term._of_cells(cells, first * a_plane)
-                energies[first] += factor * more[0]
-                score *= planes.dtype.type(factor)
-                slopes = score if slopes is None else slopes + score
-            return np.asarray(slopes).reshape(planes.shape)
+            energies[first : first + 1], slopes = of_cells(
+                self.others, planes.reshape(1, -1), first * a_plane
+            )
+            return slopes.reshape(planes.shape)
 
         bent = self.coordinates.through_planes(x, scale, slopes_of)
-        offset = sum(factor * term._offset for factor, term in terms)
-        return energies.sum(keepdims=True) + offset, bent
+        return energies.sum(keepdims=True), bent
 
     def tables_beside(self, x: Array) -> tuple[Array, Array]:
         """Return the precision of the coordinates, and what fields have of them, on the card of ``x``."""
@@ -267,6 +260,22 @@ def _variances(field: GaussianRandomField) -> npt.NDArray[np.float64]:
 def terms_of(target: Score) -> tuple[tuple[float, Score], ...]:
     """Return the terms of a sum with their factors, or the target itself."""
     return target.terms if isinstance(target, EnergySum | ScoreSum) else ((1.0, target),)
+
+
+def cell_by_cell(likelihood: Energy) -> bool:
+    """Return whether a likelihood is a product over cells, of which some may be looked at alone."""
+    return all(factor and getattr(term, "cell_by_cell", False) for factor, term in terms_of(likelihood))
+
+
+def of_cells(likelihood: Any, x: Array, first: int) -> tuple[npt.NDArray[np.float64], Array]:
+    """Return what cells ``x`` of states, (n, cells) from the ``first`` on, add to the energy of a likelihood
+    that is :func:`cell_by_cell`, and their score. Cell 0 brings what does not depend on x."""
+    energy, score = np.zeros(len(x)), np.zeros_like(x)
+    for factor, term in terms_of(likelihood):
+        more, slope = term.of_cells(x, first)  # type: ignore[attr-defined]
+        energy += factor * more
+        score += factor * slope
+    return energy, score
 
 
 def prior_and_likelihood(target: Any) -> tuple[Prior | None, Energy | None]:

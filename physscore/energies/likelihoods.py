@@ -167,11 +167,11 @@ class _CellByCell(Energy):
             from physscore.cuda import cells
 
             return cells.energy_and_score(self, states, self._kind, self._scale, self._offset)
-        sums, score = self._of_cells(np.ascontiguousarray(states).reshape(len(states), self.dim), 0)
-        return self._offset + sums, score.reshape(states.shape)
+        energy, score = self.of_cells(np.ascontiguousarray(states).reshape(len(states), self.dim), 0)
+        return energy, score.reshape(states.shape)
 
-    def _of_cells(self, x: Array, first: int) -> tuple[Array, Array]:
-        """Return energies, without the offset, and scores of cells of states, from the ``first`` on."""
+    def of_cells(self, x: Array, first: int) -> tuple[npt.NDArray[np.float64], Array]:
+        """Return both of some cells; see ``coordinates.of_cells``."""
         sums, score = np.empty((len(x), -(-x.shape[1] // _PIECE))), np.empty_like(x)
         data, weight, loop = self._data, self._weight, _cells
         if x.dtype == np.float32 and self._kind == _EXPONENTIAL and self._few:
@@ -180,7 +180,7 @@ class _CellByCell(Energy):
         weight = weight[here] if weight.size == self.dim else weight
         parallel(loop, sums.size, self._kind, x, data[here], weight, self._scale, sums, score,
                  at_least=max(1, 8192 // min(x.shape[1], _PIECE)))  # fmt: skip
-        return sums.sum(axis=1), score
+        return sums.sum(axis=1) + (0.0 if first else self._offset), score
 
 
 def _numbers(name: str, value: Any) -> Array:

@@ -28,6 +28,10 @@ _ROUNDING = 1e-15  # of the transforms, relative to the largest power
 _SMALL = 0.01
 
 
+class ImpossibleSpectrumError(InputError):
+    """No positive density has this spectrum."""
+
+
 class LognormalField(Prior):
     """A density contrast delta > -1 whose logarithm is a Gaussian field, with a given spectrum.
 
@@ -60,7 +64,7 @@ class LognormalField(Prior):
     Raises
     ------
     InputError
-        If the spectrum cannot be used, or asks for a correlation of -1 or less.
+        If the spectrum cannot be used; ImpossibleSpectrumError if it asks for a correlation of -1 or less.
     """
 
     one_by_one = True
@@ -255,7 +259,7 @@ def gaussian_power(grid: Grid, target: _Floats) -> tuple[_Floats, _Floats]:
 
     Raises
     ------
-    InputError
+    ImpossibleSpectrumError
         If the target asks for a correlation of -1 or less, which no density can have.
     """
     shape = tuple(n // 2 + 1 for n in grid.cube)
@@ -285,7 +289,7 @@ def _log_without_mean(correlation: _Floats, cube: tuple[int, int, int]) -> _Floa
     """Return ln(1 + xi + c), with the c that makes its mean over the box zero (Newton's method)."""
     lowest = float(correlation.min())
     if lowest <= -1:
-        raise InputError(
+        raise ImpossibleSpectrumError(
             f"spectrum asks for a correlation of {lowest:.3g}, which no positive density has: "
             "use a smaller amplitude"
         )

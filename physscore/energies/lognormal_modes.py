@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from physscore.arrays import as_states
 from physscore.core import Array, Energy
-from physscore.energies.coordinates import FieldModes, prior_and_likelihood, terms_of
+from physscore.energies.coordinates import FieldModes, cell_by_cell, of_cells, prior_and_likelihood
 from physscore.energies.lognormal import LognormalField
 
 _SMALL_STEP = 1e-4  # of g, over which slopes are compared
@@ -34,8 +34,7 @@ class OfLogarithm(Energy):
     @property
     def cell_by_cell(self) -> bool:
         """Whether it is a product over cells, which may be looked at part by part."""
-        terms = terms_of(self.likelihood)
-        return all(factor and getattr(term, "cell_by_cell", False) for factor, term in terms)
+        return cell_by_cell(self.likelihood)
 
     def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return both: d delta / dg is 1 + delta."""
@@ -45,19 +44,13 @@ class OfLogarithm(Energy):
         delta *= score
         return energy, delta
 
-    def _of_cells(self, x: Array, first: int) -> tuple[Array, Array]:
-        """Return energies, without the offset, and scores of cells of states, from the ``first`` on."""
-        delta, energy, score = self.field.cells_of(x.copy()), np.zeros(len(x)), np.zeros_like(x)
-        for factor, term in cast(Any, terms_of(self.likelihood)):
-            more, slope = term._of_cells(delta, first)
-            energy += factor * more
-            score += factor * slope
+    def of_cells(self, x: Array, first: int) -> tuple[npt.NDArray[np.float64], Array]:
+        """Return both of some cells; see ``coordinates.of_cells``."""
+        delta = self.field.cells_of(x.copy())
+        energy, score = of_cells(self.likelihood, delta, first)
         delta += 1
-        return energy, score * delta
-
-    @property
-    def _offset(self) -> float:
-        return float(sum(factor * term._offset for factor, term in cast(Any, terms_of(self.likelihood))))
+        delta *= score
+        return energy, delta
 
     def curvature(self, x: Array | None = None) -> float:
         """Return about the mean over the cells of the second derivative of the energy, at ``x`` or at 0.
