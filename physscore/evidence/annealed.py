@@ -275,6 +275,7 @@ def run_leg(
             particles = anew()
             particles.place(beta, plan.coordinates(k, device_of(particles.y)))
             seen.log_weights[k] = np.where(np.isfinite(particles.u), 0.0, -np.inf).reshape(islands, n)
+            seen.log_z[k] = log_mean(seen.log_weights[k])
         else:
             seen.log_weights[k] = log_w
             seen.log_z[k] = log_z + log_mean(log_w) + (0.0 if start is None else start)

@@ -27,7 +27,8 @@ from physscore.evidence.verdict import EXACT, continuous, light, score_fits
 _UNEVEN = 0.25, 0.5  # variance of the islands' log Z, beyond which few of them rule the mean of Z, or of u
 _MANY = 16  # islands, whose variance can be told
 _LAG = 2.5  # errors between the ways there and back, above which the schedule is lengthened
-_TELLING = 2.0  # errors: a gap above is told from chance, by all islands
+_SPREAD = 0.1  # variance of the islands' log Z, from which on their mean of Z may miss what is rare
+_TELLING = 1.5  # errors of a gap, above which it is told from chance, by all islands
 _GAP_SHARE = 0.5  # of the gap between the ways goes into the error: all may be on one side
 _WORTH = 0.8  # of the error, below which control variates are used
 _CURVED = 0.25  # of a variance: by how much an estimate may be biased, half of what logarithms of Z are
@@ -142,7 +143,7 @@ class Seen:
     def uneven(self) -> bool:
         """Whether the mean over the islands is ruled by few, or may be, or the few that went back leave a gap
         that would matter."""
-        if abs(self.gap) > _TELLING * self.total.error:
+        if abs(self.gap) > _TELLING * self.gap_error:
             return True
         log_z = self.there.log_z
         if len(log_z) < _MANY or not np.isfinite(log_z).all() or self.tail > HEAVY_TAIL:
@@ -152,6 +153,14 @@ class Seen:
     def stuck(self, target_error: float) -> bool:
         """Return whether the ways there and back differ so much that more islands do not help."""
         return abs(self.gap) > max(_LAG * self.gap_error, target_error / _GAP_SHARE)
+
+    @property
+    def misses(self) -> bool:
+        """Whether the mean weights there and back differ by more than chance, where islands differ in log Z:
+        particles that forget too slowly leave a wider gap in these than from each temperature to the next."""
+        there, back = self.estimates["way there"], self.estimates["way back"]
+        apart, alive = back.value - there.value, self.there.log_z[np.isfinite(self.there.log_z)]
+        return float(alive.var()) > _SPREAD and abs(apart) > _LAG * math.hypot(there.error, back.error)
 
     def lags(self, target_error: float | None = None) -> bool:
         """Return whether the ways there and back differ by more than chance, and enough to matter: half of

@@ -16,7 +16,7 @@ from physscore.arrays import checked_device, require_memory
 from physscore.core import Array, Energy, EnergySum, InputError, Prior, Score, ScoreSum, combine
 from physscore.energies.integrated import IntegratedScore
 from physscore.evidence.consensus import Seen
-from physscore.evidence.excess import excess_of
+from physscore.evidence.excess import Excess, excess_of
 from physscore.evidence.job import Job, Unit, checking, prepare
 from physscore.evidence.pilot import LOOKED_AT
 from physscore.evidence.plan import checked_schedule
@@ -83,8 +83,8 @@ def estimate_log_z(
         a normal density fitted to a short run, for fields diagonal in their Fourier modes]
     kernel
         How particles move; its step size and metric are measured at each temperature. ULA is weighted by its
-        backward kernel. [default: ``MALA()``, or ``AutoMALA(sweep=True)`` where the target's scale varies
-        with the place, at any temperature; for fields and arrays ``HMC(harmonic=True)``]
+        backward kernel. [default: ``MALA()``; ``AutoMALA(sweep=True)`` where the target's scale varies with
+        the place, or particles lag with ``AutoMALA()``; for fields and arrays ``HMC(harmonic=True)``]
     particles
         How many, over all islands.
     islands
@@ -203,17 +203,21 @@ def estimate_log_z(
         kept = on_root(comm, lambda: writer.restore() if writer is not None else {})
         bar.set_description("pilot")
 
-        def prepared() -> Job:
-            begin = reference_for(energy, reference, seed, lambda stage: look(1), device)
-            excess = excess_of(begin, energy, device)
-            n = particles // n_islands
-            return prepare(excess, kernel, n_islands, n, schedule, method, seed, look, device)
+        def planned(kernel: Kernel | None, kept: dict[str, Any], excess: Excess | None = None) -> Job:
+            def prepared() -> Job:
+                begin = excess
+                if begin is None:
+                    fitted = reference_for(energy, reference, seed, lambda stage: look(1), device)
+                    begin = excess_of(fitted, energy, device)
+                n = particles // n_islands
+                return prepare(begin, kernel, n_islands, n, schedule, method, seed, look, device)
 
-        if kept or comm is not None:
+            if comm is None and not kept:
+                return prepared()
             plan = kept or on_root(comm, lambda: prepared().arrays())
-            job = Job.from_arrays(energy, reference, plan, device)
-        else:
-            job = prepared()
+            return Job.from_arrays(energy, reference, plan, device)
+
+        job = planned(kernel, kept)
         shared, busy = 1 if team is None else team.size, len(job.ranges())
         if busy < shared:
             warnings.warn(
@@ -234,8 +238,14 @@ def estimate_log_z(
             bar.total = None
             lead(job, units, job.islands if job.narrow else checking(job.islands), team, look, save)
             seen = Seen.of(job, units)
-            if schedule is None and job.lengthened < _MOST_LENGTHENINGS and seen.lags(target_error):
-                job.lengthen()
+            lags = seen.lags(target_error)
+            better = job.better_kernel() if kernel is None and (lags or seen.misses) else None
+            if better is not None:
+                bar.set_description("pilot")
+                job = planned(better, {}, job.excess).after(job, len(seen.back.log_z))
+                units = {}
+            elif lags and schedule is None and job.lengthened < _MOST_LENGTHENINGS:
+                job.lengthen(len(seen.back.log_z))
                 units = {}
             elif seen.uneven and not job.narrow:
                 job.narrow = True  # the way there alone is not enough

@@ -37,9 +37,10 @@ _WORTH_SHARING = 2e8  # components of gradients: units of jobs are of so many at
 _AT_ONCE = 1 << 26  # and their particles have so many components at most
 _IN_PYTHON = 1e5  # of these a gradient in Python counts as, at least
 _DENSE_UP_TO = 32
+_SWEPT_UP_TO = 16  # dimensions, each of which a sweep takes gradients for
 _CORRELATED = 2.0  # ratio of the eigenvalues
-# Powers of 2, of which a normal density makes up to 0.6, and shells and egg boxes up to 1.4.
-_VARIED, _WIDELY = 0.67, 1.43
+# Powers of 2, of which a normal density makes up to 0.6, and shells and egg boxes up to 1.15.
+_VARIED, _WIDELY = 0.64, 1.2
 _BACK = 1 << 31  # where the steps of ways back are counted from
 # Make seeds of random numbers that are not the islands': the pilot's, and of the reference on the way back.
 _PILOT, _ANEW = 0x5DEECE66D, 0xBF58476D1CE4E5B9
@@ -90,6 +91,8 @@ class Job:
         Whether islands differ so much in Z that both ways are needed by all.
     threshold : float
         Effective share of the particles below which an island is resampled.
+    lengthened, spent : int
+        How often it began anew, and the gradients that took.
     """
 
     excess: Excess
@@ -102,6 +105,7 @@ class Job:
     seed: int
     narrow: bool = False
     lengthened: int = 0
+    spent: int = 0
     device: str = "cpu"
 
     @property
@@ -170,17 +174,33 @@ class Job:
         """Whether the coordinates have matrices for scales."""
         return self.plan.knots.scales.ndim == 3
 
-    def lengthen(self) -> None:
+    def better_kernel(self) -> Kernel | None:
+        """Return what to move with where particles lag: steps that follow the scale of the target help more
+        than temperatures do."""
+        if isinstance(self.kernel, MALA):
+            return AutoMALA()
+        wanted = isinstance(self.kernel, AutoMALA) and not self.kernel.sweep
+        return AutoMALA(sweep=True) if wanted and self.excess.dim <= _SWEPT_UP_TO else None
+
+    def lengthen(self, returned: int) -> None:
         """Take twice as many temperatures, with as many islands as in the beginning."""
+        self.spent += self._on_the_ways(returned)
         self.lengthened += 1
         self.islands = self.batch
         steps = 2 * (len(self.plan.betas) - 1)
         self.plan = Plan(self.kernel, self.plan.knots, equal_steps(self.plan.knots, steps))
 
+    def after(self, other: Job, returned: int) -> Job:
+        """Return this job as one that takes the place of another."""
+        self.lengthened, self.spent = other.lengthened + 1, other.evaluations(returned)
+        return self
+
     def evaluations(self, returned: int) -> int:
         """Gradients that were taken, where some islands went back."""
-        ways = (self.islands + returned) * self.plan.evaluations + returned
-        return self.plan.knots.evaluations + self.n * ways
+        return self.spent + self.plan.knots.evaluations + self._on_the_ways(returned)
+
+    def _on_the_ways(self, returned: int) -> int:
+        return self.n * ((self.islands + returned) * self.plan.evaluations + returned)
 
     def uneven(self, y: Array) -> list[Finding]:
         """Doubt particles that autoMALA would spread further."""
@@ -204,7 +224,7 @@ class Job:
         found["betas"] = self.plan.betas
         about = {
             name: getattr(self, name)
-            for name in ("islands", "batch", "n", "threshold", "seed", "narrow", "lengthened")
+            for name in ("islands", "batch", "n", "threshold", "seed", "narrow", "lengthened", "spent")
         }
         kernel = {"name": type(self.kernel).__name__, **vars(self.kernel)}
         found["job"] = json.dumps({**about, "kernel": kernel}, default=lambda number: number.item())

@@ -20,13 +20,14 @@ from physscore.kernels.state import Moves
 
 _SPREAD = 0.8  # a stop is so many standard deviations of u from the last
 _LARGE = 10_000  # dimensions
-_FORGOTTEN = 0.1  # correlation of u with where it was
+_FORGOTTEN = 0.05  # correlation of u with where it was
 _MOST_KNOTS = 64
 _MOST_STOPS, _HOPELESS = 10_000, 10  # steps at the end of which more of them would be needed
 _LONGEST = SHORT_OF_QUARTER + math.pi  # trajectory: half a period more forgets as much of what is normal
 _UNEVEN = 0.12  # powers of 2
 LOOKED_AT = 512  # particles, of which it is asked whether they are uneven
 _SPREADING, _FAR = 20, 1 << 29  # steps are counted in 32 bits
+_AT_TEMPERATURES = 3  # a scale that varies does: at one it may by chance
 _TRIED = 4  # gradients that autoMALA takes in a step, about
 _SHRINK = 5.0  # particles that a measured variance must outnumber
 
@@ -106,7 +107,7 @@ class Pilot:
         self.n_moves, self.acceptance = 1, 1.0
         self.evaluations = len(particles.y)
         self.searched = self.watched = False
-        self.variation = 0.0
+        self.variations: list[float] = []
 
     def go(self, seed: int, progress: Callable[[float], None] = lambda beta: None) -> None:
         """Go all the way from beta = 0 to 1."""
@@ -130,7 +131,7 @@ class Pilot:
             self.settle(beta)
             self.measure(beta)
             if self.watched:
-                self.variation = max(self.variation, self._variation(beta))
+                self.variations.append(self._variation(beta))
             stops += 1
             progress(beta)
 
@@ -292,6 +293,12 @@ class Pilot:
         scale2 = nearest_variances(y, score, groups)
         beside = namespace(device_of(y)).asarray
         return nearest_mean(y + beside(scale2) * score, groups), np.sqrt(scale2)
+
+    @property
+    def variation(self) -> float:
+        """By how many powers of 2 the scale varies with the place, at three temperatures at least."""
+        largest = sorted(self.variations)[-_AT_TEMPERATURES:]
+        return min(largest, default=0.0)
 
     def _length(self) -> Array:
         return np.cumsum([0.0, *self.lengths])

@@ -44,7 +44,7 @@ class Knots:
     evaluations : int
         Gradients that the pilot took.
     variation : float
-        By how many powers of 2 the scale of the density varies with the place, at the worst temperature.
+        By how many powers of 2 the scale of the density varies with the place, at three temperatures.
     """
 
     betas: Array
