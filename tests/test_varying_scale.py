@@ -88,8 +88,8 @@ def test_the_kernel_follows_a_scale_that_varies_on_the_way():
 
 
 def test_unknown_noise():
-    """Of passes chi-squared of z is below its 10^-4: it was 37, as islands that lag alike agree. A kernel that
-    follows the scale makes errors a fifth as long, too."""
+    """Of passes chi-squared of z is below its 10^-4: it was 37, as islands that lag alike agree. A kernel
+    that follows the scale makes errors a fifth as long, too."""
     target, exact = regression(3, 20, 100.0)
     found = [ps.estimate_log_z(target, particles=500, seed=seed) for seed in range(2, 6)]
     z = np.array([(one.log_z - exact) / one.error for one in found if one.verdict == "pass"])

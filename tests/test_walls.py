@@ -50,8 +50,8 @@ def test_log_z_of_a_truncated_normal(method):
 
 
 def test_islands_that_begin_beyond_the_walls_count_as_zero():
-    """A third of the islands is empty: their mean is still right, both ways agree (they were 0.3 to 0.6 apart,
-    as empty islands counted in Bennett's means), and the reason for a doubt is named."""
+    """A third of the islands is empty: their mean is still right, both ways agree (they were 0.3 to 0.6
+    apart, as empty islands counted in Bennett's means), and the reason for a doubt is named."""
     target, exact = truncated(2)
     z = []
     for seed in range(16):
