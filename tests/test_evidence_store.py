@@ -9,6 +9,7 @@ import time
 import h5py
 import numpy as np
 import pytest
+from test_varying_scale import regression
 
 import physscore as ps
 from physscore.energies.integrated import IntegratedScore
@@ -46,6 +47,7 @@ JOBS = {
     "field": (FIELD + ps.GaussianNoise(np.zeros(FIELD.shape), 1.0), {"method": "ais"}),
     "lattice": (ps.Phi4((4, 4), mass2=-2.0, coupling=0.5), {}),
     "score": (ps.from_functions(score=ps.Gaussian([1.0, 0.0], 2.0).score, shape=2), {"kernel": ps.ULA()}),
+    "lagging": (regression(1, 12, 100.0)[0], {"seed": 1}),  # goes on with other kernels
     "tempering": (TARGET, {"method": "tempering"}),
     "prior": (ps.Parameters(a=ps.Uniform(0.0, 1.0)) + ps.GaussianNoise([0.5], 0.1), {"target_error": 0.02}),
 }
