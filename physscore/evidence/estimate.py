@@ -44,7 +44,6 @@ from physscore.workers import portable
 
 Doubt = Callable[[Array], tuple[float, list[Finding]]]
 METHODS = ("smc", "ais", "tempering")
-_MOST_LENGTHENINGS = 4
 _DOUBTFUL = 0.1  # of a line integral of a score
 
 
@@ -244,7 +243,7 @@ def estimate_log_z(
                 bar.set_description("pilot")
                 job = planned(better, {}, job.excess).after(job, len(seen.back.log_z))
                 units = {}
-            elif lags and schedule is None and job.lengthened < _MOST_LENGTHENINGS:
+            elif lags and schedule is None and job.may_be_lengthened:
                 job.lengthen(len(seen.back.log_z))
                 units = {}
             elif seen.uneven and not job.narrow:

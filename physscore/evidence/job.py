@@ -182,6 +182,11 @@ class Job:
         wanted = isinstance(self.kernel, AutoMALA) and not self.kernel.sweep
         return AutoMALA(sweep=True) if wanted and self.excess.dim <= _SWEPT_UP_TO else None
 
+    @property
+    def may_be_lengthened(self) -> bool:
+        """Whether twice as many temperatures may be tried: single coordinates that move in turn have many."""
+        return self.lengthened < (2 if getattr(self.kernel, "sweep", False) else 4)
+
     def lengthen(self, returned: int) -> None:
         """Take twice as many temperatures, with as many islands as in the beginning."""
         self.spent += self._on_the_ways(returned)
