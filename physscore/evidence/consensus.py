@@ -142,7 +142,7 @@ class Seen:
     @property
     def uneven(self) -> bool:
         """Whether the mean over the islands is ruled by few, or may be, or the few that went back leave a gap
-        that would matter."""
+        that chance seldom makes."""
         if abs(self.gap) > _TELLING * self.gap_error:
             return True
         log_z = self.there.log_z

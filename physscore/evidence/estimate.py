@@ -202,21 +202,20 @@ def estimate_log_z(
         kept = on_root(comm, lambda: writer.restore() if writer is not None else {})
         bar.set_description("pilot")
 
-        def planned(kernel: Kernel | None, kept: dict[str, Any], excess: Excess | None = None) -> Job:
+        def beginning() -> Excess:
+            begin = reference_for(energy, reference, seed, lambda stage: look(1), device)
+            return excess_of(begin, energy, device)
+
+        def planned(kernel: Kernel | None, excess: Excess | None = None) -> Job:
             def prepared() -> Job:
-                begin = excess
-                if begin is None:
-                    fitted = reference_for(energy, reference, seed, lambda stage: look(1), device)
-                    begin = excess_of(fitted, energy, device)
-                n = particles // n_islands
-                return prepare(begin, kernel, n_islands, n, schedule, method, seed, look, device)
+                way, n = excess or beginning(), particles // n_islands
+                return prepare(way, kernel, n_islands, n, schedule, method, seed, look, device)
 
-            if comm is None and not kept:
+            if comm is None:
                 return prepared()
-            plan = kept or on_root(comm, lambda: prepared().arrays())
-            return Job.from_arrays(energy, reference, plan, device)
+            return Job.from_arrays(energy, reference, on_root(comm, lambda: prepared().arrays()), device)
 
-        job = planned(kernel, kept)
+        job = Job.from_arrays(energy, reference, kept, device) if kept else planned(kernel)
         shared, busy = 1 if team is None else team.size, len(job.ranges())
         if busy < shared:
             warnings.warn(
@@ -241,7 +240,7 @@ def estimate_log_z(
             better = job.better_kernel() if kernel is None and (lags or seen.misses) else None
             if better is not None:
                 bar.set_description("pilot")
-                job = planned(better, {}, job.excess).after(job, len(seen.back.log_z))
+                job = planned(better, job.excess).after(job, len(seen.back.log_z))
                 units = {}
             elif lags and schedule is None and job.may_be_lengthened:
                 job.lengthen(len(seen.back.log_z))

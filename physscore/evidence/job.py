@@ -32,6 +32,7 @@ Look = Callable[..., None]
 _STEPS_PER_SPREAD = 2.5  # temperatures for a standard deviation of the energy on the way
 _MORE_IF_UNEVEN = 6.0  # times as many where single coordinates move in turn
 _LEAST_STEPS = 7
+_LENGTHENED_AT_MOST = 4, 2  # times; the latter where single coordinates move in turn
 _UNEVEN_WEIGHTS = 0.8  # effective share of the particles below which an island is resampled
 _WORTH_SHARING = 2e8  # components of gradients: units of jobs are of so many at least,
 _AT_ONCE = 1 << 26  # and their particles have so many components at most
@@ -185,7 +186,7 @@ class Job:
     @property
     def may_be_lengthened(self) -> bool:
         """Whether twice as many temperatures may be tried: single coordinates that move in turn have many."""
-        return self.lengthened < (2 if getattr(self.kernel, "sweep", False) else 4)
+        return self.lengthened < _LENGTHENED_AT_MOST[getattr(self.kernel, "sweep", False)]
 
     def lengthen(self, returned: int) -> None:
         """Take twice as many temperatures, with as many islands as in the beginning."""

@@ -29,7 +29,6 @@ from physscore.evidence.job import Job, prepare
 from physscore.evidence.reference import reference_for
 from physscore.evidence.result import LogZ
 from physscore.kernels.kernel import Kernel
-from physscore.kernels.langevin import AutoMALA
 from physscore.sampling.engine import whole
 
 _FAR, _UNSURE = 4.5, 1.0  # errors, and an error
@@ -200,9 +199,9 @@ def _bounds(
     excess = excess_of(reference_for(posterior, given, estimate.seed, lambda stage: look(1)), posterior)
     # The pilot of the same seed finds what the estimate went by.
     schedule = None if estimate.method == "tempering" else estimate.betas
-    if kernel is None and estimate.kernel.startswith("AutoMALA("):  # which may have been the second choice
-        kernel = AutoMALA(sweep="sweep=True" in estimate.kernel)
     job = prepare(excess, kernel, islands, n, schedule, "smc", estimate.seed, look)
+    while kernel is None and repr(job.kernel) != estimate.kernel and (better := job.better_kernel()):
+        job = prepare(excess, better, islands, n, schedule, "smc", estimate.seed, look)
     seed = estimate.seed ^ _APART
     there = _led(job, excess.draw(islands * n, 0, seed), seed, look, back=False)
     back = _led(job, np.repeat(excess.from_state(truth), islands * n, axis=0), seed, look, back=True)
