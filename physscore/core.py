@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property, wraps
+from inspect import isabstract
 from types import FunctionType
 from typing import Any, NamedTuple, cast, overload
 
@@ -51,7 +52,26 @@ def _on_copies(method: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
-_OF_STATES = {"energy", "score", "energy_and_score", "directional", "whiten", "unwhiten", "pull_back"}
+_DENSITY = ("energy", "score", "energy_and_score")
+_OF_STATES = {*_DENSITY, "directional", "whiten", "unwhiten", "pull_back"}
+
+
+def _is_built_in(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] == "physscore"
+
+
+def _require_own_density(cls: type[Score]) -> None:
+    """Refuse a user's class that changes the energy or score of a built-in one, but not its other forms."""
+    derived = (c for c in cls.__mro__ if issubclass(c, Score) and _is_built_in(c))
+    base = next((c for c in derived if c is not Energy and not isabstract(c)), None)
+    homes = {name: next((c for c in cls.__mro__ if name in c.__dict__), Score) for name in _DENSITY}
+    changed = [name for name, home in homes.items() if not _is_built_in(home)]
+    if base is not None and changed:
+        raise InputError(
+            f"class {cls.__name__} changes {changed[0]} of {base.__name__}, whose compiled and other forms "
+            f"would stay as they are: derive it from ps.Energy and keep a {base.__name__} inside, or add "
+            "energies, as in a + b"
+        )
 
 
 class Score(ABC):
@@ -64,12 +84,21 @@ class Score(ABC):
     """Whether states may be moved one by one, each in a thread of its own."""
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Hand copies of the states to the methods of a user's class: what they change is their own."""
+        """Hand copies of the states to the methods of a user's class: what they change is their own.
+
+        Raises
+        ------
+        InputError
+            If it changes the energy or score of a built-in class, which has other forms as well: compiled,
+            over Fourier modes, by cells.
+        """
         super().__init_subclass__(**options)
-        if cls.__module__.partition(".")[0] != "physscore":
-            for name in _OF_STATES & cls.__dict__.keys():
-                if isinstance(method := cls.__dict__[name], FunctionType):
-                    setattr(cls, name, _on_copies(method))
+        if _is_built_in(cls):
+            return
+        _require_own_density(cls)
+        for name in _OF_STATES & cls.__dict__.keys():
+            if isinstance(method := cls.__dict__[name], FunctionType):
+                setattr(cls, name, _on_copies(method))
 
     @abstractmethod
     def score(self, x: Array) -> Array:

@@ -1,0 +1,79 @@
+"""Energies that users write as classes."""
+
+import numpy as np
+import pytest
+
+import physscore as ps
+from physscore.energies.analytic import Analytic
+
+GRID = ps.Grid((4, 4), 4.0)
+BUILT_IN = {
+    "gaussian": ps.Gaussian,
+    "noise": ps.GaussianNoise,
+    "uniform": ps.Uniform,
+    "field": ps.GaussianRandomField,
+    "phi4": ps.Phi4,
+}
+
+
+@pytest.mark.parametrize("name", ["energy", "score", "energy_and_score"])
+@pytest.mark.parametrize("base", BUILT_IN)
+def test_another_density_than_that_of_a_built_in_class(base, name):
+    """Samplers would not see it: they know the built-in one in compiled and other forms."""
+    built_in = BUILT_IN[base]
+    right = f"Mine changes {name} of {built_in.__name__}, .*derive it from ps.Energy and keep a"
+    with pytest.raises(ps.InputError, match=right):
+        type("Mine", (built_in,), {name: lambda self, x: getattr(built_in, name)(self, x)})
+
+    mixed_in = type("Half", (), {name: lambda self, x: x})
+    with pytest.raises(ps.InputError, match=right):
+        type("Mine", (mixed_in, built_in), {})
+
+
+def test_what_else_a_class_may_change_of_a_built_in_one():
+    class Mine(ps.Gaussian):
+        def __init__(self):
+            super().__init__(1.0, 4.0, dim=2)
+
+        def sample(self, n, *, seed):
+            return 1.0 + 2.0 * np.random.default_rng(seed).normal(size=(n, 2))
+
+        def __repr__(self):
+            return "mine"
+
+    class Still(Mine):
+        pass
+
+    for mine in (Mine(), Still()):
+        run = ps.sample(mine, ps.HMC(), chains=100, steps=50, seed=1)
+        plain = ps.sample(ps.Gaussian(1.0, 4.0, dim=2), ps.HMC(), chains=100, steps=50, seed=1)
+        np.testing.assert_array_equal(run.draws, plain.draws)
+        assert repr(mine) == "mine"
+
+
+def test_classes_that_are_meant_for_it_are_derived_from():
+    class Base(ps.Energy):
+        shape = (2,)
+
+        def energy(self, x):
+            return 0.5 * (x**2).sum(axis=1)
+
+        def score(self, x):
+            return -x
+
+    class Steeper(Base):
+        def energy(self, x):
+            return 4 * super().energy(x)
+
+        def score(self, x):
+            return 4 * super().score(x)
+
+    class Formula(Analytic):
+        shape = (1,)
+
+        def _formula(self, x):
+            return 0.5 * (x**2).sum(axis=1), x
+
+    x = np.ones((3, 2))
+    np.testing.assert_array_equal(Steeper().energy_and_score(x)[1], -4 * x)
+    np.testing.assert_array_equal(Formula().score(x[:, :1]), -x[:, :1])
