@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
+from scipy.integrate import RK45, solve_ivp
 
 from physscore.arrays import as_states
-from physscore.core import Array, InputError, Score
+from physscore.core import Array, EnergySum, InputError, Score, ScoreSum
 
 _DENSE = 200  # dimensions up to which the whole Jacobian is looked at
+_ROUNDINGS = 64  # that may add up in a score
+_NEAR = 1e-3  # of the score's size: what a zero may be above tolerance
 
 
 class StagnationPoint(NamedTuple):
@@ -19,11 +25,19 @@ class StagnationPoint(NamedTuple):
     x: Array
     """Where, of shape ``shape``."""
     kind: str
-    """"mode", "minimum", "saddle", or "degenerate" where an eigenvalue is zero."""
+    """"mode", "minimum", "saddle", or "degenerate" where an eigenvalue is zero beside the largest, with the
+    spread of the starts as the unit of each component."""
     eigenvalues: Array
     """Of the Jacobian of the score, rising; in many dimensions only the lowest and the highest."""
     asymmetry: float
     """Largest |J - J^T| over the largest |J|: zero for the gradient of anything. NaN if not known."""
+
+
+class _EachComponent(RK45):  # type: ignore[misc]
+    """Runge-Kutta whose error is that of the worst component, and not the mean over all paths."""
+
+    def _estimate_error_norm(self, stages: Array, step: float, scale: Array) -> float:
+        return float(np.abs(self._estimate_error(stages, step) / scale).max())
 
 
 def score_flow(target: Score, x: Any, time: float, *, tolerance: float = 1e-6, n_times: int = 2) -> Array:
@@ -38,7 +52,7 @@ def score_flow(target: Score, x: Any, time: float, *, tolerance: float = 1e-6, n
     time
         How long; negative runs backwards.
     tolerance
-        Relative and absolute error of each component.
+        Relative and absolute error of each component in one step of the solver; over long times they add up.
     n_times
         How many evenly spaced moments are returned, with the first and the last; 2 at least.
 
@@ -51,8 +65,6 @@ def score_flow(target: Score, x: Any, time: float, *, tolerance: float = 1e-6, n
     InputError
         If the flow leaves the finite numbers.
     """
-    from scipy.integrate import solve_ivp
-
     if not math.isfinite(time) or n_times < 2:
         raise InputError(f"time is {time} and n_times {n_times}: they must be finite, and at least 2")
     start = _states(target, x)
@@ -67,7 +79,7 @@ def score_flow(target: Score, x: Any, time: float, *, tolerance: float = 1e-6, n
 
     with np.errstate(over="ignore", invalid="ignore"):
         found = solve_ivp(
-            velocity, (0.0, time), start.ravel(), "LSODA" if start.size <= _DENSE else "RK45",
+            velocity, (0.0, time), start.ravel(), "LSODA" if start.size <= _DENSE else _EachComponent,
             np.linspace(0.0, time, n_times), rtol=tolerance, atol=tolerance,
         )  # fmt: skip
     if not found.success or not np.isfinite(found.y).all():
@@ -81,8 +93,10 @@ def stagnation_points(
     """Find points at which the score is zero, and say what they are.
 
     From every start a root of s(x) = 0 is sought (Powell's hybrid method in few dimensions, Newton-Krylov
-    in many); roots closer than ``same`` are one. A zero of the score need not be an extremum: the
-    eigenvalues of its Jacobian, the Hessian of log p, tell.
+    in many); roots closer than ``same`` are one. Starts at which the score is not finite are left out, and
+    components may have units of their own: lengths are told by the spread of the starts.
+
+    A zero of the score need not be an extremum: the eigenvalues of its Jacobian, the Hessian of log p, tell.
 
     Parameters
     ----------
@@ -91,9 +105,10 @@ def stagnation_points(
     starts
         Where to begin, of shape (n, *shape); spread them over the region of interest.
     tolerance
-        How small the score must be, relative to its size at the starts.
+        How small the score must be, relative to its size at the starts; one in float32 need not be smaller
+        than its rounding. A warning says how many starts end where it is small, but not so small.
     same
-        Distance below which two roots are one, relative to the spread of the starts.
+        Distance below which two roots are one, relative to the spread of the starts in each component.
 
     Returns
     -------
@@ -103,34 +118,47 @@ def stagnation_points(
     Raises
     ------
     InputError
-        If shapes are wrong.
+        If shapes are wrong, or the score is finite at none of the starts.
     """
-    from scipy import optimize
-
     x = _states(target, starts)
     if not len(x):
         raise InputError("starts has no states: give one at least")
-    scale = float(np.sqrt(np.mean(target.score(x) ** 2))) or 1.0
-    spread = float(np.ptp(x)) or float(np.abs(x).max()) or 1.0
+    with np.errstate(all="ignore"):
+        scores = np.asarray(target.score(x), np.float64)
+    finite = np.isfinite(scores).reshape(len(x), -1).all(axis=1)
+    if not finite.any():
+        raise InputError("starts has no state at which the score is finite: start where it is")
+    x = x[finite].reshape(-1, target.dim)
+    spread = _spread(x)
+    sizes = np.abs(spread * scores[finite].reshape(x.shape)).max(axis=1)
+    sizes = sizes[(sizes > 0) & np.isfinite(sizes)]
+    scale = float(np.median(sizes)) if len(sizes) else 1.0  # a few starts may be far out
+    rounding = _rounding(target, x, spread)
+    allowed = max(tolerance, _ROUNDINGS * rounding) * scale
 
     def score_of(flat: Array) -> Array:  # of x / spread, since the methods know lengths near 1 only
-        found = np.asarray(target.score(spread * flat.reshape(1, *target.shape)), np.float64)
+        found = np.asarray(target.score((spread * flat).reshape(1, *target.shape)), np.float64)
         return spread * found.ravel()
 
     found: list[StagnationPoint] = []
+    near = 0
     for start in x:
-        method = "hybr" if target.dim <= _DENSE else "krylov"
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             try:
-                root = optimize.root(score_of, start.ravel() / spread, method=method, tol=1e-12).x
-            except (ValueError, optimize.NoConvergence):
+                root = _root(score_of, start / spread, scale, rounding)
+            except ValueError:
                 continue
-            value = score_of(root)
-        if not np.isfinite(value).all() or np.abs(value).max() > tolerance * scale * spread:
-            continue
-        root = spread * root
-        if all(np.abs(root - point.x.ravel()).max() > same * spread for point in found):
-            found.append(_classified(target, root, spread))
+            size = float(np.abs(score_of(root)).max())
+        if not size <= allowed:  # nor if it is NaN
+            near += size <= _NEAR * scale
+        elif all(np.abs(root - point.x.ravel() / spread).max() > same for point in found):
+            found.append(_classified(target, spread * root, spread, rounding))
+    if near:
+        warnings.warn(
+            f"{near} of {len(x)} starts ended where the score is small, but above tolerance "
+            f"{allowed / scale:.2g}: a larger one may let them count",
+            stacklevel=2,
+        )
     order = {"mode": 0, "saddle": 1, "minimum": 2, "degenerate": 3}
     return sorted(found, key=lambda point: order[point.kind])
 
@@ -144,33 +172,78 @@ def _states(target: Score, x: Any) -> Array:
     return states
 
 
-def _classified(target: Score, root: Array, spread: float) -> StagnationPoint:
-    step = max(1e-5 * spread, 1e-9 * float(np.abs(root).max()))
-    d = len(root)
+def _spread(x: Array) -> npt.NDArray[np.float64]:
+    """Return the length that is natural for each component of some states (n, d): their units may differ."""
+    common = float(np.ptp(x)) or float(np.abs(x).max()) or 1.0
+    if len(x) == 1:
+        return np.full(x.shape[1], common)
+    size, own = np.abs(x).max(axis=0), np.ptp(x, axis=0)
+    own = np.where(own > 1e-9 * size, own, size)
+    return np.where(own > 0, own, common)
 
-    def jacobian_times(directions: Array) -> Array:
-        moved = step * directions
+
+def _rounding(target: Score, x: Array, spread: Array) -> float:
+    """Return the relative rounding of a score, or of the coarsest of its terms."""
+    beside = np.concatenate([x, x + 0.0123456789 * spread])  # a round number may be right to the last digit
+    terms = [term for _, term in target.terms] if isinstance(target, EnergySum | ScoreSum) else [target]
+    with np.errstate(all="ignore"):
+        scores = [np.asarray(term.score(beside.reshape(-1, *target.shape))) for term in terms]
+        single = any(np.array_equal(s, s.astype(np.float32), equal_nan=True) for s in scores)
+    return float(np.finfo(np.float32 if single else np.float64).eps)
+
+
+def _root(function: Any, start: Array, scale: float, rounding: float) -> Array:
+    from scipy import optimize
+
+    if len(start) <= _DENSE:
+        return np.asarray(optimize.root(function, start, tol=1e-12, options={"eps": rounding}).x)
+    options = {
+        "fatol": max(1e-12, _ROUNDINGS / 4 * rounding) * scale, "maxiter": 300,
+        "jac_options": {"rdiff": math.sqrt(rounding)},
+    }  # fmt: skip
+    try:
+        return np.asarray(optimize.root(function, start, method="krylov", options=options).x)
+    except optimize.NoConvergence as error:
+        return np.asarray(error.args[0])
+
+
+def _classified(target: Score, root: Array, spread: Array, rounding: float) -> StagnationPoint:
+    d = len(root)
+    step = max(1e-5 if rounding < 1e-10 else 1e-3, float((1e-9 * np.abs(root) / spread).max()))
+
+    def times(directions: Array) -> Array:  # the Jacobian in units of the spread, which keeps the signs
+        moved = step * spread * directions
         both = np.concatenate([root + moved, root - moved]).reshape(-1, *target.shape)
         scores = np.asarray(target.score(both), np.float64).reshape(2, len(directions), d)
-        return np.asarray((scores[0] - scores[1]) / (2 * step))
+        return np.asarray(spread * (scores[0] - scores[1]) / (2 * step))
 
     asymmetry = math.nan
     if d <= _DENSE:
-        jacobian = jacobian_times(np.eye(d)).T
+        scaled = times(np.eye(d)).T
+        jacobian = scaled / np.outer(spread, spread)
         asymmetry = float(np.abs(jacobian - jacobian.T).max() / max(np.abs(jacobian).max(), 1e-300))
-        eigenvalues = np.linalg.eigvalsh(0.5 * (jacobian + jacobian.T))
+        eigenvalues, signs = (np.linalg.eigvalsh(0.5 * (j + j.T)) for j in (jacobian, scaled))
     else:
-        from scipy.sparse.linalg import LinearOperator, eigsh
-
-        operator = LinearOperator(
-            (d, d), matvec=lambda v: jacobian_times(v.reshape(1, -1))[0], dtype=np.float64
-        )
-        start = np.random.default_rng(0).normal(size=d)
-        eigenvalues = np.sort(eigsh(operator, k=2, which="BE", v0=start, return_eigenvectors=False))
-    size = np.abs(eigenvalues).max()
-    low, high = eigenvalues[0], eigenvalues[-1]
-    if size == 0 or np.abs(eigenvalues).min() < 1e-6 * size:
+        eigenvalues = _ends(times, 1 / spread)
+        signs = _ends(times, np.ones(d)) if np.ptp(spread) else eigenvalues
+    size = np.abs(signs).max()
+    if size == 0 or np.abs(signs).min() < max(1e-6, 10 * rounding / step) * size:
         kind = "degenerate"
     else:
-        kind = "mode" if high < 0 else "minimum" if low > 0 else "saddle"
+        kind = "mode" if signs[-1] < 0 else "minimum" if signs[0] > 0 else "saddle"
     return StagnationPoint(root.reshape(target.shape), kind, eigenvalues, asymmetry)
+
+
+def _ends(times: Callable[[Array], Array], factor: Array) -> Array:
+    """Return the lowest and the highest eigenvalue of factor * ``times`` * factor."""
+    from scipy.sparse.linalg import LinearOperator, eigsh
+
+    def product(v: Array) -> Array:
+        direction = factor * v.ravel()
+        length = float(np.linalg.norm(direction)) or 1.0
+        return np.asarray(length * factor * times(direction[np.newaxis] / length)[0])
+
+    d = len(factor)
+    operator = LinearOperator((d, d), matvec=product, dtype=np.float64)
+    start = np.random.default_rng(0).normal(size=d)
+    return np.sort(eigsh(operator, k=2, which="BE", v0=start, return_eigenvectors=False))
