@@ -17,6 +17,7 @@ from physscore.diagnostics.chains import effective_sample_size, monte_carlo_erro
 from physscore.energies.coordinates import FieldModes
 from physscore.kernels import fused
 from physscore.kernels.team import Team, sharing
+from physscore.sampling.engine import draws_of
 
 LIMIT = 5.2
 CHAINS = 400
@@ -433,3 +434,27 @@ def test_exact_draws_stay_exact_by_the_same_seed(name, kernel):
     )
     size = 20_000 * prior.dim
     assert (np.abs(run.draws.reshape(2, -1).var(axis=1) - 1) < 5 * np.sqrt(2 / size)).all()
+
+
+@pytest.mark.parametrize("name", ["gaussian", "lognormal", "parameters", "tempered"])
+def test_chains_do_not_start_at_truths_of_the_same_seed(name):
+    """Data are simulated with ``prior.sample(seed=i)``: chains of the seed i must not start there.
+
+    400 chains that start at random have a correlation of 0.28 with the truths, 5.6 sigma, once in 4e7 times.
+    """
+    grid = ps.Grid((8,), 8.0)
+    prior = {
+        "gaussian": ps.GaussianRandomField(grid, lambda k: 4 / k),
+        "lognormal": ps.LognormalField(grid, lambda k: 1 / k),
+    }.get(name, ps.Parameters(a=ps.Normal(0.0, 1.0), b=ps.Normal(0.0, 1.0)))
+    flat = ps.from_functions(
+        energy=lambda x: np.zeros(len(x)), score=lambda x: np.zeros_like(x), shape=prior.shape
+    )
+    truths = prior.sample(400, seed=7)
+    if name == "tempered":
+        start = draws_of(prior, 400, 7, "cpu")
+    else:
+        start = next(ps.iterate(prior + flat, ps.ULA(1e-12), chains=400, seed=7))[0]
+    np.testing.assert_allclose(start.std(axis=0), truths.std(axis=0), rtol=0.5)
+    assert np.abs(np.corrcoef(start[:, 0], truths[:, 0])[0, 1]) < 0.28
+    assert not np.isclose(start[0], truths, rtol=1e-3).all(axis=1).any()
