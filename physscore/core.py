@@ -109,6 +109,9 @@ class Score(ABC):
         """Number of components of one state."""
         return math.prod(self.shape)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(shape={getattr(self, 'shape', None)})"
+
     def __add__(self, other: Score) -> Score:
         """Return the score of the product of the two densities."""
         return combine([(1.0, self), (1.0, other)])

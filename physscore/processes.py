@@ -115,9 +115,14 @@ def on_root(comm: Any, work: Callable[[], _T]) -> _T:
     return value  # type: ignore[no-any-return]
 
 
+def without_addresses(said: str) -> str:
+    """Return the text of objects without where they are in the memory of this process."""
+    return re.sub(r" at 0x\w+", "", said)
+
+
 def require_same_everywhere(comm: Any, what: Any) -> None:
     """Refuse processes that share a work and ask for different ones."""
-    said = re.sub(r" at 0x\w+", "", repr(what))
+    said = without_addresses(repr(what))
     if comm is not None and len(set(comm.allgather(said))) > 1:
         raise InputError(
             f"{comm.size} processes ask for different things, here for {said}: those of mpiexec share one "

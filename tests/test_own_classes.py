@@ -77,3 +77,38 @@ def test_classes_that_are_meant_for_it_are_derived_from():
     x = np.ones((3, 2))
     np.testing.assert_array_equal(Steeper().energy_and_score(x)[1], -4 * x)
     np.testing.assert_array_equal(Formula().score(x[:, :1]), -x[:, :1])
+
+
+def with_own_class():
+    class Mine(ps.Energy):
+        shape = (4, 4)
+
+        def energy_and_score(self, x):
+            return 0.5 * (x**2).sum(axis=(1, 2)), -x
+
+    assert " at 0x" not in repr(Mine())
+    Mine.__repr__ = object.__repr__
+    return ps.GaussianRandomField(GRID, ps.spectra.PowerLaw(index=0.0, amplitude=1.0)) + Mine()
+
+
+def with_own_spectrum():
+    def spectrum(k):
+        return 1 / (1 + k**2)
+
+    return ps.GaussianRandomField(GRID, spectrum) + ps.GaussianNoise(np.ones(GRID.shape), 0.5)
+
+
+@pytest.mark.parametrize("make", [with_own_class, with_own_spectrum])
+def test_a_job_of_own_objects_is_gone_on_with(tmp_path, make):
+    """They are at other addresses in another process, as these two are in one."""
+    first, again = make(), make()
+    assert repr(first) != repr(again)
+    job = {"chains": 2, "steps": 20, "warmup": 20, "output": tmp_path / "run.h5"}
+    run = ps.sample(first, ps.HMC(), **job)
+    np.testing.assert_array_equal(ps.sample(again, ps.HMC(), resume=True, **job).draws[...], run.draws[...])
+    job = {"particles": 128, "checkpoint": tmp_path / "z.h5"}
+    found = ps.estimate_log_z(first, **job)
+    assert ps.estimate_log_z(again, resume=True, **job).log_z == found.log_z
+    job = {"chains": 2, "steps": 20, "warmup": 20, "output": tmp_path / "run.h5", "resume": True}
+    with pytest.raises(ps.InputError, match="another job"):
+        ps.sample(ps.GaussianRandomField(GRID, np.ones_like), ps.HMC(), **job)

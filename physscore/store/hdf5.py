@@ -21,6 +21,7 @@ import h5py
 
 from physscore._version import __version__
 from physscore.core import InputError
+from physscore.processes import without_addresses
 
 FORMAT = "physscore"
 FORMAT_VERSION = 1
@@ -182,15 +183,15 @@ def describe(
 
 
 def require_same(file: h5py.File, path: Path, seed: int | None, settings: dict[str, Any]) -> None:
-    """Refuse to go on with the file of another job."""
+    """Refuse to go on with the file of another job, whichever process it is of."""
     if file.attrs.get("format") != FORMAT or "settings" not in file.attrs:
         raise InputError(f"output {path} is not a file of physscore: use --overwrite to replace it")
     with reading(path):
         found = {
             "seed": int(file.attrs["seed"]) if "seed" in file.attrs else None,
-            **json.loads(file.attrs["settings"]),
+            **json.loads(without_addresses(file.attrs["settings"])),
         }
-    wanted = {"seed": seed, **json.loads(json.dumps(settings))}
+    wanted = {"seed": seed, **json.loads(without_addresses(json.dumps(settings)))}
     differing = [
         f"{name} was {found.get(name)} and is {wanted[name]}"
         for name in wanted
