@@ -153,6 +153,24 @@ def test_a_few_units_see_what_they_can():
     assert mean_test(constant, constant + 1e-3).p_value == 0
 
 
+@pytest.mark.parametrize("options", [{"pooled": True, "dealt": True}, {}, {"paired": True}])
+def test_counts_of_few_units_agree_by_chance(options):
+    """So that an entry does not scatter, and yet differs: that was p = 0, of 2 units in half of all sets."""
+    rng, repeats = np.random.default_rng(10), 400
+    for n, m in ((2, 2), (3, 3)) if "paired" in options else ((2, 2), (2, 5), (4, 4)):
+        found = [
+            mean_test(rng.poisson(0.5, (n, 9)), rng.poisson(0.5, (m, 9)), discrete=True, **options).p_value
+            for _ in range(repeats)
+        ]
+        assert np.mean(np.array(found) <= 0.01) < 0.01 + 4.5 * math.sqrt(0.01 / repeats)  # once in 10^5
+    # What always differs is found by enough units.
+    same, more = np.zeros((16, 9)), np.zeros((16, 9))
+    more[:, 4] = 1 / 256
+    for scatter in (0.0, 1.0):
+        noise = scatter * rng.normal(size=(2, 16, 9)) * (np.arange(9) > 6)
+        assert mean_test(same + noise[0], more + noise[1], discrete=True, **options).p_value < 1e-3
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

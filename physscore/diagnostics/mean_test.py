@@ -148,6 +148,7 @@ def mean_test(
     pooled: bool = False,
     dealt: bool = False,
     resolution: float = 0.0,
+    discrete: bool = False,
     permutations: int = 9999,
     seed: int = 0,
 ) -> MeanTest:
@@ -171,6 +172,10 @@ def mean_test(
     of their own), correlations are left out: the sum of d^2 / V over the entries is compared with that of
     the deals, or the least probability of an entry is multiplied by their number.
 
+    An entry that does not scatter, and yet differs between the sets, has the probability 0. But counts of few
+    units agree by chance (``discrete``): of all deals one makes it so, or two of sets of one size, and of all
+    signs of the differences of pairs two. That, times the number of entries, is its probability then.
+
     Parameters
     ----------
     a, b : UnitMeans or arrays (units, entries)
@@ -183,6 +188,8 @@ def mean_test(
         Whether to deal the units out again.
     resolution : float
         What rounding does to an entry: means whose standard error is below agree up to ten times this.
+    discrete : bool
+        Whether units may agree to rounding by chance, as counts do.
     permutations, seed
         How many deals, and their random numbers.
 
@@ -206,8 +213,15 @@ def mean_test(
     size = max(float(np.abs(a.mean).max(initial=0.0)), float(np.abs(b.mean).max(initial=0.0)))
     resolution = max(resolution, 1e-13 * size)
     moving = np.sqrt(variance) > resolution
-    if (np.abs(difference[~moving]) > 10 * resolution).any():
-        return MeanTest(math.inf, int((~moving).sum()), math.inf, 0.0)  # without scatter, and yet apart
+    if (np.abs(difference[~moving]) > 10 * resolution).any():  # without scatter, and yet apart
+        chance = min(1.0, n * _of_agreeing_units(len(a), len(b), paired)) if discrete else 0.0
+        constant = MeanTest(math.inf, int((~moving).sum()), math.inf, chance, "dealt")
+        others = [UnitMeans(each.values[:, moving], each.weights) for each in (a, b)]
+        rest = mean_test(
+            *others, paired=paired, pooled=pooled, dealt=dealt, resolution=resolution,
+            permutations=permutations, seed=seed,
+        )  # fmt: skip
+        return min(constant, rest, key=lambda test: test.p_value)
     if not moving.any():
         return MeanTest(0.0, 0, math.inf, 1.0)
     sets = [UnitMeans(each.values[:, moving], each.weights) for each in sets]
@@ -229,6 +243,13 @@ def mean_test(
     p_values = [_f_tail(float(x), p, float(nu)) for x, nu in zip(chi2, freedom, strict=False)]
     p_value = min(1.0, min(p_values) * len(p_values))
     return MeanTest(float(chi2.sum()), len(variance), float(np.median(freedom)), p_value, "F", joint)
+
+
+def _of_agreeing_units(first: int, second: int, paired: bool) -> float:
+    """Return the probability that two sets of units differ whose units are all the same, given the units."""
+    if paired:
+        return 2.0 ** (1 - first)
+    return (1 + (first == second)) / math.comb(first + second, first)
 
 
 def enough_deals(first: int, second: int) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from physscore.diagnostics.map_statistics import QUANTILES, MapMeans
+from physscore.diagnostics.map_statistics import N_PDF_BINS, QUANTILES, MapMeans
 from physscore.diagnostics.mean_test import MeanTest, UnitMeans, enough_deals, mean_test
 
 _Floats = npt.NDArray[np.float64]
@@ -163,6 +163,7 @@ def compare_statistic(
         As for ``mean_test``.
     """
     shown = [_shown(name, each) for each in (a, b)]
+    continuous = name == "mean" and len(b.bins.pdf) > N_PDF_BINS  # then no two maps have one by chance
     tested = [_below(each, _quantiles(b)) for each in (a, b)] if name == "quantiles" else shown
     reference, spread = shown[1].mean, math.sqrt(_shown("variance", b).mean[0])
     # Maps of mean zero have one of rounding, and of single precision somewhere on their way.
@@ -193,7 +194,7 @@ def compare_statistic(
         relative=relative,
         deviation=deviation,
         deviation_error=deviation_error,
-        test=_test(tested[0], tested[1], design, permutations, seed, resolution),
+        test=_test(tested[0], tested[1], design, permutations, seed, resolution, not continuous),
         threshold=threshold,
         tolerance=tolerance,
     )
@@ -205,9 +206,12 @@ def entries_of(name: str, means: MapMeans) -> int:
 
 
 def _test(
-    a: UnitMeans, b: UnitMeans, design: str, permutations: int, seed: int, resolution: float = 0.0
-) -> MeanTest:
-    test = partial(mean_test, resolution=resolution, permutations=permutations, seed=seed)
+    a: UnitMeans, b: UnitMeans, design: str, permutations: int, seed: int, resolution: float = 0.0,
+    discrete: bool = True,
+) -> MeanTest:  # fmt: skip
+    test = partial(
+        mean_test, resolution=resolution, discrete=discrete, permutations=permutations, seed=seed
+    )  # fmt: skip
     if design == "paired":
         return test(a, b, paired=True)
     if design == "alike":
