@@ -56,6 +56,21 @@ def test_one_state_without_a_number_leaves_its_neighbours_alone(function, energi
     np.testing.assert_array_equal(target.score(x)[right], -x[right])
 
 
+def test_params_are_copied():
+    """A sum would go on with the old numbers, and the energy alone with the new ones."""
+    params = np.array([0.0])
+    target = ps.compiled(raising, dim=1, params=params)
+    total, x = target + ps.Gaussian(0.0, 1.0, dim=1), np.full((1, 1), 1.5)
+    expected = target.energy(x), total.energy(x), total.point.params.copy()
+    params[0] = 1.0
+    for found, known in zip((target.energy(x), total.energy(x), total.point.params), expected, strict=True):
+        np.testing.assert_array_equal(found, known)
+    with pytest.raises(ValueError, match="read-only"):
+        target.params[0] = 1.0
+    again = pickle.loads(pickle.dumps(target))
+    np.testing.assert_array_equal(again.energy(x), expected[0])
+
+
 def test_other_params_compile_nothing():
     function = numba.njit(dividing)
     first, second = (ps.compiled(function, dim=1, params=[p]) for p in (3.0, 5.0))

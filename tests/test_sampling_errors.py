@@ -206,14 +206,34 @@ def test_large_energies_in_single_precision():
             return (constant + 0.5 * (x**2).sum(axis=1)).astype(dtype), -x
 
     options = {"chains": 4, "steps": 4, "warmup": 0}
-    made = ps.from_functions(energy_and_score=Own().energy_and_score, shape=3)
-    targets = [Own(), made, ps.Gaussian(0.0, 1.0, dim=3) + made]
+
+    def made():
+        return ps.from_functions(energy_and_score=Own().energy_and_score, shape=3)
+
+    targets = [Own(), made(), ps.Gaussian(0.0, 1.0, dim=3) + made()]
     for target in targets:
         constant, dtype = 1e7, np.float32
         with pytest.warns(UserWarning, match="energies are float32 and above 8e5"):
             ps.sample(target, ps.MALA(0.1), **options)
         for constant, dtype in ((1e7, np.float64), (1e5, np.float32)):  # noqa: B007
             ps.sample(target, ps.MALA(0.1), **options)
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_trial_steps_far_out_are_no_large_energies(dim):
+    """HMC was warned of in 10 of 10 runs; a warning is an error in the tests."""
+
+    class Own(ps.Energy):
+        shape = (dim,)
+
+        def energy_and_score(self, x):
+            return (0.5 * (x**2).sum(axis=1)).astype(np.float32), -x
+
+    made = ps.from_functions(energy_and_score=Own().energy_and_score, shape=dim)
+    apart = ps.from_functions(energy=Own().energy, score=Own().score, shape=dim)
+    for seed in range(3):
+        for target in (Own(), 0.5 * Own(), made, apart):
+            ps.sample(target, ps.HMC(), chains=16, steps=50, seed=seed)
 
 
 def test_large_energies_of_a_module_in_single_precision():

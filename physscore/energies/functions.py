@@ -95,12 +95,14 @@ class _EnergyFunctions(Energy):
     def __init__(self, energy: Any, score: Any, both: Any, shape: tuple[int, ...], name: str) -> None:
         self._energy, self._score, self._both = energy, score, both
         self.shape, self._name = shape, name
+        self._rounding = Rounding()
 
     def energy(self, x: Array) -> npt.NDArray[np.float64]:
         """Return what the user's function does."""
         states = as_states(x, self.shape)
         given = own_copy(states)
-        return checked_energy(self._energy(given) if self._energy else self._both(given)[0], states)
+        energy = self._energy(given) if self._energy else self._both(given)[0]
+        return checked_energy(energy, states, self._rounding)
 
     def score(self, x: Array) -> Array:
         """Return what the user's function does."""
@@ -114,14 +116,16 @@ class _EnergyFunctions(Energy):
             return self.energy(x), self.score(x)
         states = as_states(x, self.shape)
         energy, score = self._both(own_copy(states))
-        return checked_energy(energy, states), checked_score(score, states)
+        return checked_energy(energy, states, self._rounding), checked_score(score, states)
 
     def __repr__(self) -> str:
         return self._name
 
 
-def checked_energy(energy: Any, x: Array) -> npt.NDArray[np.float64]:
+def checked_energy(energy: Any, x: Array, rounding: Rounding | None = None) -> npt.NDArray[np.float64]:
     """Return the energies that a function returned for ``x``, as an array of their own.
+
+    ``rounding`` is that of all the function's energies.
 
     Raises
     ------
@@ -129,7 +133,7 @@ def checked_energy(energy: Any, x: Array) -> npt.NDArray[np.float64]:
         If they are not one real number a state.
     """
     _require_real("energy", energy)
-    warn_of_single_precision(energy)
+    (rounding or Rounding()).warn(energy)
     # Its own: the function may use its array again, or not let it be changed.
     found = energy.astype(np.float64) if on_gpu(energy) else np.array(energy, np.float64)
     if found.shape != (len(x),):
@@ -139,14 +143,12 @@ def checked_energy(energy: Any, x: Array) -> npt.NDArray[np.float64]:
     return found
 
 
-def warn_of_single_precision(energy: Any) -> None:
-    """Warn if energies are all so large that float32 rounds them by more than 0.1, as with a large constant:
-    kernels that accept or reject, and log Z, see steps in place of a slope."""
-    Rounding().warn(energy)
-
-
 class Rounding:
-    """How much the lowest energies of a model are rounded: its others may be those of trial steps far out."""
+    """How much the lowest energies of a model are rounded: its others may be those of trial steps far out.
+
+    If all are so large that float32 rounds them by more than 0.1, as with a large constant, kernels that accept
+    or reject, and log Z, see steps in place of a slope.
+    """
 
     def __init__(self) -> None:
         self._lowest = np.inf
@@ -212,7 +214,7 @@ def compiled(
     dim
         Number of dimensions of a state.
     params
-        Numbers that the function reads. Changing them compiles nothing.
+        Numbers that the function reads, copied. ``compiled`` with others compiles nothing anew.
     name
         What it is called in messages and files. [default: the function's name]
     simulate
@@ -262,7 +264,7 @@ class CompiledEnergy(Energy):
             energy_and_gradient = _as_numpy(energy_and_gradient)
         self.shape = (checked_dim(dim),)
         try:
-            numbers = np.ascontiguousarray(params, np.float64).reshape(-1)
+            numbers = np.array(params, np.float64).reshape(-1)
         except (TypeError, ValueError) as error:
             raise InputError(f"params is {params!r}: it must be an array of numbers") from error
         self.function = energy_and_gradient
@@ -283,11 +285,12 @@ class CompiledEnergy(Energy):
             raise InputError(
                 f"energy_and_gradient {self._name} returns {returned}: it must return the energy, a number"
             )
+        numbers.flags.writeable = False  # sums and files would go on with the old ones
         self.params = numbers
 
     @cached_property
     def _point(self) -> Point:
-        return Point(self.function, self.params)
+        return Point(self.function, self.params.copy())  # of the type that it is compiled for
 
     def energy(self, x: Array) -> npt.NDArray[np.float64]:
         """Return E, of shape (n,)."""

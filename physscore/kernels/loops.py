@@ -21,7 +21,7 @@ from physscore.arrays import (
 )
 from physscore.core import Array, Energy, InputError, Score
 from physscore.energies.coordinates import FieldModes
-from physscore.energies.functions import warn_of_single_precision
+from physscore.energies.functions import Rounding
 from physscore.kernels import batched
 from physscore.kernels.metric import Metric
 from physscore.kernels.moves import DENSE
@@ -59,13 +59,14 @@ class Loop:
         self.name = which or self._suitable(step, device)
         self._step = step
         self._room = Room()
+        self._rounding = Rounding()
         if self.name == "fused":
             if self.point is None:
                 raise InputError(f"target {target!r} has no compiled form for the fused loop")
             self._address = address_of(self.point)
 
     def __reduce__(self) -> Any:  # the address of a compiled function is that of one process
-        return Loop, (self.target, self._step, self.name)
+        return Loop, (self.target, self._step, self.name), {"_rounding": self._rounding}
 
     def _suitable(self, step: str, device: str) -> str:
         if self.point is None or self.target.dim > FUSED_UP_TO:
@@ -141,7 +142,7 @@ class Loop:
         else:
             # A user's class may use its arrays again.
             own = type(self.target).__module__.startswith("physscore.")
-            warn_of_single_precision(energy)
+            self._rounding.warn(energy)
             energy = np.array(energy, np.float64)
             score = np.asarray(score, x.dtype) if own else np.array(score, x.dtype)
         if energy.shape != (len(x),):
