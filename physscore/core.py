@@ -190,7 +190,10 @@ class Prior(Energy):
 
     @abstractmethod
     def sample(self, n: int, *, seed: int) -> Array:
-        """Return ``n`` independent draws, of shape (n, *shape)."""
+        """Return ``n`` independent draws, of shape (n, *shape).
+
+        ``seed`` may be any whole number from 0 to 2^64 - 1, as ``np.random.default_rng(seed)`` takes it.
+        """
 
     @abstractmethod
     def whiten(self, x: Array) -> Array:

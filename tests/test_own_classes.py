@@ -112,3 +112,28 @@ def test_a_job_of_own_objects_is_gone_on_with(tmp_path, make):
     job = {"chains": 2, "steps": 20, "warmup": 20, "output": tmp_path / "run.h5", "resume": True}
     with pytest.raises(ps.InputError, match="another job"):
         ps.sample(ps.GaussianRandomField(GRID, np.ones_like), ps.HMC(), **job)
+
+
+def test_draws_of_a_wrong_shape():
+    class Mine(ps.Prior):
+        shape = (1,)
+
+        def energy_and_score(self, x):
+            return 0.5 * (x**2).sum(axis=1) + 0.5 * np.log(2 * np.pi), -x
+
+        def sample(self, n, *, seed):
+            return np.random.default_rng(seed).normal(size=n)
+
+        def whiten(self, x):
+            return x
+
+        def unwhiten(self, z):
+            return z
+
+        def pull_back(self, z, gradient):
+            return gradient
+
+    target = Mine() + ps.GaussianNoise([0.5], 1.0)
+    for sampled in (ps.sample, ps.temper):
+        with pytest.raises(ps.InputError, match=r"sample\(4\) of Mine.* returned \(4,\), expected \(4, 1\)"):
+            sampled(target, chains=4, steps=10)

@@ -104,6 +104,26 @@ def test_numbers_of_fields_of_any_whole_type():
         )
 
 
+SEEDED = {
+    "iterate": lambda seed: next(
+        ps.iterate(GAUSSIAN + GAUSSIAN, ps.MALA(0.1), chains=2, seed=seed)
+    )[0],
+    "temper": lambda seed: ps.temper(GAUSSIAN, chains=2, steps=5, warmup=10, seed=seed).draws,
+    "thermodynamics": lambda seed: ps.thermodynamics(
+        ps.Ising(4, 0.3), [0.2, 0.3], particles=64, seed=seed
+    ).log_z,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("job", SEEDED)
+def test_seeds_of_any_whole_type(job):
+    expected = SEEDED[job](7)
+    for kind in (np.uint8, np.int64):
+        np.testing.assert_array_equal(SEEDED[job](kind(7)), expected)
+    with pytest.raises(ps.InputError, match="seed is -1"):
+        SEEDED[job](-1)
+
+
 @pytest.mark.parametrize(
     "matrix", [[[1.0, 0.5], [0.2, 1.0]], np.ones((6, 2)), [1.0, 2.0], 1.0, np.ones((0, 0))]
 )

@@ -146,8 +146,8 @@ def checked_energy(energy: Any, x: Array, rounding: Rounding | None = None) -> n
 class Rounding:
     """How much the lowest energies of a model are rounded: its others may be those of trial steps far out.
 
-    If all are so large that float32 rounds them by more than 0.1, as with a large constant, kernels that accept
-    or reject, and log Z, see steps in place of a slope.
+    If all are so large that float32 rounds them by more than 0.1, as with a large constant, kernels that
+    accept or reject, and log Z, see steps in place of a slope.
     """
 
     def __init__(self) -> None:

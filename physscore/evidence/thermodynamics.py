@@ -117,6 +117,7 @@ def thermodynamics(
         )
     if islands is None:
         islands = int(np.clip(whole(16, particles=particles) // 32, 4, 32))
+    seed = whole(0, seed=seed)
     comm = world()
     require_same_everywhere(comm, (points.tolist(), particles, islands, reference, kernel, seed))
     begin = on_root(comm, lambda: reference_for(energies[0], reference, seed, lambda stage: None))

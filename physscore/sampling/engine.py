@@ -193,11 +193,21 @@ def draws_of(prior: Prior, n: int, seed: int, device: str) -> Array:
 
     They are not those of ``prior.sample`` of the same seed, from which simulated data may come: chains that
     start at the truth seem right even where they do not mix.
+
+    Raises
+    ------
+    InputError
+        If they are of a wrong shape.
     """
     seed ^= _APART
     if isinstance(prior, GaussianRandomField | LognormalField):
         return prior.sample(n, seed=seed, device=device)
-    return cast(Array, namespace(device).asarray(prior.sample(n, seed=seed)))
+    found = cast(Array, namespace(device).asarray(prior.sample(n, seed=seed)))
+    if found.shape != (n, *prior.shape):
+        raise InputError(
+            f"sample({n}) of {prior!r} returned {found.shape}, expected {(n, *prior.shape)}: one state a draw"
+        )
+    return found
 
 
 def first_states(target: Score, chains: int, seed: int, init: Any, dtype: Any, device: str = "cpu") -> Array:

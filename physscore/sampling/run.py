@@ -294,7 +294,7 @@ def iterate(
     InputError
         If an argument makes no sense.
     """
-    chains, warmup = whole(chains=chains), whole(0, warmup=warmup)
+    chains, warmup, seed = whole(chains=chains), whole(0, warmup=warmup), whole(0, seed=seed)
     init, first_step = _going_on(init, chains)
     device = checked_device(device_of(init) if device is None else device)
     engine = Engine(target, kernel, device=device)

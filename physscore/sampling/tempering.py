@@ -114,8 +114,9 @@ def temper(
     from physscore.energies.gaussian import Gaussian
 
     kernel = MALA() if kernel is None else kernel
-    chains, steps, thin, swap_every = (
+    chains, steps, thin, swap_every, seed = (
         whole(chains=chains), whole(steps=steps), whole(thin=thin), whole(swap_every=swap_every),
+        whole(0, seed=seed),
     )  # fmt: skip
     warmup = whole(10, warmup=max(10, steps) if warmup is None else warmup)
     rungs = None if rungs is None else whole(2, rungs=rungs)
