@@ -68,6 +68,34 @@ def test_a_learned_energy_is_a_prior():
     assert ps.check_score(prior, x[::4001]).passed
 
 
+class _Plain(torch.nn.Module):
+    """A score, which ``InPlace`` is too, that spoils what it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(3, 2)
+
+    def forward(self, x, sigma):
+        return self.inner(torch.cat([x, sigma.log()[:, None]], 1)) / sigma[:, None]
+
+
+class _InPlace(_Plain):
+    def forward(self, x, sigma):
+        found = super().forward(x, sigma)
+        x.mul_(0.0)
+        return found
+
+
+@pytest.mark.parametrize("settings", [{}, {"loss": "denoising", "sigma": 0.3}])
+def test_a_module_that_changes_its_input_learns_the_same(settings):
+    scores = []
+    for kind in (_Plain, _InPlace):
+        torch.manual_seed(0)
+        fit = learning.train(kind(), X, steps=20, seed=1, **settings)
+        scores.append(fit.score(X[:20]))
+    np.testing.assert_array_equal(*scores)
+
+
 class OnceDifferentiable(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):

@@ -240,7 +240,7 @@ def _denoising(
         parameters = None if parameters is None else torch.cat([parameters, parameters])
     wide = levels.reshape(-1, *[1] * (x.ndim - 1))
     noisy = torch.addcmul(x, wide, noise)
-    s = score_of(model, noisy, levels, parameters)
+    s = score_of_copies(model, noisy, levels, parameters)
     if pool > 1:
         noise, _ = pooled_noise(noisy, x, levels, pool)
     return 0.5 * (weight(levels) * _squares(s + noise / wide)).mean()
@@ -326,7 +326,15 @@ def fisher_divergence(
     x = checked_batch(x)
     if score.shape != x.shape:
         raise InputError(f"score has shape {tuple(score.shape)}: it must be that of x, {tuple(x.shape)}")
-    return _squares(score_of(model, x, sigma, parameters, graph=False).detach() - score).mean()
+    return _squares(score_of_copies(model, x, sigma, parameters, graph=False).detach() - score).mean()
+
+
+def score_of_copies(
+    model: Model, x: Tensor, sigma: Any = None, parameters: Tensor | None = None, *, graph: bool = True
+) -> Tensor:
+    """Return the score of a model that may change in place whatever it is given."""
+    x, sigma, parameters = (t.clone() if isinstance(t, Tensor) else t for t in (x, sigma, parameters))
+    return score_of(model, x, sigma, parameters, graph=graph)
 
 
 def score_and_divergence(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from physscore.core import InputError
 from physscore.energies.learned import from_torch
 from physscore.energies.module_calls import ModuleCalls
-from physscore.energies.torch_modules import score_of, takes_sigma
+from physscore.energies.torch_modules import takes_sigma
 from physscore.learning import chance, losses
 from physscore.learning.data import Data, coarse_spectrum, coarsen, mean_spectrum, moved
 from physscore.learning.fitted import Fitted, fitted
@@ -266,7 +266,7 @@ class Task:
         noise = torch.randn(y.shape, generator=generator, dtype=y.dtype)
         wide = sigma.reshape(-1, *[1] * (y.ndim - 1))
         noisy = y + wide * noise
-        s = score_of(model, noisy, sigma, table)
+        s = losses.score_of_copies(model, noisy, sigma, table)
         squares = noise.flatten(1).pow(2).sum(1)
         if pool > 1:
             noise, squares = losses.pooled_noise(noisy, y, sigma, pool)
