@@ -44,10 +44,22 @@ def own_copy(x: Any) -> Any:
     return x.copy() if isinstance(x, np.ndarray) or type(x).__module__.partition(".")[0] == "cupy" else x
 
 
+def check_unmasked(found: Any, name: str) -> None:
+    """Refuse arrays that a user's function returned if they are masked: under a mask is not what was meant."""
+    for part in found if isinstance(found, tuple) else (found,):
+        if isinstance(part, np.ma.MaskedArray) and part.mask.any():
+            raise InputError(
+                f"{name}(x) returned a masked array with {int(part.mask.sum())} masked values: return numbers "
+                "everywhere, and an infinite energy where there is no density"
+            )
+
+
 def _on_copies(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def called(self: Any, *given: Any, **named: Any) -> Any:
-        return method(self, *map(own_copy, given), **{name: own_copy(x) for name, x in named.items()})
+        found = method(self, *map(own_copy, given), **{name: own_copy(x) for name, x in named.items()})
+        check_unmasked(found, method.__name__)
+        return found
 
     return called
 
@@ -84,7 +96,8 @@ class Score(ABC):
     """Whether states may be moved one by one, each in a thread of its own."""
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Hand copies of the states to the methods of a user's class: what they change is their own.
+        """Hand copies of the states to the methods of a user's class: what they change is their own. What they
+        return must not be masked.
 
         Raises
         ------
@@ -268,7 +281,7 @@ class EnergySum(Energy):
 
     def energy(self, x: Array) -> npt.NDArray[np.float64]:
         """Return the weighted sum of the energies."""
-        energies = [term.energy(x) for _, term in self.terms]
+        energies = [own_copy(term.energy(x)) for _, term in self.terms]  # a class may use its array again
         total: Any = 0.0
         for (factor, _), e in zip(self.terms, energies, strict=True):
             with np.errstate(invalid="ignore"):  # 0 times infinity, which is beyond
@@ -283,12 +296,15 @@ class EnergySum(Energy):
         energies = []
         for factor, term in self.terms:
             e, s = term.energy_and_score(x)
-            energies.append(e)
+            energies.append(own_copy(e))
             with np.errstate(invalid="ignore"):
                 energy = energy + factor * e
             if factor != 1:
                 s = factor * s
-            score = s if score is None else score + s
+            if score is not None:
+                score = score + s
+            else:
+                score = s if _is_built_in(type(term)) else own_copy(s)
         beyond = self._beyond(energies)
         if beyond is not None and beyond.any():
             energy = np.where(beyond, np.inf, energy)

@@ -137,3 +137,62 @@ def test_draws_of_a_wrong_shape():
     for sampled in (ps.sample, ps.temper):
         with pytest.raises(ps.InputError, match=r"sample\(4\) of Mine.* returned \(4,\), expected \(4, 1\)"):
             sampled(target, chains=4, steps=10)
+
+
+class Shared(ps.Energy):
+    """Objects of this class use the same arrays."""
+
+    shape = (2,)
+    arrays: dict = {}  # noqa: RUF012
+
+    def __init__(self, mean):
+        self.mean = mean
+
+    def energy_and_score(self, x):
+        energy, score = self.arrays.setdefault(len(x), (np.empty(len(x)), np.empty(x.shape)))
+        np.subtract(self.mean, x, out=score)
+        return np.einsum("ni,ni->n", 0.5 * score, score, out=energy), score
+
+
+def test_objects_that_share_an_array_are_added():
+    """The score was [8, 8] for [4, 4]."""
+    x = np.zeros((1, 2))
+    for total in (Shared(0.0) + Shared(4.0), Shared(4.0) + Shared(0.0), Shared(0.0) + 1.0 * Shared(4.0)):
+        np.testing.assert_array_equal(total.score(x), [[4.0, 4.0]])
+        np.testing.assert_array_equal(total.energy_and_score(x)[0], [16.0])
+        np.testing.assert_array_equal(total.energy(x), [16.0])
+    np.testing.assert_array_equal((Shared(4.0) + ps.Gaussian(0.0, 1.0, dim=2)).score(x), [[4.0, 4.0]])
+
+
+def log_gamma(x):
+    logs = np.ma.log(x)  # masked where x is negative
+    return (x - 2 * logs).sum(axis=1), 2 / np.ma.masked_where(x < 0, x) - 1
+
+
+class Gamma(ps.Energy):
+    shape = (1,)
+
+    def energy_and_score(self, x):
+        return log_gamma(x)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        Gamma(),
+        2 * Gamma(),
+        ps.from_functions(energy_and_score=log_gamma, shape=1),
+        ps.from_functions(energy=lambda x: log_gamma(x)[0], score=lambda x: 1 / x, shape=1),
+        ps.Guidance(log_gamma, 1.0, shape=1),
+    ],
+    ids=["class", "sum", "both", "energy", "guidance"],
+)
+def test_masked_numbers_are_none(target):
+    """They were taken for what lies under the mask: a gamma distribution had negative draws, and said nothing."""
+    assert np.isfinite(target.energy_and_score(np.ones((2, 1)))[0]).all()
+    with pytest.raises(
+        ps.InputError, match=r"\(x\) returned a masked array with 1 masked values: return num"
+    ):
+        target.energy_and_score(np.array([[1.0], [-1.0]]))
+    with pytest.raises(ps.InputError, match="masked array"):
+        ps.sample(target, ps.MALA(), chains=100, steps=100, seed=1, init=np.ones(1))

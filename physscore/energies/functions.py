@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from physscore.arrays import as_states, on_gpu
-from physscore.core import Array, Energy, InputError, Point, Score, own_copy
+from physscore.core import Array, Energy, InputError, Point, Score, check_unmasked, own_copy
 from physscore.energies.analytic import checked_dim
 from physscore.points import evaluate
 
@@ -130,9 +130,9 @@ def checked_energy(energy: Any, x: Array, rounding: Rounding | None = None) -> n
     Raises
     ------
     InputError
-        If they are not one real number a state.
+        If they are not one real number a state, or masked.
     """
-    _require_real("energy", energy)
+    _require_numbers("energy", energy)
     (rounding or Rounding()).warn(energy)
     # Its own: the function may use its array again, or not let it be changed.
     found = energy.astype(np.float64) if on_gpu(energy) else np.array(energy, np.float64)
@@ -173,7 +173,8 @@ class Rounding:
             )
 
 
-def _require_real(name: str, values: Any) -> None:
+def _require_numbers(name: str, values: Any) -> None:
+    check_unmasked(values, name)
     if getattr(getattr(values, "dtype", None), "kind", "f") == "c":
         raise InputError(f"{name}(x) returned complex numbers: return real ones")
 
@@ -184,9 +185,9 @@ def checked_score(score: Any, x: Array) -> Array:
     Raises
     ------
     InputError
-        If it is not real, or of another shape than ``x``.
+        If it is not real, masked, or of another shape than ``x``.
     """
-    _require_real("score", score)
+    _require_numbers("score", score)
     found = score.copy() if on_gpu(score) else np.array(score)
     if found.shape != x.shape:
         raise InputError(

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from physscore.arrays import as_states
-from physscore.core import Array, Energy, InputError, Score, own_copy
+from physscore.core import Array, Energy, InputError, Score, check_unmasked, own_copy
 from physscore.energies.functions import state_shape
 
 
@@ -67,7 +67,9 @@ class Guidance(Energy):
             energy, score = self.log_p_class.energy_and_score(x)
             return self.strength * energy, self.strength * score
         states = as_states(x, self.shape)
-        log_p, gradient = (np.asarray(part) for part in self.log_p_class(own_copy(states)))
+        found = self.log_p_class(own_copy(states))
+        check_unmasked(found, "log_p_class")
+        log_p, gradient = (np.asarray(part) for part in found)
         if log_p.shape != (len(states),) or gradient.shape != states.shape:
             raise InputError(
                 f"log_p_class(x) returned {log_p.shape} and {gradient.shape}, expected ({len(states)},) and "
