@@ -18,6 +18,7 @@ import numpy.typing as npt
 from physscore.arrays import as_states, real_numbers, unmasked
 from physscore.core import Array, InputError
 from physscore.diagnostics.bins import power_bins
+from physscore.diagnostics.pairs import opposite, same, some_cells
 from physscore.diagnostics.power import is_batch
 from physscore.diagnostics.table import table
 from physscore.fft import forward_fft, inverse_fft
@@ -218,6 +219,8 @@ class Bispectrum:
         Its standard error if the modes are Gaussian, sqrt(s V <P1 P2 P3> / n_triangles) with the measured P
         at each |k|, a mean over the triangles of modes, and s orders in which one is counted; its square is
         without bias. A field that is not Gaussian scatters more.
+    independent : int
+        Number of independent fields: without the second ones of pairs of opposite phase.
     """
 
     k: _Floats
@@ -225,10 +228,18 @@ class Bispectrum:
     error: _Floats
     n_triangles: npt.NDArray[np.int64]
     k_edges: _Floats
+    independent: int = 1
+
+    def mean_error(self) -> _Floats:
+        """Return the standard error of the mean of the fields, shape (triangles,), if Gaussian.
+
+        Of a pair of Gaussian fields it is too large: theirs are opposite and have the mean 0.
+        """
+        return np.asarray(np.sqrt((np.atleast_2d(self.error) ** 2).mean(axis=0) / self.independent))
 
     def __str__(self) -> str:
         n = len(self.bispectrum) if self.bispectrum.ndim == 2 else 1
-        error = np.sqrt((np.atleast_2d(self.error) ** 2).sum(axis=0)) / n
+        error = self.mean_error()
         columns = {f"k{i + 1}": self.k[:, i] for i in range(3)}
         columns |= {"B": np.atleast_2d(self.bispectrum).mean(axis=0), "error": error}
         head = (
@@ -268,6 +279,7 @@ def bispectrum(
     fields = delta if stacked else [delta]
     counted = TriangleBins(grid, bins=bins, triangles=triangles)
     found, error = [], []
+    before, independent = None, 0
     for i in range(len(fields)):
         field = as_states(unmasked(fields[i], "delta")[np.newaxis], grid.shape, "delta")[0]
         if not np.isfinite(field).all():
@@ -280,12 +292,16 @@ def bispectrum(
             raise InputError(
                 f"delta holds values up to {np.abs(field).max():.3g}, too large for a product of three"
             )
+        some = some_cells(field)
+        independent += before is None or not (same(some, before) or opposite(some, before))
+        before = some
     return Bispectrum(
         k=counted.k,
         bispectrum=np.array(found) if stacked else found[0],
         error=np.array(error) if stacked else error[0],
         n_triangles=counted.n_triangles,
         k_edges=counted.k_edges,
+        independent=independent,
     )
 
 

@@ -96,8 +96,8 @@ def simulation_based_calibration(
     The ranks of each parameter are tested for uniformity by chi-square of their histogram and by the
     deviation of their ECDF (Säilynoja et al. 2022, arXiv:2103.10522); the least of the probabilities counts,
     times their number. Ranks cannot see an error that all parameters share in their correlations only, nor
-    a posterior that is the prior. Chains must have mixed (``run.mixing``): those that stay where they started may
-    look right if that was near the truth.
+    a posterior that is the prior. Chains must have mixed (``run.mixing``): those that stay where they
+    started may look right, if that was near the truth.
 
     Parameters
     ----------

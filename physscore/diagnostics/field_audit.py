@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from physscore.core import InputError
 from physscore.diagnostics.map_statistics import BINS, MapMeans, choose_bins, map_means, unit_size, units_of
+from physscore.diagnostics.pairs import opposite, some_cells
 from physscore.diagnostics.power import power_spectrum
 from physscore.diagnostics.set_comparison import (
     STATISTICS,
@@ -150,7 +151,8 @@ def compare_fields(
         The box and its cells, the same for both.
     groups, generated_groups
         A label for each map, such as the number of its simulation; maps with the same label are not
-        independent. [default: all are, but for a set of pairs in which each odd map is minus the one before]
+        independent. [default: all are, but for a set of pairs, in which each odd map is of opposite phase to
+        the one before, as with ``paired=True`` of random fields]
     paired
         Whether map i of one set belongs to map i of the other, as a reconstruction to the truth: errors are
         those of the differences, and the cross-correlation is measured. Both sets then have ``groups``.
@@ -232,7 +234,7 @@ def compare_fields(
         units=(len(a.units), len(b.units)),
         correlation=_correlation(generated, reference, grid, a, b, units[0]) if paired else None,
         notes=[
-            f"the {what} is of pairs, each a map and minus it, which are taken for one unit"
+            f"the {what} is of pairs, each a map and the one of opposite phase, which are taken for one unit"
             for what in found_pairs
         ]
         + _notes(a, b, (generated_groups is not None, groups is not None), paired),
@@ -240,11 +242,12 @@ def compare_fields(
 
 
 def _are_pairs(fields: Any) -> bool:
-    """Return whether each odd map of a set is minus the one before."""
+    """Return whether each odd map of a set is of opposite phase to the one before."""
 
     def is_pair(i: int) -> bool:
         one, other = np.asarray(fields[i]), np.asarray(fields[i + 1])
-        return other.dtype.kind == "f" and np.array_equal(one, -other)
+        numbers = one.dtype.kind in "fiub" and other.dtype.kind in "fiub"
+        return numbers and opposite(some_cells(one), some_cells(other))
 
     return len(fields) > 2 and len(fields) % 2 == 0 and all(is_pair(i) for i in range(0, len(fields), 2))
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from physscore.arrays import as_states, on_gpu, real_numbers, to_host, unmasked
+from physscore.arrays import as_states, on_gpu, real_numbers, unmasked
 from physscore.core import Array, InputError
 from physscore.diagnostics.bins import PowerBins, power_bins
 from physscore.diagnostics.mass_assignment import aliased_window, inverse_window, orders_of
+from physscore.diagnostics.pairs import opposite, same, some_cells
 from physscore.diagnostics.table import table
 from physscore.fft import forward_fft
 from physscore.grid import Grid, WavenumberTable, require_grid
@@ -58,12 +59,13 @@ class PowerSpectrum:
     dim: int
     correlation: _Floats | None = None
     shells: Shells | None = dataclasses.field(default=None, repr=False)
+    alone: int | None = None
 
     @property
     def independent(self) -> int:
         """Number of independent fields: without the second ones of pairs, if it was measured here."""
-        if self.shells is not None:
-            return self.shells.n_fields
+        if self.alone is not None:
+            return self.alone
         return len(self.power) if self.power.ndim == 2 else 1
 
     def mean_error(self) -> _Floats:
@@ -89,9 +91,9 @@ class PowerSpectrum:
         For a Gaussian field the sum of |delta_k|^2 / (P V) over the modes of a bin follows the
         chi-square law with ``n_modes`` degrees of freedom exactly, however few they are. Its
         probability, turned into a standard normal deviate, is the pull of the bin; their squares
-        add up to ``chi2``. A batch of fields is pooled, as independent ones, but for those with the modes of
-        the one before or their opposite, the second ones of pairs. Power where the model has none, beyond
-        rounding, is a deviation however small; modes with less power in the model than fields of this
+        add up to ``chi2``. A batch of fields is pooled, as independent ones, but for those that are the one
+        before or its opposite, the second ones of pairs, which are left out. Power where the model has none,
+        beyond rounding, is a deviation however small; modes with less power in the model than fields of this
         precision can hold are left out. With shot noise a bin is known to within one particle.
 
         Parameters
@@ -229,7 +231,8 @@ def power_spectrum(
         noise = shot_noise * table.sum_over_modes([w * a for w, a in zip(window, aliased, strict=True)])
     to_power = grid.volume / grid.n_cells**2
 
-    pooled, before, independent = np.zeros(table.size), None, 0
+    pooled, independent = np.zeros(table.size), 0
+    before: list[_Floats] = []  # some cells of the fields before
     power, error, correlation = [], [], []
     eps = 0.0
     for i in _counted(len(fields), progress):
@@ -241,23 +244,20 @@ def power_spectrum(
                 raise InputError(
                     f"delta is a field on {field.grid}, and grid is {grid}: they must be the same"
                 )
-            sums, dtype, some = field.sum_power(table, window), field.dtype, None
+            sums, dtype, some = field.sum_power(table, window), field.dtype, []
         else:
             a = _modes(field, grid, "delta")
             sums, dtype = sum_power(a, a, table, window), a.dtype
-            some = to_host(a[(0,) * (a.ndim - 1)][1:].copy())  # the modes along the last axis
+            some = [some_cells(field)]
         eps = max(eps, float(np.finfo(dtype).eps))
         del field  # which is used up
         sums *= to_power
         if others is None:
-            if before is None or some is None or not _repeats(some, before, eps):
-                pooled += sums
-                independent += 1
-            before = some
             power.append(binned.mean(sums - noise))
             error.append(_error(binned, table.counts, sums, sums, sums))
         else:
             b = _modes(others[i], grid, "other")
+            some.append(some_cells(others[i]))
             second, both = (
                 to_power * sum_power(c, b, table, inverse_window(grid, order + orders[1]))
                 for c, order in ((b, orders[1]), (a, orders[0]))
@@ -268,6 +268,10 @@ def power_spectrum(
                 correlation.append(power[-1] / np.sqrt(binned.mean(sums) * binned.mean(second)))
         if not np.isfinite(power[-1][binned.n_modes > 0]).all():
             raise InputError("delta holds values that are not finite: its power spectrum is not defined")
+        if not (some and before and all(map(_repeats, some, before))):
+            pooled += sums
+            independent += 1
+        before = some
     return PowerSpectrum(
         k=binned.k,
         power=np.array(power) if stacked else power[0],
@@ -281,6 +285,7 @@ def power_spectrum(
         else Shells(
             table.k, table.counts, binned.of_entry, pooled, noise, independent, eps, shot_noise / grid.volume
         ),
+        alone=independent,
     )
 
 
@@ -308,11 +313,8 @@ def _error(bins: PowerBins, counts: Array, a: _Floats, b: _Floats, both: _Floats
         return np.asarray(np.sqrt(bins.sum(np.where(counts > 1, squares, alone))) / bins.n_modes)
 
 
-def _repeats(some: Array, before: Array, eps: float) -> bool:
-    """Return whether modes are those of the field before, or opposite to them as in a pair, to rounding."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        apart = min(np.abs(some + before).max(), np.abs(some - before).max())
-        return bool(apart <= 1e3 * eps * np.abs(before).max())
+def _repeats(some: _Floats, before: _Floats) -> bool:
+    return same(some, before) or opposite(some, before)
 
 
 def _values_of(model: Any, k: _Floats, used: npt.NDArray[np.bool_]) -> _Floats:
