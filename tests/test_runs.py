@@ -509,3 +509,136 @@ def test_a_run_in_a_file_is_copied(copied, tmp_path, monkeypatch):
     (tmp_path / "run.h5").unlink()
     with pytest.raises(ps.InputError, match="does not exist"):
         pickle.loads(kept)
+
+
+def a_job(folder, width=1.0, meanwhile=lambda: None, at=400, steps=600, **options):
+    """Run a job of about ``steps`` calls, and do something at one of them."""
+    calls = 0
+
+    def energy_and_score(x):
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            meanwhile()
+        return 0.5 * (x**2).sum(axis=1) / width**2, -x / width**2
+
+    target = ps.from_functions(energy_and_score=energy_and_score, shape=2, name="mine")
+    return ps.sample(
+        target, ps.MALA(step_size=0.1), chains=8, steps=steps, warmup=100, output=folder / "run.h5", **options
+    )
+
+
+@pytest.mark.parametrize("second", [{"overwrite": True}, {"overwrite": True, "seed": 1}, {"resume": True}])
+def test_a_living_job_keeps_its_output(tmp_path, second):
+    def other():
+        with pytest.raises(ps.InputError, match=r"run.h5 is being written by another job"):
+            a_job(tmp_path, 10.0, **second)
+
+    run = a_job(tmp_path, meanwhile=other)
+    assert run.draws.shape == (600, 8, 2)
+    assert run.complete
+    assert (run.std < 3).all()
+    assert [file.name for file in tmp_path.iterdir()] == ["run.h5"]
+
+
+@pytest.mark.parametrize("locking", ["FALSE", "TRUE"])
+def test_a_living_job_keeps_its_output_whatever_hdf5_locks(tmp_path, locking):
+    code = f"""
+import sys
+from pathlib import Path
+import subprocess
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+import physscore as ps
+from test_runs import a_job
+folder = Path({str(tmp_path)!r})
+if sys.argv[1:]:
+    a_job(folder, 10.0, overwrite=True)
+def other():
+    out = subprocess.run([sys.executable, sys.argv[0], "again"], capture_output=True, text=True)
+    assert "is being written by another job" in out.stderr, out.stderr
+assert a_job(folder, meanwhile=other).draws.shape == (600, 8, 2)
+"""
+    (tmp_path / "twice.py").write_text(code)
+    environment = {**os.environ, "HDF5_USE_FILE_LOCKING": locking}
+    command = [sys.executable, str(tmp_path / "twice.py")]
+    out = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert out.returncode == 0, out.stderr
+
+
+def test_a_job_that_finished_in_the_warm_up_of_another_is_not_replaced(tmp_path):
+    with pytest.raises(ps.InputError, match=r"run.h5 exists: use --overwrite to replace it"):
+        a_job(tmp_path, meanwhile=lambda: a_job(tmp_path, 10.0), at=50)
+    assert (ps.load(tmp_path / "run.h5").std > 3).all()
+
+
+def test_a_job_sees_that_it_was_taken_over_where_there_are_no_locks(tmp_path, monkeypatch):
+    monkeypatch.setattr("physscore.store.holding._locked", lambda descriptor: True)
+    with pytest.raises(ps.InputError, match="was taken over by another job") as caught:
+        a_job(tmp_path, meanwhile=lambda: a_job(tmp_path, 10.0, overwrite=True), overwrite=True)
+    assert "\n" not in str(caught.value)
+    assert (ps.load(tmp_path / "run.h5").std > 3).all()
+
+
+def test_a_running_job_can_be_looked_at(tmp_path):
+    code = f"""
+import h5py
+import numpy as np
+import physscore as ps
+run = ps.load({str(tmp_path / "run.h5.part")!r})
+np.testing.assert_allclose(run.energies, 0.5 * (run.draws**2).sum(axis=2))
+assert not run.complete
+assert run.acceptance.min() > 0.5
+with h5py.File({str(tmp_path / "run.h5.part")!r}) as file:
+    assert file["samples/x"].shape == (600, 8, 2)
+print(len(run.draws))
+"""
+    seen = []
+
+    def look():
+        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        seen.append((out.stdout, out.stderr))
+
+    a_job(tmp_path, meanwhile=look, at=700)
+    ((found, errors),) = seen
+    assert not errors
+    assert 0 < int(found) < 600
+
+
+def test_who_looks_at_an_unfinished_job_does_not_keep_it_from_going_on(tmp_path):
+    def stop():
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        a_job(tmp_path, meanwhile=stop, at=500)
+    seen = ps.load(tmp_path / "run.h5.part")
+    run = a_job(tmp_path, resume=True)
+    assert run.complete
+    np.testing.assert_array_equal(run.draws[: len(seen.draws)], seen.draws)
+
+
+def test_what_is_read_of_a_running_job_is_of_one_moment(tmp_path):
+    a_job(tmp_path)
+
+    class Turning:
+        """A file whose job finishes the other state, and begins this one, while it is read."""
+
+        turned = False
+
+        def __init__(self, file):
+            self.file = file
+
+        def __getitem__(self, name):
+            if name == f"state_{int(self.file['slot'][0])}" and not self.turned:
+                self.turned = True
+                self.file["slot"][0] = 1 - self.file["slot"][0]
+                self.file[name]["tally"][...] = -1.0
+            return self.file[name]
+
+    found = RunFile(tmp_path / "run.h5")
+    found.file.close()
+    with h5py.File(tmp_path / "run.h5", "r+") as file:
+        expected = [file[f"state_{1 - int(file['slot'][0])}/{name}"][...] for name in ("completed", "tally")]
+        found.file = Turning(file)
+        done, tally = found._done()
+    assert done == expected[0][0]
+    np.testing.assert_array_equal(tally, expected[1])

@@ -109,8 +109,8 @@ def save(
 def load(path: str | os.PathLike[str], *, module: Any = None) -> Any:
     """Return what :func:`save`, ``physscore field``, a run, an estimate of log Z or a training wrote.
 
-    All is read into memory, but draws of a run, which are an h5py dataset. Of an unfinished job it is the
-    fields that are there, with a warning.
+    All is read into memory, but draws of a run, which are an h5py dataset. Of an unfinished job, which may
+    be running, it is what is there: fields with a warning, draws in memory.
 
     Parameters
     ----------

@@ -36,6 +36,7 @@ from physscore.store.hdf5 import (
     unwritten,
     writing,
 )
+from physscore.store.holding import opened, place_of, require_own
 from physscore.store.spectra import create_spectra
 
 _AXES = ("x", "y", "z")
@@ -203,8 +204,8 @@ class FieldWriter:
                     reserve(room.fileno(), fresh.stat().st_size)
                 os.replace(fresh, self.part)
         with writing(self.path):
-            self._file = h5py.File(self.part, "r+")
-            self._place = _place_of(self.part)
+            self._file = opened(self.part, self.path)
+            self._place = place_of(self.part)
         try:
             require_same(self._file, self.part, seed, settings)
         except InputError:
@@ -238,9 +239,9 @@ class FieldWriter:
         """Close the file for a while, in which others put planes into it; it gives where it is."""
         self._file.close()
         yield self.part
-        self._require_own()
+        require_own(self.part, self._place, self.path)
         with writing(self.path):
-            self._file = h5py.File(self.part, "r+")
+            self._file = opened(self.part, self.path)
 
     def read_planes(self, i: int, start: int, stop: int) -> Array:
         """Return planes that were written."""
@@ -273,18 +274,11 @@ class FieldWriter:
         """Give the file its final name, once everything is on the disk."""
         with writing(self.path):
             self._file.close()
-            self._require_own()
+            require_own(self.part, self._place, self.path)
             with open(self.part, "rb") as part:
                 os.fsync(part.fileno())
             os.replace(self.part, self.path)
             self.beside.unlink(missing_ok=True)
-
-    def _require_own(self) -> None:
-        """Refuse to go on with, or to give the final name to, what another job put in the file's place."""
-        if _place_of(self.part) != self._place:
-            raise InputError(
-                f"output {self.path} was taken over by another job (--overwrite): nothing of this one is left"
-            )
 
     @property
     def beside(self) -> Path:
@@ -298,15 +292,6 @@ class FieldWriter:
         if self._file:
             with writing(self.path):
                 self._file.close()
-
-
-def _place_of(path: Path) -> tuple[int, int] | None:
-    """Return what tells a file from another one of its name; None if there is none."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def put_planes(file: h5py.File, i: int, start: int, stop: int, planes: Array) -> None:

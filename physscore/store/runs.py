@@ -34,6 +34,7 @@ from physscore.store.hdf5 import (
     unwritten,
     writing,
 )
+from physscore.store.holding import Place, opened, place_of, require_free, require_own
 
 if TYPE_CHECKING:
     from physscore.sampling.engine import Engine
@@ -65,7 +66,7 @@ class RunWriter:
     Raises
     ------
     InputError
-        If the file exists, or belongs to another job.
+        If the file exists, belongs to another job, or is being written by one.
     """
 
     def __init__(
@@ -79,8 +80,11 @@ class RunWriter:
     ) -> None:
         self.path = check_output(path, overwrite=overwrite, resume=resume)
         self.part = part_of(self.path)
-        self.seed, self.settings = seed, settings
+        self.seed, self.settings, self.overwrite = seed, settings, overwrite
+        self._place: Place | None = None
         self.finished = resume and self.path.exists()
+        if not self.finished:
+            require_free(self.part, self.path)
         self.started = resume and self.part.exists() and not self.finished
         if self.finished or self.started:
             existing = self.path if self.finished else self.part
@@ -91,6 +95,8 @@ class RunWriter:
         self, engine: Engine, kept: int, state: State, shape: tuple[int, ...], about: dict[str, Any]
     ) -> None:
         """Make room for ``kept`` draws of shape ``shape``, and write down all that is known."""
+        require_free(self.part, self.path)  # the warm-up may have been long
+        check_output(self.path, overwrite=self.overwrite)
         size = state.x.dtype.itemsize
         require_space(self.path, kept * int(np.prod(shape)) * size)
         fresh = self.part.with_name(self.part.name + ".new")  # so that a .part is always readable
@@ -105,6 +111,7 @@ class RunWriter:
                     file[slot]["step"][0] = state.step
             with open(fresh, "rb+") as room:
                 reserve(room.fileno(), fresh.stat().st_size)
+            self._place = place_of(fresh)
             os.replace(fresh, self.part)
 
     def restore(self, engine: Engine) -> tuple[State, Array, int]:
@@ -148,6 +155,7 @@ class RunWriter:
     def write(self, first: int, draws: Draws, state: State, tally: Array) -> None:
         """Write draws first, first + 1, ..., and the state after them."""
         file = self._file
+        require_own(self.part, self._place, self.path)
         with writing(self.path):
             file["samples/x"][first : first + len(draws.x)] = draws.x
             file["samples/energy"][first : first + len(draws.x)] = draws.energy
@@ -166,13 +174,18 @@ class RunWriter:
         with writing(self.path):
             self._file["drift_to_noise"][0] = drift_to_noise
             self._file.close()
+            require_own(self.part, self._place, self.path)
             with open(self.part, "rb") as part:
                 os.fsync(part.fileno())
             os.replace(self.part, self.path)
 
     def __enter__(self) -> RunWriter:
         with writing(self.path):
-            self._file = h5py.File(self.part, "r+")
+            self._file = opened(self.part, self.path)
+            place, self._place = self._place, place_of(self.part)
+        if place not in (None, self._place):
+            self._file.close()
+            require_own(self.part, place, self.path)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -205,7 +218,8 @@ def _same_energies(found: Array, known: Array) -> bool:
 
 
 class RunFile:
-    """A file of a run, whose draws stay on the disk until they are read.
+    """A file of a run, whose draws stay on the disk until they are read; those of an unfinished one, which a
+    job may be writing, are read at once, and the file is closed.
 
     Raises
     ------
@@ -228,12 +242,11 @@ class RunFile:
         about = json.loads(file.attrs["run"])
         if about["grid"] is not None:
             about["grid"] = Grid(about["grid"]["shape"], about["grid"]["box_size"])
-        group = file[f"state_{int(file['slot'][0])}"]
-        done, total = int(group["completed"][0]), file["samples/x"].shape[0]
-        tally = group["tally"][...]
-        whole = done == total and about.pop("complete", True)
-        return Run(
-            file["samples/x"] if done == total else file["samples/x"][:done],
+        done, tally = self._done()
+        whole = done == file["samples/x"].shape[0] and about.pop("complete", True)
+        part = self.path.suffix == ".part"
+        run = Run(
+            file["samples/x"][:done] if part or done < file["samples/x"].shape[0] else file["samples/x"],
             file["samples/energy"][:done],
             tally[0] / max(done * about["thin"], 1),
             tally[1].astype(int),
@@ -243,6 +256,18 @@ class RunFile:
             file=file,
             **about,
         )
+        if part:
+            file.close()
+        return run
+
+    def _done(self) -> tuple[int, Array]:
+        """Return how many draws there are, and the tally, of the state that no job was writing meanwhile."""
+        while True:
+            slot = int(self.file["slot"][0])
+            group = self.file[f"state_{slot}"]
+            done, tally = int(group["completed"][0]), group["tally"][...]
+            if (int(self.file["slot"][0]), int(group["completed"][0])) == (slot, done):
+                return done, tally
 
 
 def write_run(path: Path, run: Run) -> None:
