@@ -45,12 +45,12 @@ def own_copy(x: Any) -> Any:
 
 
 def check_unmasked(found: Any, name: str) -> None:
-    """Refuse arrays that a user's function returned if they are masked: under a mask is not what was meant."""
+    """Refuse what a user's function returned if it is masked: under a mask is not what was meant."""
     for part in found if isinstance(found, tuple) else (found,):
         if isinstance(part, np.ma.MaskedArray) and part.mask.any():
             raise InputError(
-                f"{name}(x) returned a masked array with {int(part.mask.sum())} masked values: return numbers "
-                "everywhere, and an infinite energy where there is no density"
+                f"{name}(x) returned a masked array with {int(part.mask.sum())} masked values: return "
+                "numbers everywhere, and an infinite energy where there is no density"
             )
 
 
@@ -96,14 +96,12 @@ class Score(ABC):
     """Whether states may be moved one by one, each in a thread of its own."""
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Hand copies of the states to the methods of a user's class: what they change is their own. What they
-        return must not be masked.
+        """Hand copies of the states to the methods of a user's class: what they change is their own.
 
         Raises
         ------
         InputError
-            If it changes the energy or score of a built-in class, which has other forms as well: compiled,
-            over Fourier modes, by cells.
+            If it changes the energy or score of a built-in class, which has other forms as well.
         """
         super().__init_subclass__(**options)
         if _is_built_in(cls):
@@ -135,12 +133,31 @@ class Score(ABC):
 
     __rmul__ = __mul__
 
+    def __radd__(self, other: int) -> Score:
+        """Return the score itself, as ``sum`` begins with 0."""
+        return self if isinstance(other, int) and other == 0 else combine([(1.0, other), (1.0, self)])
+
+    def __neg__(self) -> Any:
+        """Return what belongs to the inverse of the density: an energy of an energy, as the following do."""
+        return self * -1.0
+
+    def __sub__(self, other: Score) -> Any:
+        """Return what belongs to the quotient of the two densities."""
+        return combine([(1.0, self), (-1.0, other)])
+
+    def __truediv__(self, temperature: float) -> Any:
+        """Return what belongs to the density at a ``temperature``: to the power 1 / temperature."""
+        number = isinstance(temperature, int | float | np.number) and not isinstance(temperature, bool)
+        if not number or temperature == 0:
+            raise InputError(f"divisor is {temperature!r}: an energy is divided by a number other than 0")
+        return self * (1 / temperature)
+
 
 class Energy(Score):
     """A density known up to its normalisation through E(x) = -log p(x) + const.
 
-    ``e1 + e2`` is the product of two densities, ``c * e`` the power c of one; ``prior + likelihood``
-    remembers its prior.
+    ``e1 + e2`` is the product of two densities, ``e1 - e2`` the quotient, ``c * e`` the power c of one;
+    ``prior + likelihood`` remembers its prior.
     """
 
     log_z: float | None = None
@@ -301,10 +318,8 @@ class EnergySum(Energy):
                 energy = energy + factor * e
             if factor != 1:
                 s = factor * s
-            if score is not None:
-                score = score + s
-            else:
-                score = s if _is_built_in(type(term)) else own_copy(s)
+            s = s if _is_built_in(type(term)) or score is not None else own_copy(s)
+            score = s if score is None else score + s
         beyond = self._beyond(energies)
         if beyond is not None and beyond.any():
             energy = np.where(beyond, np.inf, energy)
@@ -325,6 +340,21 @@ class EnergySum(Energy):
         return _sum_as_text(self.terms)
 
 
+def shape_of(score: Score) -> tuple[int, ...]:
+    """Return the shape of one state.
+
+    Raises
+    ------
+    InputError
+        If a user's class does not say it, or not as a tuple of whole numbers.
+    """
+    shape = getattr(score, "shape", None)
+    if not isinstance(shape, tuple) or not all(isinstance(n, int | np.integer) for n in shape):
+        name = type(score).__name__
+        raise InputError(f"shape of {name} is {shape!r}: it must be that of one state, as in shape = (2,)")
+    return shape
+
+
 def combine(terms: Sequence[tuple[float, Any]]) -> Score:
     """Return the sum of ``factor * term``, written out as one sum of plain terms."""
     flat: list[tuple[float, Score]] = []
@@ -338,7 +368,7 @@ def combine(terms: Sequence[tuple[float, Any]]) -> Score:
         inner = term.terms if isinstance(term, EnergySum | ScoreSum) else ((1.0, term),)
         flat.extend((float(factor) * f, t) for f, t in inner)
     flat = _merged(flat)
-    shapes = [term.shape for _, term in flat]
+    shapes = [shape_of(term) for _, term in flat]
     if len(set(shapes)) > 1:
         raise InputError(f"energies of states of shape {shapes[0]} and {shapes[-1]} cannot be added")
     if len(flat) == 1 and flat[0][0] == 1:

@@ -188,7 +188,7 @@ class Gamma(ps.Energy):
     ids=["class", "sum", "both", "energy", "guidance"],
 )
 def test_masked_numbers_are_none(target):
-    """They were taken for what lies under the mask: a gamma distribution had negative draws, and said nothing."""
+    """They were taken for what lies under the mask: a gamma distribution had negative draws."""
     assert np.isfinite(target.energy_and_score(np.ones((2, 1)))[0]).all()
     with pytest.raises(
         ps.InputError, match=r"\(x\) returned a masked array with 1 masked values: return num"
@@ -196,3 +196,41 @@ def test_masked_numbers_are_none(target):
         target.energy_and_score(np.array([[1.0], [-1.0]]))
     with pytest.raises(ps.InputError, match="masked array"):
         ps.sample(target, ps.MALA(), chains=100, steps=100, seed=1, init=np.ones(1))
+
+
+def test_energies_are_subtracted_and_divided():
+    a, b, x = ps.Gaussian(0.0, 1.0, dim=2), ps.Gaussian(1.0, 4.0, dim=2), np.array([[0.5, 2.0]])
+    e, f = a.energy(x), b.energy(x)
+    for made, expected in (
+        (a - b, e - f), (-a, -e), (a / 2, e / 2), (a / np.float32(0.5), 2 * e), (sum([a, b]), e + f),
+        (a - a, 0 * e), (a + b - b, e), (sum([a]), e), ((a + b) / 4 - a / 4, f / 4),
+    ):  # fmt: skip
+        np.testing.assert_allclose(made.energy(x), expected, rtol=1e-12, atol=1e-15)
+    assert a + b - b is a
+    assert sum([a]) is a
+    tilted = ps.from_functions(score=lambda x: -x, shape=2)
+    np.testing.assert_allclose((a - tilted / 2).score(x), -x / 2)
+    for divisor in (0, 0.0, "2", True, None):
+        with pytest.raises(ps.InputError, match="divisor is .*: an energy is divided by a number other than"):
+            a / divisor
+    with pytest.raises(ps.InputError, match="cannot add a float to an energy"):
+        1.0 + a
+    with pytest.raises(ps.InputError, match="cannot add a float to an energy"):
+        a - 1.0
+
+
+@pytest.mark.parametrize("shape", [None, 2, [2], (2.0,)])
+def test_a_class_says_the_shape_of_a_state(shape):
+    class Mine(ps.Energy):
+        def __init__(self):
+            if shape is not None:
+                self.shape = shape
+
+        def energy_and_score(self, x):
+            return 0.5 * (x**2).sum(axis=1), -x
+
+    right = r"shape of Mine is .*: it must be that of one state, as in shape = \(2,\)"
+    with pytest.raises(ps.InputError, match=right):
+        ps.sample(Mine(), chains=2, steps=5)
+    with pytest.raises(ps.InputError, match=right):
+        Mine() + ps.Gaussian(0.0, 1.0, dim=2)

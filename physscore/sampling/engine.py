@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 
 from physscore.arrays import checked_device, namespace, on_gpu, to_host, unmasked
-from physscore.core import Array, Energy, InputError, Prior, Score
+from physscore.core import Array, Energy, InputError, Prior, Score, shape_of
 from physscore.energies.coordinates import (
     FieldModes,
     ScoreOfModes,
@@ -47,6 +47,8 @@ class Engine:
     def __init__(self, target: Score, kernel: Kernel, loop: str | None = None, device: str = "cpu") -> None:
         if not isinstance(kernel, Kernel):
             raise InputError(f"kernel is {kernel!r}: it must be one such as MALA()")
+        if isinstance(target, Score):
+            shape_of(target)
         kernel.check_target(target)
         self.target = target
         self.kernel = kernel
