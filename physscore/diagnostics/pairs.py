@@ -27,9 +27,9 @@ _NEAR, _TELLING = 1e-4, 1e-2  # of the standard deviation
 def some_cells(field: Any) -> _Floats:
     """Return cells of a field, at most 1024, that are spread over all of it."""
     field = field if on_gpu(field) else np.asarray(field)
-    places = np.arange(min(field.size, _CELLS))
-    if field.size > _CELLS:
-        places = (places * _GOLDEN % 1 * field.size).astype(np.int64)
+    if field.size <= _CELLS:
+        return np.array(to_host(field), np.float64).ravel()  # apart: the field may be of a buffer
+    places = (np.arange(_CELLS) * _GOLDEN % 1 * field.size).astype(np.int64)
     xp = namespace(device_of(field))
     of_axes = tuple(xp.asarray(axis) for axis in np.unravel_index(places, field.shape))
     return np.asarray(to_host(field[of_axes]), np.float64)
@@ -58,7 +58,8 @@ def _constant(u: _Floats, v: _Floats, *roundings: _Floats) -> bool:
         spread, both = u.std(), u + v
         for rounding in roundings if np.isfinite(spread) else ():
             telling = rounding < _TELLING * spread
-            if len(np.unique(u[telling])) >= _FEWEST:
+            if np.count_nonzero(telling) >= _FEWEST:
                 off = np.abs(both - both[rounding.argmin()])
-                return bool((off <= _NEAR * spread + 4 * (rounding + rounding.min()))[telling].all())
+                near = off <= _NEAR * spread + 4 * (rounding + rounding.min())
+                return bool(near[telling].all() and len(np.unique(u[telling])) >= _FEWEST)
     return False

@@ -40,7 +40,9 @@ class PowerSpectrum:
         P of one field or of each of a batch, in length^dim, shot noise subtracted.
     error : array
         Standard error of ``power`` for Gaussian modes, shot noise included, with an unbiased square: about
-        P sqrt(2 / n_modes), and more where P changes inside of a bin.
+        P sqrt(2 / n_modes), and more where P changes inside of a bin. A low measurement has a low error, so
+        that fits that weight by it are biased low: weight by that of the model, ``compare(model).error``.
+        Of the draws of a run it is their standard deviation.
     n_modes : array (bins,)
         Number of modes k and -k in each bin; k = 0 is in none.
     k_edges : array (bins + 1,)
@@ -49,6 +51,8 @@ class PowerSpectrum:
         Number of dimensions of the box.
     correlation : array or None
         For a cross spectrum r(k) = P_ab / sqrt(P_aa P_bb).
+    effective : int, array (bins,) or None
+        Number of independent fields, for each bin where they are draws of chains; None if all are.
     """
 
     k: _Floats
@@ -59,18 +63,22 @@ class PowerSpectrum:
     dim: int
     correlation: _Floats | None = None
     shells: Shells | None = dataclasses.field(default=None, repr=False)
-    alone: int | None = None
+    effective: int | _Floats | None = None
 
     @property
     def independent(self) -> int:
-        """Number of independent fields: without the second ones of pairs, if it was measured here."""
-        if self.alone is not None:
-            return self.alone
+        """Number of independent fields: without the second ones of pairs, if it was measured here.
+
+        Of draws of chains it is the effective number, in the bin where that is least.
+        """
+        if self.effective is not None:
+            return int(np.min(self.effective))
         return len(self.power) if self.power.ndim == 2 else 1
 
     def mean_error(self) -> _Floats:
         """Return the standard error of the mean power of the fields, shape (bins,)."""
-        return np.asarray(np.sqrt((np.atleast_2d(self.error) ** 2).mean(axis=0) / self.independent))
+        n = self.independent if self.effective is None else self.effective
+        return np.asarray(np.sqrt((np.atleast_2d(self.error) ** 2).mean(axis=0) / n))
 
     def __str__(self) -> str:
         n = len(self.power) if self.power.ndim == 2 else 1
@@ -105,8 +113,14 @@ class PowerSpectrum:
         Raises
         ------
         InputError
-            If this is a cross spectrum, or the model does not cover the modes.
+            If this is a cross spectrum, the fields are draws of chains, or the model does not cover the
+            modes.
         """
+        if isinstance(self.effective, np.ndarray):
+            raise InputError(
+                "compare needs independent fields, and these are draws of chains, each like the one before: "
+                "take the last draws, one of each chain, as power_spectrum(run.draws[-1], run.grid)"
+            )
         if self.shells is None:
             raise InputError("compare needs an auto spectrum that was measured here, not a cross spectrum")
         from physscore.diagnostics.comparison import compare
@@ -285,7 +299,7 @@ def power_spectrum(
         else Shells(
             table.k, table.counts, binned.of_entry, pooled, noise, independent, eps, shot_noise / grid.volume
         ),
-        alone=independent,
+        effective=independent,
     )
 
 

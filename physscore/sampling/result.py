@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -242,6 +242,10 @@ class Run:
     def power_spectrum(self, **bins: Any) -> PowerSpectrum:
         """Return P(k) of every kept field, of shape (kept * chains, bins): how it runs along the chains.
 
+        Its ``error`` is the standard deviation of the draws, ``mean_error`` goes by the effective number of
+        these in each bin; with less than 4 draws a chain, by the number of chains. It has no ``compare``,
+        which is for independent fields, such as the last draws of the chains: ``run.draws[-1]``.
+
         Raises
         ------
         InputError
@@ -249,7 +253,13 @@ class Run:
         """
         if self.grid is None:
             raise InputError(f"draws have shape {self.shape}: only fields of 1 to 3 dimensions have a P(k)")
-        return power_spectrum(self.samples, self.grid, **bins)
+        measured = power_spectrum(self.samples, self.grid, **bins)
+        kept, chains = self.draws.shape[:2]
+        spread = measured.power.std(axis=0, ddof=1) if len(measured.power) > 1 else math.nan
+        number = np.full(len(measured.k), float(chains))
+        if kept >= 4:
+            number = effective_sample_size(measured.power.reshape(kept, chains, -1), "mean")
+        return replace(measured, error=np.zeros_like(measured.power) + spread, shells=None, effective=number)
 
     def to_arviz(self) -> Any:
         """Return the draws as ArviZ's ``posterior``, and energies as ``lp`` = -E in its ``sample_stats``.

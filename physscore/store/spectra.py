@@ -53,6 +53,10 @@ def write_spectrum(file: h5py.File, spectrum: PowerSpectrum, length_unit: str) -
     if spectrum.correlation is not None:
         rows = ["k_mean"] if n is None else ["realization", "k_mean"]
         create_along(group, "correlation", rows, "f8", "1")[...] = spectrum.correlation
+    if isinstance(spectrum.effective, np.ndarray):
+        create_along(group, "effective", ["k_mean"], "f8", "1")[...] = spectrum.effective
+    else:
+        group.attrs["independent"] = spectrum.independent
 
 
 def read_spectrum(file: h5py.File) -> PowerSpectrum:
@@ -66,4 +70,5 @@ def read_spectrum(file: h5py.File) -> PowerSpectrum:
         k_edges=group["k_edges"][:],
         dim=int(str(group["power"].attrs["units"])[-1]),
         correlation=group["correlation"][...] if "correlation" in group else None,
+        effective=group["effective"][...] if "effective" in group else group.attrs.get("independent"),
     )
