@@ -372,3 +372,28 @@ def test_a_refused_estimate_leaves_no_file(tmp_path):
     with pytest.raises(ps.InputError, match="workers is 2, but from_functions cannot be sent"):
         ps.estimate_log_z(local, **QUICK, workers=2, checkpoint=tmp_path / "z.h5")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("second", [{"seed": 2}, {"seed": 2, "overwrite": True}])
+def test_two_jobs_do_not_replace_each_other(tmp_path, monkeypatch, second):
+    """Another job writes the same file meanwhile: the one that is refused says so, and which one that is."""
+    monkeypatch.setattr("physscore.store.evidence._EVERY", 0.0)
+    monkeypatch.setattr("physscore.store.evidence._SHARE", 1.0)
+    calls = 0
+
+    def job(meanwhile=None, **options):
+        def energy_and_score(x):
+            nonlocal calls
+            calls += 1
+            if meanwhile is not None and calls == 100:
+                meanwhile()
+            return 0.5 * (x**2).sum(axis=1), -x
+
+        target = ps.from_functions(energy_and_score=energy_and_score, shape=2, name="mine")
+        reference = ps.Gaussian(0.0, 2.0, dim=2)
+        return ps.estimate_log_z(
+            target, reference=reference, particles=256, checkpoint=tmp_path / "z.h5", **options
+        )
+
+    with pytest.raises(ps.InputError, match=r"z.h5 exists|belongs to another job \(seed was 1 and is 2\)"):
+        job(lambda: job(**second), seed=1)

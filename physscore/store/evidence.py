@@ -62,7 +62,7 @@ class EvidenceWriter:
     Raises
     ------
     InputError
-        If the file exists, or belongs to another job.
+        If the file exists, belongs to another job, or is being written by one.
     """
 
     def __init__(
@@ -86,6 +86,7 @@ class EvidenceWriter:
         self._pending: dict[str, Any] | None = None
         self._known: npt.NDArray[np.float64] | None = None
         self._next = 0.0
+        self._overwrite = self._replaces_part = overwrite
         if self.finished or self.started:
             existing = self.path if self.finished else self.part
             with open_hdf5(existing) as file:
@@ -165,18 +166,20 @@ class EvidenceWriter:
         if self._pending is None:
             return
         start = time.monotonic()
+        self._require_own()
         with _whole(self.part, self._pending.values()) as file:
             describe(file, "evidence", self.seed, self.settings, "1")
             if self._known is not None:
                 file["known"] = self._known
             for name, value in self._pending.items():
                 file[f"state/{name}"] = value
-        self._pending = None
+        self._pending, self._replaces_part = None, False
         now = time.monotonic()
         self._next = now + max(_EVERY, (now - start) * (1 / _SHARE - 1))
 
     def finish(self, logz: LogZ) -> None:
         """Write the estimate under its final name; the state is no longer needed."""
+        self._require_own()
         energies = {name: _energies(energy, logz.samples) for name, energy in self._given.items()}
         with _whole(self.path, [*_arrays(logz), *energies.values()]) as file:
             _write(file, logz, self.seed, self.settings)
@@ -184,6 +187,14 @@ class EvidenceWriter:
                 file[name] = values
         self._pending = None
         self.part.unlink(missing_ok=True)
+
+    def _require_own(self) -> None:
+        """Refuse to replace what another job has written meanwhile."""
+        if self.path.exists() and not self._overwrite:
+            check_output(self.path)
+        if self.part.exists() and not self._replaces_part:
+            with open_hdf5(self.part) as file:
+                require_same(file, self.part, self.seed, self.settings)
 
     def _require_same_energies(self, path: Path, known: Array, found: Array) -> None:
         scale = float(np.abs(known[np.isfinite(known)]).max(initial=0.0))
