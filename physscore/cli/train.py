@@ -33,7 +33,9 @@ def _coarse(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="The model: x.safetensors."
 )
 @click.option(
-    "--validation", help="Held-out states: a dataset of the file, or another file. [default: the last tenth]"
+    "--validation",
+    help="Held-out states: a dataset of the file, or another file. [default: a tenth of vectors, by the seed; "
+    "the last tenth of maps]",
 )
 @click.option(
     "--model", type=click.Choice(["mlp", "unet"]), help="[default: unet for fields, mlp for vectors]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 from physscore.arrays import require_memory, unmasked
 from physscore.core import InputError
 from physscore.grid import Grid
+from physscore.learning import chance
 from physscore.learning.preconditioning import full_table
 from physscore.modes import sum_power
 from physscore.store.field_file import FieldFile
@@ -24,6 +26,9 @@ from physscore.store.hdf5 import open_hdf5
 
 _Floats = npt.NDArray[np.floating[Any]]
 _FEWEST_STEPS = 1e3  # of single precision, in a standard deviation
+_HELD_OUT = 4  # the use of the random numbers that say what is held out
+_BY_CHANCE = 1e-4  # so seldom are maps that are as the others called apart,
+_APART = 0.4  # and by so much of the distribution they must be: simulations differ a little
 
 
 @dataclass
@@ -169,8 +174,13 @@ def rows(source: Any, data: Any, n: int, name: str) -> _Floats | None:
     return values
 
 
-def held_out(data: Data, validation: Any, source: Any, parameters: Any) -> tuple[Data, Data]:
-    """Return the data and what is held out of the training: given, or the last tenth.
+def held_out(
+    data: Data, validation: Any, source: Any, parameters: Any, *, seed: int = 0, maps: bool = False
+) -> tuple[Data, Data]:
+    """Return the data and what is held out of the training: given, or a tenth of them.
+
+    That is drawn by the seed, as data may be sorted; of ``maps`` it is the last, as neighbours may be of one
+    simulation, with a warning where they are not as the others.
 
     Raises
     ------
@@ -184,10 +194,11 @@ def held_out(data: Data, validation: Any, source: Any, parameters: Any) -> tuple
         kept = n - max(1, n // 10)
         if kept < 2:
             raise InputError(f"data has {n} states: give three at least, of which one is held out")
-        table = data.parameters
-        parts = [(data.x[:kept], table if table is None else table[:kept]),
-                 (data.x[kept:], table if table is None else table[kept:])]  # fmt: skip
-        first, second = (Data(x, data.box_size, data.about, rows_) for x, rows_ in parts)
+        drawn = torch.randperm(n, generator=chance.generator(seed, 0, _HELD_OUT)).numpy()
+        order = np.arange(n) if maps else drawn
+        first, second = (_taken(data, np.sort(part)) for part in (order[:kept], order[kept:]))
+        if maps:
+            _warn_if_apart(first, second)
         return first, second
     in_file = isinstance(validation, str) and isinstance(source, str | os.PathLike)
     in_file = in_file and not Path(validation).is_file()
@@ -199,6 +210,30 @@ def held_out(data: Data, validation: Any, source: Any, parameters: Any) -> tuple
     holder = source if in_file else validation
     held.parameters = rows(parameters, holder, len(held.x), "validation_parameters")
     return data, held
+
+
+def _taken(data: Data, chosen: Any) -> Data:
+    """Return some of the states; a view where they follow each other."""
+    rows_: Any = slice(chosen[0], chosen[-1] + 1) if len(chosen) == chosen[-1] + 1 - chosen[0] else chosen
+    table = data.parameters
+    return Data(data.x[rows_], data.box_size, data.about, table if table is None else table[rows_])
+
+
+def _warn_if_apart(first: Data, second: Data) -> None:
+    """Warn if held-out maps have other means, standard deviations or parameters (Kolmogorov & Smirnov)."""
+    from scipy.stats import ks_2samp
+
+    tables = []
+    for part in (first, second):
+        cells = [(one.mean(dtype=np.float64), one.std(dtype=np.float64)) for one in part.x]
+        tables.append(np.column_stack([cells, *([] if part.parameters is None else [part.parameters])]))
+    tests = [ks_2samp(*columns) for columns in zip(tables[0].T, tables[1].T, strict=True)]
+    if any(test.pvalue * len(tests) < _BY_CHANCE and test.statistic > _APART for test in tests):
+        warnings.warn(
+            f"the last {len(second.x)} maps, which are held out, are not as the others, as if they were "
+            "sorted: give validation, or shuffle them",
+            stacklevel=4,
+        )
 
 
 def mean_spectrum(y: _Floats, grid: Grid) -> npt.NDArray[np.float64]:

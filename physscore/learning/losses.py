@@ -333,8 +333,9 @@ def score_of_copies(
     model: Model, x: Tensor, sigma: Any = None, parameters: Tensor | None = None, *, graph: bool = True
 ) -> Tensor:
     """Return the score of a model that may change in place whatever it is given."""
-    x, sigma, parameters = (t.clone() if isinstance(t, Tensor) else t for t in (x, sigma, parameters))
-    return score_of(model, x, sigma, parameters, graph=graph)
+    level = sigma.clone() if isinstance(sigma, Tensor) else sigma
+    table = None if parameters is None else parameters.clone()
+    return score_of(model, x.clone(), level, table, graph=graph)
 
 
 def score_and_divergence(

@@ -70,7 +70,7 @@ class Task:
         self.batch, self.seed = min(batch, len(data.x)), seed
         self.shape, self.box_size = data.shape, data.box_size
         self.about = dict(data.about, states=len(data.x), validation=len(held.x))
-        self.fields = model == "unet" or isinstance(_inner(model), UNet)
+        self.fields = of_fields(model)
         alike = self.fields or len(self.shape) > 1  # cells of a map; components of a vector are not
         self.normalisation = (Normalisation if alike else Components).fit(data.x, transform)
         y = self.normalisation.forward(data.x).astype(np.float32)
@@ -376,6 +376,11 @@ class Task:
         if len(self.factors) > 1 and isinstance(self.model, Preconditioned) and self.model.analytic:
             table = coarse_spectrum(self._spectrum, self.shape, factor)
             self.model.eigenvalues = torch.as_tensor(table, dtype=torch.float32)
+
+
+def of_fields(model: Any) -> bool:
+    """Return whether a model is of periodic fields."""
+    return model == "unet" or isinstance(_inner(model), UNet)
 
 
 def _inner(model: Any) -> Any:

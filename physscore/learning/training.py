@@ -23,7 +23,7 @@ from physscore.learning.data import Data, held_out, read, rows
 from physscore.learning.files import finite, read_tensors, write_tensors
 from physscore.learning.fitted import Fitted, load
 from physscore.learning.optimiser import Average, Optimiser, default_rate, schedule, weights_of
-from physscore.learning.task import LOSSES, Task
+from physscore.learning.task import LOSSES, Task, of_fields
 from physscore.noise import seed_key
 from physscore.sampling.engine import whole
 from physscore.store.hdf5 import check_output, part_of, require_space
@@ -83,7 +83,7 @@ def train(
         Path of the dataset in the file. [default: fields/delta, of our own files]
     validation
         States that are not trained on: an array, the path of a dataset in the same file, or another file.
-        [default: the last tenth of the data]
+        [default: a tenth, drawn by the seed; of maps the last, as neighbours may be of one simulation]
     loss
         "levels": denoising at all noise levels, with EDM's weights; "denoising": at the one level ``sigma``;
         "sliced" or "exact" score matching, without noise.
@@ -171,7 +171,8 @@ def train(
     patience = None if patience is None else whole(patience=patience)
     given = read(data, dataset)
     given.parameters = rows(parameters, data, len(given.x), "parameters")
-    given, held = held_out(given, validation, data, validation_parameters)
+    maps = len(given.shape) > 1 or given.fields or of_fields(model)
+    given, held = held_out(given, validation, data, validation_parameters, seed=seed, maps=maps)
     path = None
     if output is not None:
         sources = [source for source in (data, validation) if isinstance(source, str | os.PathLike)]
