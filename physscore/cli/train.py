@@ -34,8 +34,8 @@ def _coarse(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
 )
 @click.option(
     "--validation",
-    help="Held-out states: a dataset of the file, or another file. [default: a tenth of vectors, by the seed; "
-    "the last tenth of maps]",
+    help="Held-out states: a dataset of the file, or another file. [default: a tenth of vectors, as the seed "
+    "says; the last tenth of maps]",
 )
 @click.option(
     "--model", type=click.Choice(["mlp", "unet"]), help="[default: unet for fields, mlp for vectors]"
