@@ -338,6 +338,8 @@ def test_against_powerbox():
         ({"bins": [2.0, 1.0]}, "bins holds edges that do not increase"),
         ({"shot_noise": -1.0}, "shot_noise is -1.0"),
         ({"other": np.ones((8, 8)), "shot_noise": 1.0}, "a cross spectrum has none"),
+        ({"other": np.ones((8, 8)), "shot_noise": (1.0, -2.0)}, r"shot_noise is \(1.0, -2.0\)"),
+        ({"shot_noise": (1.0, 0.0)}, r"shot_noise is \(1.0, 0.0\)"),
         ({"mass_assignment": ["cic"]}, r"mass_assignment is \['cic'\]: it must be one of ngp"),
         ({"mass_assignment": ("cic", None)}, r"mass_assignment is \('cic', None\): it must be one of ngp"),
         ({"other": np.ones((8, 8)), "mass_assignment": ("cic", 2)}, "or a pair of these or None"),
@@ -400,3 +402,29 @@ def test_what_is_no_grid_and_no_noise():
         ps.power_spectrum(np.ones((6, 6)), (6, 6))
     with pytest.raises(InputError, match="shot_noise is '1'"):
         ps.power_spectrum(np.ones((6, 6)), ps.Grid((6, 6), 1.0), shot_noise="1")
+
+
+@pytest.mark.parametrize("name", [None, "cic"])
+def test_correlation_of_particles_with_a_field_has_no_shot_noise(name):
+    """Counts are drawn in cells of a field with which they go together perfectly: r = 1, but for the noise.
+
+    The mean of r over 64 fields and 100 modes is known to 0.003 (of 12 seeds): 0.03 is 9 sigma.
+    """
+    grid = ps.Grid((16, 16, 16), 16.0)
+    delta = ps.GaussianRandomField(grid, lambda k: 0.05 + 0 * k).sample(64, seed=1)
+    counts = np.random.default_rng(1).poisson(50 * np.maximum(1 + delta, 0))
+    x, noise = counts / 50 - 1, grid.volume / counts.sum(axis=(1, 2, 3)).mean()
+    plain, less = (
+        ps.power_spectrum(
+            x, grid, delta, shot_noise=given, mass_assignment=(name, None), bins=[1.0, 1.5, 2.0]
+        )
+        for given in (0.0, (noise, 0.0))
+    )
+    assert np.abs(plain.correlation.mean(axis=0) - 1).min() > 0.1
+    if name is None:
+        np.testing.assert_allclose(less.correlation.mean(axis=0), 1.0, atol=0.03)
+    auto = ps.power_spectrum(x, grid, shot_noise=noise, mass_assignment=name, bins=[1.0, 1.5, 2.0])
+    other = ps.power_spectrum(delta, grid, bins=[1.0, 1.5, 2.0])
+    np.testing.assert_allclose(less.correlation, less.power / np.sqrt(auto.power * other.power))
+    np.testing.assert_array_equal(less.power, plain.power)
+    np.testing.assert_array_equal(less.error, plain.error)

@@ -1,4 +1,4 @@
-"""How particles were put on a grid: the window that smooths their field, and its aliases."""
+"""How particles were put on a grid: the window that smooths their field, its aliases, and shot noise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from physscore.core import InputError
-from physscore.grid import Grid
+from physscore.grid import Grid, WavenumberTable
 
 _Floats = npt.NDArray[np.float64]
 
@@ -39,6 +39,27 @@ def orders_of(mass_assignment: Any, n: int) -> tuple[int, ...]:
     return tuple(orders)
 
 
+def shot_noises_of(shot_noise: Any, n: int) -> tuple[float, ...]:
+    """Return the shot noise of each of ``n`` fields: of one, or a pair for two.
+
+    Raises
+    ------
+    InputError
+        If it is negative or no number, or two fields have one that is no pair.
+    """
+    is_pair = n == 2 and isinstance(shot_noise, list | tuple) and len(shot_noise) == 2
+    values = tuple(shot_noise) if is_pair else (shot_noise,) * n
+    for value in values:
+        if not isinstance(value, int | float | np.number) or not 0 <= value < np.inf:
+            raise InputError(f"shot_noise is {shot_noise!r}: it must be a volume per particle, at least 0")
+    if n == 2 and shot_noise and not is_pair:
+        raise InputError(
+            f"shot_noise is {shot_noise}: a cross spectrum has none, so leave it out, or give that of each "
+            f"field, as in ({shot_noise}, 0.0), for their correlation"
+        )
+    return values
+
+
 def inverse_window(grid: Grid, order: int) -> tuple[_Floats, _Floats, _Floats]:
     """Return, along each axis, 1 over the window of ``order`` convolutions, at frequencies 0 to n // 2."""
     x, y, z = (np.sinc(np.arange(n // 2 + 1) / n) ** -order for n in grid.cube)
@@ -50,3 +71,11 @@ def aliased_window(grid: Grid, order: int) -> tuple[_Floats, _Floats, _Floats]:
     squared_sines = [np.sin(np.pi * np.arange(n // 2 + 1) / n) ** 2 for n in grid.cube]
     x, y, z = (np.polyval(_ALIASED_WINDOW.get(order, (1.0,))[::-1], s) for s in squared_sines)
     return x, y, z
+
+
+def shot_noise_sums(shot_noise: float, grid: Grid, table: WavenumberTable, order: int) -> _Floats:
+    """Return the sums of the shot noise over the modes, for each entry of the table."""
+    if not shot_noise:
+        return np.zeros(table.size)
+    windows = zip(inverse_window(grid, 2 * order), aliased_window(grid, order), strict=True)
+    return np.asarray(shot_noise * table.sum_over_modes([w * a for w, a in windows]))

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from physscore.arrays import as_states, on_gpu, real_numbers, unmasked
 from physscore.core import Array, InputError
 from physscore.diagnostics.bins import PowerBins, power_bins
-from physscore.diagnostics.mass_assignment import aliased_window, inverse_window, orders_of
+from physscore.diagnostics.mass_assignment import inverse_window, orders_of, shot_noise_sums, shot_noises_of
 from physscore.diagnostics.pairs import opposite, same, some_cells
 from physscore.diagnostics.table import table
 from physscore.fft import forward_fft
@@ -50,7 +50,8 @@ class PowerSpectrum:
     dim : int
         Number of dimensions of the box.
     correlation : array or None
-        For a cross spectrum r(k) = P_ab / sqrt(P_aa P_bb).
+        For a cross spectrum r(k) = P_ab / sqrt(P_aa P_bb), P_aa and P_bb without ``shot_noise`` if that was
+        given; NaN where more is subtracted than there is.
     effective : int, array (bins,) or None
         Number of independent fields, for each bin where they are draws of chains; None if all are.
     """
@@ -184,7 +185,7 @@ def power_spectrum(
     other: Any = None,
     *,
     bins: str | Sequence[float] | _Floats = "linear",
-    shot_noise: float = 0.0,
+    shot_noise: float | Sequence[float] = 0.0,
     mass_assignment: str | Sequence[str | None] | None = None,
     progress: bool = False,
     wavenumbers: WavenumberTable | None = None,
@@ -208,10 +209,12 @@ def power_spectrum(
         each |k| there is), or increasing edges in rad per unit length.
     shot_noise
         Shot noise of particles, V / (number of particles), subtracted with the shape that the mass
-        assignment gives it (Jing 2005, astro-ph/0409240). A cross spectrum has none.
+        assignment gives it (Jing 2005, astro-ph/0409240). A cross spectrum has none, but ``correlation``
+        has that of both: of two fields it is a pair, (V / number, 0.0) for particles with a field.
     mass_assignment
         "ngp", "cic", "tsc" or "pcs" if the field was made from particles: its window is divided out. Of two
-        fields it is that of both, or a pair: ("cic", None) for particles with a field that is none.
+        fields it is that of both, or a pair: ("cic", None) for particles with a field that is none. None too
+        for counts that were drawn from the value of each cell, which no window has smoothed.
     progress
         Show a progress bar over the fields.
     wavenumbers
@@ -231,18 +234,15 @@ def power_spectrum(
             f"delta holds {len(fields)} fields and other {'none' if others is None else len(others)}: "
             "they must hold the same number, at least 1"
         )
-    if not isinstance(shot_noise, int | float | np.number) or not 0 <= shot_noise < np.inf:
-        raise InputError(f"shot_noise is {shot_noise!r}: it must be a volume per particle, at least 0")
-    if shot_noise and others is not None:
-        raise InputError(f"shot_noise is {shot_noise}: a cross spectrum has none, so leave it out")
+    of_fields = shot_noises_of(shot_noise, 1 if others is None else 2)
     table = wavenumbers or grid.wavenumbers
     table.require(grid)
     binned = power_bins(grid, bins, table)
     orders = orders_of(mass_assignment, 1 if others is None else 2)
-    window, aliased = inverse_window(grid, 2 * orders[0]), aliased_window(grid, orders[0])
-    noise = np.zeros(table.size)
-    if shot_noise:
-        noise = shot_noise * table.sum_over_modes([w * a for w, a in zip(window, aliased, strict=True)])
+    window = inverse_window(grid, 2 * orders[0])
+    noises = [
+        shot_noise_sums(value, grid, table, order) for value, order in zip(of_fields, orders, strict=True)
+    ]
     to_power = grid.volume / grid.n_cells**2
 
     pooled, independent = np.zeros(table.size), 0
@@ -267,7 +267,7 @@ def power_spectrum(
         del field  # which is used up
         sums *= to_power
         if others is None:
-            power.append(binned.mean(sums - noise))
+            power.append(binned.mean(sums - noises[0]))
             error.append(_error(binned, table.counts, sums, sums, sums))
         else:
             b = _modes(others[i], grid, "other")
@@ -279,7 +279,8 @@ def power_spectrum(
             power.append(binned.mean(both))
             error.append(_error(binned, table.counts, sums, second, both))
             with np.errstate(invalid="ignore", divide="ignore"):
-                correlation.append(power[-1] / np.sqrt(binned.mean(sums) * binned.mean(second)))
+                of_each = binned.mean(sums - noises[0]) * binned.mean(second - noises[1])
+                correlation.append(power[-1] / np.sqrt(of_each))
         if not np.isfinite(power[-1][binned.n_modes > 0]).all():
             raise InputError("delta holds values that are not finite: its power spectrum is not defined")
         if not (some and before and all(map(_repeats, some, before))):
@@ -297,7 +298,14 @@ def power_spectrum(
         shells=None
         if others is not None
         else Shells(
-            table.k, table.counts, binned.of_entry, pooled, noise, independent, eps, shot_noise / grid.volume
+            table.k,
+            table.counts,
+            binned.of_entry,
+            pooled,
+            noises[0],
+            independent,
+            eps,
+            of_fields[0] / grid.volume,
         ),
         effective=independent,
     )
