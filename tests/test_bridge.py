@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from physscore.evidence.bridge import Estimate, averaged, bridged, shares
+from physscore.evidence.bridge import Estimate, Share, averaged, bridged
 
 ISLANDS = 12
 
@@ -88,11 +88,14 @@ def test_shares_of_particles_are_what_islands_add():
     assert rises == pytest.approx(-0.5 * np.diff(np.log(1 + betas)), abs=5e-3)
     found = np.zeros(ISLANDS)
     for k, (below, above) in enumerate([(0.0, 0.7), (0.7, 1.3), (1.3, 0.0)]):
-        added, _ = shares(u[k].ravel(), weights[0, k].ravel(), below, above)
+        added, _ = Share(u[k].ravel(), weights[0, k].ravel(), below, above)(u[k].ravel())
         means = added.reshape(ISLANDS, n).mean(axis=1)
         found += means - means.mean()
         h = 1e-5
-        moved = [shares(u[k].ravel() + s, weights[0, k].ravel(), below, above)[0] for s in (-h, h)]
+        moved = []
+        for s in (-h, h):
+            higher = u[k].ravel() + s
+            moved.append(Share(higher, weights[0, k].ravel(), below, above)(higher)[0])
         assert moved[0] == pytest.approx(moved[1])  # a constant in u has no share
     found *= ISLANDS / (ISLANDS - 1)  # as the jackknife's
     assert found == pytest.approx(adds.sum(axis=0), abs=0.05 * adds.sum(axis=0).std())
@@ -103,5 +106,6 @@ def test_shares_change_with_u_as_they_say():
     u = np.linspace(-1.0, 4.0, 50)
     weights = np.r_[np.ones(49), 1e-12]
     h = 1e-4
-    up, down = (shares(np.r_[u[:-1], u[-1] + s], weights, 0.6, 1.1)[0][-1] for s in (h, -h))
-    assert shares(u, weights, 0.6, 1.1)[1][-1] == pytest.approx((up - down) / (2 * h), rel=1e-6)
+    share = Share(u, weights, 0.6, 1.1)
+    up, down = (share(u[-1:] + s)[0][0] for s in (h, -h))
+    assert share(u)[1][-1] == pytest.approx((up - down) / (2 * h), rel=1e-6)

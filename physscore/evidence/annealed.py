@@ -15,12 +15,13 @@ import numpy.typing as npt
 from scipy.special import ndtr
 
 from physscore import noise
-from physscore.arrays import device_of, namespace, row_dots, to_host
+from physscore.arrays import device_of, namespace, on_gpu, row_dots, to_host
 from physscore.core import Array, InputError
-from physscore.evidence.bridge import Populations, log_mean, normalised, shares
+from physscore.evidence.bridge import Populations, Share, log_mean, normalised
 from physscore.evidence.control import Controls, controls, enough_for_cells, of_cells
 from physscore.evidence.excess import Excess, FieldExcess
 from physscore.evidence.plan import Plan
+from physscore.evidence.shifts import along_axes
 from physscore.evidence.tempered import Tempered
 from physscore.kernels.kernel import Kernel
 from physscore.kernels.loops import Loop
@@ -53,21 +54,22 @@ class Particles:
         self.adjusted = kernel.step_function != "langevin"
         move = kernel.step_function if self.adjusted else "hamiltonian"
         self.loop = Loop(self.tempered, move, device=device_of(y))
+        self._at_target = Loop(Tempered(excess), move)  # a new one stands at beta = 1, in y
         self.log_ratio = np.zeros(len(y))
         self.seed, self.first, self.step = seed, first, step
         self.y = y
         self.moved: tuple[Array, Array] | None = None  # where the last moves ended, as kernels see it
-        self.u, self.slope = self._evaluate()
+        u, slope = self.evaluate(y)
+        self.u, self.slope = u, _checked_slope(u, slope)
 
-    def _evaluate(self) -> tuple[Array, Array]:
+    def evaluate(self, y: Array) -> tuple[Array, Array]:
+        """Return u and its gradient at any ``y``."""
         with np.errstate(over="ignore", invalid="ignore"):
             if self.loop.name != "fused":
-                u, slope = self.tempered.excess(self.y)
-                u = to_host(u)
-            else:
-                energy, score = self.loop.evaluate(self.y)  # a new Tempered stands at beta = 1, in y
-                u, slope = energy - 0.5 * row_dots(self.y, self.y), -score - self.y
-        return u, _checked_slope(u, slope)
+                u, slope = self.tempered.excess(y)
+                return to_host(u), slope
+            energy, score = self._at_target.evaluate(y)
+            return energy - 0.5 * row_dots(y, y), -score - y
 
     def take(self, which: Array) -> None:
         """Keep copies of some."""
@@ -93,21 +95,26 @@ class Particles:
         squares, along = (to_host(row_dots(self.y, other)) for other in (self.y, self.slope))
         return np.asarray(squares + self.tempered.beta * along)
 
-    def controls(self, weights: Array, between: Array, below: float, above: float) -> Controls:
+    def controls(self, weights: Array, between: Array, below: float, above: float, shift: float) -> Controls:
         """Return control variates for the means over islands of what particles add to Bennett's estimate of
-        log Z, given weights (islands, n), those between islands, and the steps to both neighbours."""
+        log Z, given weights (islands, n), those between islands, the steps to both neighbours, and how far
+        particles are shifted for more of them."""
         tempered = self.tempered
         v, score = self.moved or tempered.leave(self.y, self.slope)[:2]
-        added, rate = shares(self.u, (weights * between[:, np.newaxis]).ravel(), below, above)
+        share = Share(self.u, (weights * between[:, np.newaxis]).ravel(), below, above)
+        added, rate = share(self.u)
         rate = namespace(device_of(v)).asarray(rate)
         slope = tempered.pull(self.slope * rate[:, np.newaxis])
-        excess, more = tempered.excess, None
+        excess, more, shifted = tempered.excess, None, None
         if isinstance(excess, FieldExcess) and enough_for_cells(*weights.shape):
             more = of_cells(*excess.cells(self.y, score, tempered.mean, tempered.scale))
-        added = added.reshape(weights.shape)
+        if shift and not on_gpu(self.y):
+            axes = tempered.scale.T if tempered.dense else np.diag(tempered.scale)
+            shifted = along_axes(self.evaluate, self.y, self.u, self.slope, score, axes, share, shift)
         return controls(
-            v, score, slope, added, weights, between, excess.groups, dense=tempered.dense, more=more
-        )
+            v, score, slope, added.reshape(weights.shape), weights, between, excess.groups,
+            dense=tempered.dense, more=more, shifted=shifted,
+        )  # fmt: skip
 
     def move(self, settings: Moves, n: int) -> Array:
         """Move them by ``n`` steps of a kernel; return the acceptance of each.
@@ -284,7 +291,9 @@ def run_leg(
         virial[k] = (weights * (particles.virial() - d).reshape(islands, n)).sum(axis=1)
         if np.isfinite(particles.u).all():
             between = normalised(seen.log_z[k]) * islands
-            control[k], fitting[k] = particles.controls(weights, between, steps[k], steps[k + 1])
+            control[k], fitting[k] = particles.controls(
+                weights, between, steps[k], steps[k + 1], plan.shift(k)
+            )
         progress(k, float(ess[k].mean()))
     log_z = log_z + log_mean(log_w)
     final, gathered = log_w.copy(), work.copy()

@@ -272,10 +272,8 @@ def returned(log_z: Array) -> Estimate:
     return Estimate(found.value, influence)
 
 
-def shares(
-    u: Array, weights: Array, below: float, above: float
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return what particles at one temperature add to Bennett's estimate of log Z, and its derivative over u.
+class Share:
+    """What a particle at one temperature adds to Bennett's estimate of log Z, a function of its u.
 
     It is f / E[f] of the step above minus that of the step below, with the share f that the neighbour's
     density has in the sum of both: 1 / (1 + p / p').
@@ -283,19 +281,28 @@ def shares(
     Parameters
     ----------
     u, weights : array (n,)
+        Of all particles there, over which E is taken.
     below, above : float
         Steps in beta to the neighbours; 0 where there is none.
     """
-    added, rate = np.zeros(len(u)), np.zeros(len(u))
-    with np.errstate(divide="ignore"):
-        log_w = np.log(weights / weights.sum())
-    for step in (above, -below):
-        if step:
-            f = expit(-step * u - logsumexp(log_w - step * u))
-            mean = weights @ f / weights.sum()
+
+    def __init__(self, u: Array, weights: Array, below: float, above: float) -> None:
+        weights = weights / weights.sum()
+        with np.errstate(divide="ignore"):
+            log_w = np.log(weights)
+        self.steps = np.array([step for step in (above, -below) if step])
+        self.origins = np.array([logsumexp(log_w - step * u) for step in self.steps])
+        terms = zip(self.steps, self.origins, strict=True)
+        self.means = np.array([weights @ expit(-step * u - origin) for step, origin in terms])
+
+    def __call__(self, u: Array) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Return what is added at ``u`` (n,), and its derivative over u."""
+        added, rate = np.zeros(len(u)), np.zeros(len(u))
+        for step, origin, mean in zip(self.steps, self.origins, self.means, strict=True):
+            f = expit(-step * u - origin)
             added += np.sign(step) * f / mean
             rate -= abs(step) * f * (1.0 - f) / mean
-    return added, rate
+        return added, rate
 
 
 def controlled(

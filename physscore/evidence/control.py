@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from physscore.arrays import compiled, device_of, namespace, on_gpu, parallel, to_host
 from physscore.core import Array
+from physscore.evidence.shifts import FUNCTIONS
 
 _ORDERS = 4  # of Hermite's polynomials
 _POWERS = 3  # of cells
@@ -174,7 +175,7 @@ def enough_for_cells(islands: int, n: int) -> bool:
 
 def particles_that_fit(field: bool) -> int:
     """Return how many particles, those of half of the islands, fit all kinds of fields."""
-    return _EACH * (_ORDERS + 1 + _POWERS * field)
+    return _EACH * (_ORDERS + 1 + (_POWERS if field else FUNCTIONS))
 
 
 def of_cells(x: Array, score: Array, variances: Array) -> npt.NDArray[np.float64]:
@@ -190,7 +191,7 @@ def of_cells(x: Array, score: Array, variances: Array) -> npt.NDArray[np.float64
 
 def controls(
     v: Array, score: Array, slope: Array, u: Array, weights: Array, between: Array,
-    groups: Array | None, *, dense: bool, more: Array | None = None,
+    groups: Array | None, *, dense: bool, more: Array | None = None, shifted: Array | None = None,
 ) -> Controls:  # fmt: skip
     """Return control variates for the means of ``u`` over islands.
 
@@ -209,8 +210,8 @@ def controls(
         Coordinates that are alike.
     dense
         Whether H has more than a diagonal; never on a card.
-    more : array (k, islands * n)
-        What other fields add.
+    more, shifted : array (k, islands * n)
+        What other fields add; ``shifted`` where particles are few, too.
     """
     islands, n = u.shape
     found = Controls(np.zeros(islands), np.zeros(islands))
@@ -222,7 +223,9 @@ def controls(
     if groups is not None:  # what is odd in one coordinate has another sign in each of a group
         _share(projections[1::2], groups)
     radial = _along_radius(v, score)
-    others = radial[np.newaxis] if more is None else np.vstack([radial, more])
+    added = [part for part in (more, shifted) if part is not None]
+    others = np.vstack([radial, *added])
+    n_shifted = 0 if shifted is None else len(shifted)
     by_island = np.einsum("kin,in->ki", others.reshape(-1, islands, n), weights)
     hessian = _hessian(v, score, slope, weights) if dense else None
     first, second = slice(0, half), slice(half, islands)
@@ -245,9 +248,11 @@ def controls(
         if hessian is not None:
             terms[1] = _bent(v[some], score[some], *hessian, fit, apply, between)
         terms += [_Field(a[some], b[apply]) for a, b in zip(others, by_island, strict=True)]
-        if len(values[0]) < _EACH * len(terms):
+        many = len(values[0]) // _EACH
+        if many < len(terms):
             low, high = terms[:2]
-            terms = [_Field(low.values + high.values, low.means + high.means, low.change + high.change)]
+            both = _Field(low.values + high.values, low.means + high.means, low.change + high.change)
+            terms = [both, *terms[len(terms) - n_shifted :]] if many > n_shifted else [both]
         shares = _regression(
             np.array([term.values for term in terms]), u.ravel()[some], weights.ravel()[some]
         )

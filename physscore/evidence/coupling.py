@@ -125,7 +125,9 @@ class Travellers(Particles):
         super().__init__(self.family.excess(there), self.kernel, self.y, **settings)
         return before - self.u
 
-    def controls(self, weights: Array, between: Array, below: float, above: float) -> Controls:
+    def controls(
+        self, weights: Array, between: Array, below: float, above: float, shift: float = 0.0
+    ) -> Controls:
         """Return none: what is wanted is another function at each coupling."""
         return Controls(np.zeros(len(weights)), np.zeros(len(weights)))
 

@@ -13,7 +13,7 @@ from physscore.core import Array, InputError
 from physscore.evidence.annealed import Particles, resampling_uniforms, systematic
 from physscore.evidence.bridge import normalised
 from physscore.evidence.excess import Excess
-from physscore.evidence.plan import SHORT_OF_QUARTER, Knots, settings_of
+from physscore.evidence.plan import SHORT_OF_QUARTER, Knots, gradients_of, settings_of
 from physscore.kernels.kernel import Kernel
 from physscore.kernels.langevin import AutoMALA
 from physscore.kernels.state import Moves
@@ -28,7 +28,6 @@ _UNEVEN = 0.12  # powers of 2
 LOOKED_AT = 512  # particles, of which it is asked whether they are uneven
 _SPREADING, _FAR = 20, 1 << 29  # steps are counted in 32 bits
 _AT_TEMPERATURES = 3  # a scale that varies does: at one it may by chance
-_TRIED = 4  # gradients that autoMALA takes in a step, about
 _SHRINK = 5.0  # particles that a measured variance must outnumber
 
 
@@ -208,7 +207,7 @@ class Pilot:
         while total < 4 * self.most_moves:
             settings = self._settings(self.step_size)
             acceptance = float(particles.move(settings, 1).mean())
-            self.evaluations += int(len(start) * settings.length)
+            self.evaluations += int(len(start) * gradients_of(kernel, settings))
             total += 1
             if goal is not None:
                 change = rate * (acceptance - goal)
@@ -242,8 +241,9 @@ class Pilot:
             excess, kernel, particles.y.copy(), seed=particles.seed, step=step, dense=self.dense
         )
         others.place(beta, self.local)
-        others.move(settings_of(kernel, self.step_size), 1)
-        self.evaluations += _TRIED * len(particles.y)
+        settings = settings_of(kernel, self.step_size)
+        others.move(settings, 1)
+        self.evaluations += int(len(particles.y) * gradients_of(kernel, settings))
         return float(others.exponent.std())
 
     def _settings(self, step_size: float) -> Moves:

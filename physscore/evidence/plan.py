@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ from physscore.kernels.state import Moves
 SHORT_OF_QUARTER = 1.4  # of a trajectory, where the density is near a standard normal: pi / 2 forgets all
 
 _HUGE = 50.0  # variance of a work, beyond which no islands agree
+_SEARCHED = 6  # gradients of a step of autoMALA, which looks for its size there and back, about
+_SHIFT = 0.2  # of a step: how far particles are shifted
+_SHARE = 1 / 3  # of the gradients of moves, which shifts take at most
 _MOST_LEAPFROGS = 64  # where even the shortest steps are rejected, trajectories do not grow without end
 
 
@@ -129,10 +133,24 @@ class Plan:
         """Return the kernel's settings at temperature ``k``."""
         return settings_of(self.kernel, float(self.step_sizes[k]), float(self.trajectories[k]))
 
+    def shift(self, k: int) -> float:
+        """Return how far particles at temperature ``k`` are shifted along the kernel's coordinates for
+        control variates (``shifts.py``); 0 where that takes too many gradients beside those of the moves."""
+        return _SHIFT * self.settings(k).step if self._by_shifts <= _SHARE * self._by_moves else 0.0
+
+    @cached_property
+    def _by_moves(self) -> int:
+        each = (m * gradients_of(self.kernel, self.settings(k)) for k, m in enumerate(self.moves) if k)
+        return int(sum(each))
+
+    @property
+    def _by_shifts(self) -> int:
+        return len(self.betas) * int(self.knots.means.shape[1])
+
     @property
     def evaluations(self) -> int:
         """Gradients that one particle takes from one end to the other."""
-        return int(sum(m * self.settings(k).length for k, m in enumerate(self.moves) if k)) + 1
+        return 1 + self._by_moves + (self._by_shifts if self.shift(0) else 0)
 
 
 def settings_of(kernel: Kernel, step_size: float, trajectory: float = SHORT_OF_QUARTER) -> Moves:
@@ -142,6 +160,11 @@ def settings_of(kernel: Kernel, step_size: float, trajectory: float = SHORT_OF_Q
         return kernel.tuned(step_size=step_size, leapfrogs=leapfrogs).moves()
     settings = kernel.tuned(step_size=step_size).moves()
     return settings._replace(adjusted=False) if kernel.step_function == "langevin" else settings
+
+
+def gradients_of(kernel: Kernel, settings: Moves) -> float:
+    """Return how many gradients a move takes, about."""
+    return settings.length * (_SEARCHED if kernel.step_function == "adaptive" else 1)
 
 
 def equal_steps(knots: Knots, n: int) -> npt.NDArray[np.float64]:
