@@ -72,7 +72,7 @@ def steps(order):
 
 def draws_of(estimate):
     """Return independent draws from the posterior, by the weights of the islands."""
-    weights = np.exp(estimate.log_weights).ravel()
+    weights = estimate.weights
     chosen = np.random.default_rng(0).choice(len(weights), 1000, p=weights / weights.sum())
     return estimate.samples[chosen]
 

@@ -58,7 +58,7 @@ def main(particles: int = 2000) -> None:
     print(ps.check_score(model, model.prior.sample(5, seed=1)))
     estimate = ps.estimate_log_z(model, particles=particles, seed=0)
     print(f"\nannealing: {estimate}")
-    weights = np.exp(estimate.log_weights).ravel()
+    weights = estimate.weights
     for name, draws in model.prior.as_dict(estimate.samples).items():
         mean = np.average(draws, weights=weights)
         spread = math.sqrt(np.average((draws - mean) ** 2, weights=weights))

@@ -466,6 +466,16 @@ def test_bad_input(target, options, message):
         ps.estimate_log_z(target, **{"reference": REFERENCE, **options})
 
 
+@pytest.mark.parametrize("method", ["smc", "tempering"])
+def test_samples_and_their_weights_are_the_posterior(method):
+    """Of N(0, 1) and a datum with noise 1: N(datum / 2, 1 / 2)."""
+    target = ps.Gaussian(0.0, 1.0, dim=2) + ps.GaussianNoise([1.0, -3.0], 1.0)
+    run = ps.estimate_log_z(target, particles=2000, seed=1, method=method)
+    assert run.weights.shape == (len(run.samples),)
+    assert run.weights.sum() == pytest.approx(1.0)
+    assert run.weights @ run.samples == pytest.approx([0.5, -1.5], abs=5 * np.sqrt(0.5 / 1000))
+
+
 def test_interval():
     found, _ = estimate("phi4-4x4", particles=512)
     _, high = found.interval(0.95)

@@ -149,6 +149,7 @@ def command(
             )
         else:
             click.echo("\n".join(f"{name}:\n{cost}" for name, cost in zip(names, costs, strict=True)))
+            click.echo("Where the ways there and back disagree it goes on, and takes several times as long.")
         return
     checks = []
     if verify:  # first: it may say that a model cannot be verified

@@ -37,8 +37,8 @@ def cost_of_log_z(
 ) -> Cost:
     """Return what ``estimate_log_z`` will need, by its pilot and some moves of its particles.
 
-    A ``target_error`` may ask for more islands than it begins with, and so for more time. Arguments are those
-    of :func:`physscore.estimate_log_z`; ``processes`` share the islands.
+    A ``target_error`` may ask for more islands than it begins with, and so for more time; ways there and back
+    that disagree do. Arguments are those of :func:`physscore.estimate_log_z`; ``processes`` share islands.
     """
     energy, _ = with_energy(target)
     count = islands_of(whole(16, particles=particles), islands)

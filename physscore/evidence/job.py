@@ -178,7 +178,8 @@ class Job:
     def better_kernel(self) -> Kernel | None:
         """Return what to move with where particles lag: steps that follow the scale of the target help more
         than temperatures do."""
-        if isinstance(self.kernel, MALA):
+        trajectories = isinstance(self.kernel, HMC) and looked_for_unevenness(self.excess)
+        if trajectories or isinstance(self.kernel, MALA):
             return AutoMALA()
         wanted = isinstance(self.kernel, AutoMALA) and not self.kernel.sweep
         return AutoMALA(sweep=True) if wanted and self.excess.dim <= _SWEPT_UP_TO else None
@@ -275,7 +276,8 @@ def checking(islands: int) -> int:
 
 def looked_for_unevenness(excess: Excess) -> bool:
     """Return whether it is worth its cost to see if the scale of the target depends on the place."""
-    return excess.point is not None and excess.groups is None and excess.dim <= 4 * _DENSE_UP_TO
+    most = _SWEPT_UP_TO if excess.point is None else 4 * _DENSE_UP_TO
+    return excess.groups is None and excess.dim <= most
 
 
 def prepare(

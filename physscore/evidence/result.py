@@ -46,7 +46,7 @@ class LogZ:
         For each leg the log weight that every particle gathered on the whole way, arrays (islands, n): minus
         the dissipated work; "reverse" with its sign turned, so that both are about log Z.
     log_weights : array (islands, n)
-        Of ``samples``.
+        Logs of the weights of ``samples``, which sum to 1.
     islands : array (islands,)
         What each island says of log Z.
     samples : array (islands * n, *shape)
@@ -89,6 +89,11 @@ class LogZ:
     def gap(self) -> float:
         """How far the way back is above the way there."""
         return self.reverse - self.forward
+
+    @property
+    def weights(self) -> npt.NDArray[np.float64]:
+        """The weights of ``samples``, of shape (islands * n,), which sum to 1."""
+        return np.asarray(np.exp(self.log_weights).ravel())
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Return the interval that holds log Z with probability ``level``, by Student's distribution.
