@@ -43,7 +43,7 @@ class Workers(Team):
     Raises
     ------
     InputError
-        If there are more, which would only fill the memory.
+        If there are more, which would only fill the memory, or they cannot be started where this is.
     """
 
     def __init__(self, size: int) -> None:
@@ -54,6 +54,16 @@ class Workers(Team):
             )
         if getattr(current_process(), "_inheriting", False):  # a worker, which reads the program it is of
             sys.exit(_UNGUARDED)
+        if current_process().daemon:
+            raise InputError(
+                f"workers is {size}, in a process of a multiprocessing.Pool, which may start no others: use "
+                "workers=1"
+            )
+        if (program := _unreadable_program()) is not None:
+            raise InputError(
+                f"workers is {size}, but they cannot read the program {program}: put it into a file, or use "
+                "workers=1"
+            )
         self.size = size
         context = get_context("spawn")
         self._processes, self._links = [], []
@@ -154,6 +164,16 @@ class Workers(Team):
             process.join()
 
 
+def _unreadable_program() -> str | None:
+    """Return the name of the program, which workers read as they start, if it is no file, as of one that came
+    through a pipe."""
+    main = sys.modules["__main__"]
+    program = getattr(main, "__file__", None)
+    if program is None or getattr(main, "__spec__", None) is not None or os.path.exists(program):
+        return None
+    return str(program)
+
+
 def portable(thing: Any, target: Any, workers: int) -> bytes:
     """Return a thing as it is sent to other processes.
 
@@ -168,6 +188,15 @@ def portable(thing: Any, target: Any, workers: int) -> bytes:
         raise InputError(
             f"workers is {workers}, but {target!r} cannot be sent to other processes ({error}): define it "
             "in a module, or use workers=1"
+        ) from error
+
+
+def _understood(data: bytes) -> Any:
+    try:
+        return pickle.loads(data)
+    except Exception as error:  # what stands in a notebook, or in python -c
+        raise InputError(
+            f"workers cannot find what they are sent ({error}): define it in a module, or use workers=1"
         ) from error
 
 
@@ -218,7 +247,7 @@ def _serve(link: Connection, own: list[Path]) -> None:
                 del things[forgotten]
             try:
                 if data is not None:
-                    things[key] = pickle.loads(data)
+                    things[key] = _understood(data)
                 answer = True, getattr(things[key], method)(*call)
             except Exception as error:
                 error.add_note(traceback.format_exc())

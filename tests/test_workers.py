@@ -1,6 +1,7 @@
 """Workers: they do what they are told, and nobody waits for one that has ended."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -128,3 +129,51 @@ def test_a_program_that_starts_workers_wherever_it_is_read_is_told_so(tmp_path):
     assert 'put the call under if __name__ == "__main__":' in said[-1]
     assert sum(line.startswith("Traceback") for line in said) == 1
     assert "bootstrapping" not in done.stderr
+
+
+OWN = """
+import physscore as ps
+def own(x):
+    return 0.5 * (x**2).sum(axis=1), -x
+target = ps.from_functions(energy_and_score=own, shape=2)
+try:
+    ps.sample(target, ps.MALA(0.3), chains=8, steps=100, warmup=0, workers=2)
+except ps.InputError as error:
+    print(error)
+"""
+POOL = """
+import multiprocessing
+import physscore as ps
+def go(i):
+    try:
+        ps.sample(ps.Gaussian(0.0, 1.0, dim=2), ps.MALA(0.3), chains=8, steps=100, warmup=0, workers=2)
+    except ps.InputError as error:
+        print(error, flush=True)
+if __name__ == "__main__":
+    with multiprocessing.Pool(1) as pool:
+        pool.map(go, [1])
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "said"),
+    [
+        (
+            "-c",
+            OWN,
+            r"cannot find .* \(Can't get attribute 'own' .*: define it in a module, or use workers=1",
+        ),
+        ("-", OWN, "they cannot read the program <stdin>: put it into a file, or use workers=1"),
+        ("file", POOL, "in a process of a multiprocessing.Pool, .*: use workers=1"),
+    ],
+)
+def test_where_workers_cannot_be_used_one_sentence_says_so(tmp_path, how, code, said):
+    (tmp_path / "program.py").write_text(code)
+    arguments = {"-c": ["-c", code], "-": ["-"], "file": ["program.py"]}[how]
+    done = subprocess.run(
+        [sys.executable, *arguments], input=code if how == "-" else "", capture_output=True, text=True,
+        timeout=300, cwd=tmp_path,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    (sentence,) = done.stdout.splitlines()
+    assert re.search(said, sentence)
