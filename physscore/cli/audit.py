@@ -72,8 +72,9 @@ def command(
 ) -> None:
     """Say whether the fields in PATH are like those of a reference set, or whether a score can be trusted.
 
-    PATH is an HDF5 file of fields, or a score that ends in .safetensors, which is looked at where the maps of
-    the reference are. Exit code 1 if it fails.
+    PATH is an HDF5 file of fields, or of a run of fields, of which the last draw of each chain is taken; or a
+    score that ends in .safetensors, which is looked at where the maps of the reference are. Exit code 1 if it
+    fails.
     """
     from physscore import plots
     from physscore.core import InputError
@@ -149,6 +150,10 @@ def _audit_fields(
         if name is None and (found := _possible_groups(file, len(chosen))):
             audit.notes.append(f"{found} in {file.path.name} labels the maps: if those of one label are not "
                                "independent, name it as groups, or sets that agree will fail")  # fmt: skip
+    for file in (generated, reference):
+        if file.chains is not None:
+            audit.notes.append(f"{file.path.name} holds draws of chains: the last of each is taken, since "
+                               "those before are not independent of it")  # fmt: skip
     if picture is not None:
         examples = [_spread(chosen, _MAPS_DRAWN) for chosen in sets]
         plot_field_audit(
@@ -226,7 +231,7 @@ def _labels(file: FieldFile, name: str, indices: list[int]) -> Array:
     found = file.file.get(name)
     if found is None or not hasattr(found, "shape"):
         raise InputError(f"file {file.path} has no dataset {name!r}: name the one with a label for each map")
-    n = file.delta.shape[0] if file.batched else 1
+    n = file.number
     if found.shape != (n,):
         raise InputError(f"dataset {name!r} of {file.path} has shape {found.shape}: it must be ({n},), "
                          "a label for each map")  # fmt: skip

@@ -87,9 +87,10 @@ def command(
 ) -> None:
     """Measure the power spectrum of fields and compare it with a model.
 
-    Of pairs of opposite phase the first ones are measured. With --compare the exit code is 1 if they do not
-    agree. The errors are those of Gaussian modes; fields whose file says that they are lognormal are compared
-    through their logarithm, for which they hold.
+    Of pairs of opposite phase the first ones are measured, of a run of fields the last draw of each chain,
+    since the others are not independent of these. With --compare the exit code is 1 if they do not agree. The
+    errors are those of Gaussian modes; fields whose file says that they are lognormal are compared through
+    their logarithm, for which they hold.
     """
     from physscore import plots, spectra
     from physscore.core import InputError
@@ -128,6 +129,12 @@ def command(
             warnings.warn(
                 f"{path} holds some cells of a larger field: power is measured as if they were periodic, "
                 "which they are not",
+                stacklevel=1,
+            )
+        if fields.chains is not None:
+            warnings.warn(
+                f"{path} holds draws of chains: power is that of the last of each chain, since those before "
+                "are not independent of it; run.power_spectrum() in Python is that of all",
                 stacklevel=1,
             )
         comm = world()

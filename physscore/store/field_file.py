@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -39,7 +40,8 @@ class FieldFile:
     Parameters
     ----------
     path
-        The file: ours, or any HDF5 file if the two others are given.
+        The file: ours, or any HDF5 file if the two others are given. Of a run of fields the draws are taken,
+        in their order: in each draw one of every chain.
     dataset
         Path of the dataset of fields inside a file that is not ours.
     box_size
@@ -55,6 +57,8 @@ class FieldFile:
         As in :class:`Fields`.
     completed
         Numbers of the fields that are there: all of them, except in a ``.part`` file.
+    chains
+        Number of chains of a run; None for fields.
 
     Raises
     ------
@@ -71,6 +75,7 @@ class FieldFile:
         batched: bool | None = None,
     ) -> None:
         self.path = Path(path)
+        self.chains: int | None = None
         self.file = open_hdf5(self.path)
         try:
             if dataset is None:
@@ -84,6 +89,9 @@ class FieldFile:
 
     def _read_ours(self) -> None:
         file = self.file
+        if file.attrs.get("format") == FORMAT and file.attrs.get("kind") == "run":
+            self._read_run()
+            return
         if file.attrs.get("format") != FORMAT or file.attrs.get("kind") != "fields":
             raise InputError(
                 f"file {self.path} is not a file of physscore fields: for another one name the dataset "
@@ -101,6 +109,17 @@ class FieldFile:
         if self.delta.shape[self.delta.ndim - self.grid.dim :] != self.grid.shape:
             raise ValueError(f"its fields have shape {self.delta.shape}, and its grid {self.grid.shape}")
         self.completed = [int(i) for i in np.flatnonzero(file["completed"][:])]
+
+    def _read_run(self) -> None:
+        file, about = self.file, json.loads(self.file.attrs["run"])
+        if about["grid"] is None:
+            raise InputError(f"file {self.path} is of a run whose states are no fields: they have no box")
+        self.delta, self.grid = file["samples/x"], Grid(about["grid"]["shape"], about["grid"]["box_size"])
+        self.length_unit, self.redshift, self.seed = "length", None, int(about["seed"])
+        self.chains = int(self.delta.shape[1])
+        self.settings = {"chains": self.chains}
+        done = int(file[f"state_{int(file['slot'][0])}"]["completed"][0])
+        self.completed = list(range(done * self.chains))
 
     def _read_foreign(self, dataset: str, box_size: Sequence[float] | None, batched: bool | None) -> None:
         found = self.file.get(dataset)
@@ -137,9 +156,19 @@ class FieldFile:
         """Whether the first dimension counts realizations."""
         return bool(self.delta.ndim > self.grid.dim)
 
+    @property
+    def number(self) -> int:
+        """How many fields the file has room for."""
+        return math.prod(self.delta.shape[: self.delta.ndim - self.grid.dim])
+
+    def _place(self, i: int) -> tuple[int, ...]:
+        if self.chains is not None:
+            return divmod(i, self.chains)
+        return (i,) if self.batched else ()
+
     def read(self, i: int = 0) -> Array:
         """Return field ``i``, of shape ``grid.shape``."""
-        return np.asarray(self.delta[i] if self.batched else self.delta[...])
+        return np.asarray(self.delta[self._place(i)])
 
     def finished(self) -> Array:
         """Return the fields that are there, with a warning if these are not all.
@@ -151,23 +180,26 @@ class FieldFile:
         """
         if not self.completed:
             raise InputError(f"file {self.path} holds no finished field yet")
-        if not self.batched or len(self.completed) == len(self.delta):
-            return np.asarray(self.delta[...])
-        warnings.warn(
-            f"file {self.path} is unfinished: it has {len(self.completed)} of {len(self.delta)} fields",
-            stacklevel=3,
-        )
-        return np.asarray(self.delta[self.completed])
+        if len(self.completed) < self.number:
+            warnings.warn(
+                f"file {self.path} is unfinished: it has {len(self.completed)} of {self.number} fields",
+                stacklevel=3,
+            )
+        if self.chains is not None:
+            draws = self.delta[: len(self.completed) // self.chains]
+            return np.asarray(draws).reshape(-1, *self.grid.shape)
+        whole = len(self.completed) == self.number
+        return np.asarray(self.delta[...] if whole else self.delta[self.completed])
 
     def view(self, i: int = 0) -> FieldView:
         """Return field ``i``, of which parts are read when they are asked for."""
-        return FieldView(self.delta, (i,) if self.batched else ())
+        return FieldView(self.delta, self._place(i))
 
     def independent(self) -> FieldSequence:
         """Return the completed fields to be read one at a time, without the second ones of pairs,
-        which are not independent of the first."""
+        which are not independent of the first; of a run the last draw of each chain."""
         paired = self.settings.get("paired", False)
-        chosen = [i for i in self.completed if not (paired and i % 2)]
+        chosen = [i for i in self.completed if not (paired and i % 2)][-(self.chains or 0) :]
         return FieldSequence(self.read, chosen, self.grid.dim + 1)
 
     def require(self, *, seed: int, settings: dict[str, Any]) -> None:
@@ -187,7 +219,7 @@ class FieldFile:
         return {
             "file": str(self.path),
             "kind": "fields",
-            "fields": self.delta.shape[0] if self.batched else 1,
+            "fields": self.number,
             "completed": len(self.completed),
             "shape": list(self.grid.shape),
             "dtype": str(self.delta.dtype),
