@@ -22,6 +22,8 @@ class HMC(Kernel):
     step_size
         Time of one leapfrog step; "auto": tuned to an acceptance of 0.8. One trajectory in 32 has
         steps a quarter as long, which frees chains that sit where they are too long.
+        A number is in units of the metric, and so another step where a warm-up measures that: without one,
+        "diagonal" is the identity.
     metric
         M, the inverse mass matrix.
     leapfrogs

@@ -27,6 +27,8 @@ class Kernel(ABC):
     ----------
     step_size
         A positive number, or "auto": tuned in the warm-up of ``sample``, then frozen.
+        A number is in units of the metric, and so another step where a warm-up measures that: without one,
+        "diagonal" is the identity.
     metric
         A :class:`Metric`, "identity", or one that the warm-up measures: "diagonal", "dense", "fourier".
 

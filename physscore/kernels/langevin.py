@@ -95,6 +95,15 @@ class MALA(Kernel):
 
     The step size is tuned to an acceptance of 0.574 (Roberts & Rosenthal 1998). One step in 16 is made
     with a sixteenth of it: that frees chains that sit where it is too long to be accepted.
+
+    Parameters
+    ----------
+    step_size
+        eps, or "auto".
+        A number is in units of the metric, and so another step where a warm-up measures that: without one,
+        "diagonal" is the identity.
+    metric
+        M. [default: "diagonal"]
     """
 
     step_function: ClassVar[str] = "hamiltonian"
@@ -112,10 +121,15 @@ class AutoMALA(Kernel):
     The step is doubled or halved until its energy error is as large as a random bound; a proposal from
     which the way back would choose another step is rejected (Biron-Lattes et al. 2024,
     arXiv:2310.16782). For targets whose scale varies, such as funnels. It costs several gradients a step.
-    ``step_size`` is where the search begins; the warm-up puts it where least has to be changed.
 
     Parameters
     ----------
+    step_size
+        Where the search begins; "auto": the warm-up puts it where least has to be changed.
+        A number is in units of the metric, and so another step where a warm-up measures that: without one,
+        "diagonal" is the identity.
+    metric
+        M. [default: "diagonal"]
     sweep
         Move the coordinates one after the other, and then all at once, each with the step that suits it
         where it is: for a coordinate that sets the scale of others.
@@ -143,9 +157,11 @@ class Underdamped(Kernel):
     Parameters
     ----------
     step_size
-        Time h of one step.
+        Time h of one step, or "auto".
+        A number is in units of the metric, and so another step where a warm-up measures that: without one,
+        "diagonal" is the identity.
     metric
-        M, the inverse mass matrix.
+        M, the inverse mass matrix. [default: "diagonal"]
     friction
         gamma; the momentum keeps exp(-gamma h) of itself in a step.
     metropolised
