@@ -13,6 +13,7 @@ from physscore.evidence.excess import excess_of
 from physscore.evidence.job import prepare
 from physscore.evidence.verdict import scattered
 from physscore.kernels.langevin import MALA, AutoMALA
+from physscore.systems import system
 
 
 @numba.njit
@@ -124,3 +125,14 @@ def test_scatter_of_islands():
     assert not scattered(0.5 * log_z, 1e-3)
     assert not scattered(np.array([0.0, 1.0, -np.inf]), 1e-3)
     assert not scattered(np.array([0.0, -np.inf]), 1e-3)
+
+
+def test_functions_of_arrays_are_looked_at_like_compiled_ones():
+    """Hierarchies in NumPy passed with log Z off by up to nine errors."""
+    funnel = system("funnel").target
+    energy = ps.from_functions(energy=funnel.energy, score=funnel.score, shape=10)
+    begin = ps.Gaussian(0.0, 1.0, dim=10)
+    found = ps.estimate_log_z(energy, begin, particles=300, seed=1)
+    assert found.kernel == repr(ps.AutoMALA(sweep=True))
+    found = ps.estimate_log_z(energy, begin, kernel=ps.MALA(), particles=300, seed=1)
+    assert any("the scale of the target depends on the place" in reason for reason in found.reasons)
