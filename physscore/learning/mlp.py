@@ -21,6 +21,8 @@ from physscore.energies.torch_modules import per_state
 KINDS = ("score", "energy")
 _FREQUENCIES = 8  # of ln sigma
 _STEEPNESS = 2.0  # of the first layer, over that of torch: scores turn between two modes that are close
+_STIFFNESS = 1.0  # that an energy begins with, so that exp(-E) can be normalised;
+_STIFFNESS_BESIDE_A_GAUSSIAN = 2.5e-3  # beside the Gaussian part of all noise levels, which does that already
 
 
 class _Curve(NamedTuple):
@@ -97,7 +99,8 @@ class MLP(nn.Module):
         Widths of the hidden layers.
     kind
         "score": the output is a vector; "energy": a number, plus 1/2 c |x|^2 with a learned c > 0, so that
-        exp(-E) can be normalised; its score has no curl.
+        exp(-E) can be normalised; its score has no curl. With ``levels``, where the Gaussian part around the
+        network does that, c begins near 0.
     activation
         "tanh", "silu" or "softplus": smooth, since losses differentiate the score again.
     levels
@@ -150,7 +153,8 @@ class MLP(nn.Module):
             self.embed = nn.Sequential(nn.Linear(features, hidden[0]), nn.SiLU())
             self.films.extend(nn.Linear(hidden[0], 2 * width) for width in hidden)
         if kind == "energy":
-            self.confinement = nn.Parameter(torch.tensor(math.log(math.e - 1)))  # softplus^-1(1)
+            start = _STIFFNESS_BESIDE_A_GAUSSIAN if levels else _STIFFNESS
+            self.confinement = nn.Parameter(torch.tensor(math.log(math.expm1(start))))  # softplus^-1
 
     def forward(self, x: Tensor, sigma: Any = None, parameters: Tensor | None = None) -> Tensor:
         """Return the score of states (n, dim), of the same shape."""
