@@ -365,3 +365,46 @@ def test_field_larger_than_memory(monkeypatch):
     monkeypatch.setattr("physscore.arrays.available_memory", lambda device: 10**5)
     with pytest.raises(InputError, match=r"the table of .* needs .* GiB of memory and .* GiB are free"):
         ps.GaussianRandomField(grid, spectrum)
+
+
+@pytest.mark.parametrize(("shape", "box"), [((9,), 4.0), ((6, 9), (6.0, 8.0)), ((8, 5, 6), (3.0, 4.0, 3.5))])
+def test_a_field_that_is_not_isotropic(shape, box):
+    """Its score is that of the P of each mode of NumPy's FFT; one whose P is isotropic is the plain field."""
+    grid = ps.Grid(shape, box)
+
+    def stretched(*k):
+        size = np.sqrt(sum(one**2 for one in k))
+        return (1 + 0.8 * (k[-1] / size) ** 2) ** 2 / size
+
+    prior = ps.GaussianRandomField.from_wavevectors(grid, stretched)
+    k = np.meshgrid(
+        *(2 * np.pi * np.fft.fftfreq(n, d) for n, d in zip(shape, grid.cell_size, strict=True)), indexing="ij"
+    )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        power = stretched(*map(np.abs, k)) * grid.n_cells / grid.volume
+    power.flat[0] = np.inf
+    x = prior.sample(2, seed=1)
+    axes = tuple(range(1, grid.dim + 1))
+    expected = -np.fft.ifftn(np.fft.fftn(x, axes=axes) / power, axes=axes).real
+    np.testing.assert_allclose(prior.score(x), expected, rtol=1e-9, atol=1e-9 * np.abs(expected).max())
+    if grid.dim > 1:
+        assert not ps.check_field(
+            prior.sample(200, seed=1), ps.GaussianRandomField(grid, lambda k: 1 / k)
+        ).passed
+    plain = ps.GaussianRandomField(grid, lambda k: 1 / k)
+    same = ps.GaussianRandomField.from_wavevectors(grid, lambda *k: 1 / np.sqrt(sum(one**2 for one in k)))
+    np.testing.assert_allclose(same.sample(2, seed=3), plain.sample(2, seed=3), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("spectrum", "message"),
+    [
+        (1.0, "spectrum is 1.0: it must be a function of the components"),
+        (lambda kx, ky: 1.0, r"spectrum returned the shape \(\)"),
+        (lambda kx, ky: -kx, "P must be finite and not negative"),
+        (lambda kx, ky: kx + 1j, "it must hold real numbers"),
+    ],
+)
+def test_bad_power_of_wavevectors(spectrum, message):
+    with pytest.raises(ps.InputError, match=message):
+        ps.GaussianRandomField.from_wavevectors(ps.Grid((4, 4), 1.0), spectrum)

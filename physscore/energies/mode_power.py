@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from physscore.arrays import real_numbers
-from physscore.core import InputError
-from physscore.grid import WavenumberTable
+from physscore.core import Array, InputError
+from physscore.grid import Grid, WavenumberTable
 
 SpectrumLike = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 
@@ -65,6 +65,27 @@ def checked_power(table: WavenumberTable, power: Any) -> npt.NDArray[np.float64]
     _require_power("power", table.k[used], values[used])
     values[~used] = 0.0
     return values
+
+
+def power_of_wavevectors(grid: Grid, spectrum: Callable[..., Array]) -> npt.NDArray[np.float64]:
+    """Return P for each entry of the octant's table, of a function of the components of wavevectors.
+
+    Raises
+    ------
+    InputError
+        If it is no function, or does not return one number each.
+    """
+    if not callable(spectrum):
+        raise InputError(f"spectrum is {spectrum!r}: it must be a function of the components of wavevectors")
+    axes = [f * np.arange(n // 2 + 1.0) for f, n in zip(grid.fundamental, grid.shape, strict=True)]
+    components = [axis.ravel()[1:] for axis in np.meshgrid(*axes, indexing="ij")]  # without k = 0
+    power = real_numbers(spectrum(*components), "spectrum")
+    if power.shape != components[0].shape:
+        raise InputError(
+            f"spectrum returned the shape {power.shape} for {components[0].shape} wavevectors: it must "
+            "return one P each"
+        )
+    return np.append(0.0, power)
 
 
 def _require_power(name: str, k: npt.NDArray[np.float64], power: npt.NDArray[np.float64]) -> None:

@@ -20,7 +20,7 @@ from physscore.arrays import (
     require_memory,
 )
 from physscore.core import Array, InputError, Prior
-from physscore.energies.mode_power import SpectrumLike, checked_power, power_of_modes
+from physscore.energies.mode_power import SpectrumLike, checked_power, power_of_modes, power_of_wavevectors
 from physscore.fft import forward_fft, forward_ffts, inverse_fft, inverse_ffts
 from physscore.grid import BYTES_AN_ENTRY, Columns, Grid, WavenumberTable, require_grid
 from physscore.modes import multiply, sum_power
@@ -42,7 +42,7 @@ class GaussianRandomField(Prior):
         The box and its cells.
     spectrum
         P(k), from ``physscore.spectra`` or any function of an array of k > 0 (rad per unit length)
-        that returns P in length^dim.
+        that returns P in length^dim. Not isotropic: :meth:`from_wavevectors`.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ class GaussianRandomField(Prior):
     def from_modes(cls, grid: Grid, wavenumbers: WavenumberTable, power: Array) -> GaussianRandomField:
         """Return the field whose modes have the power ``power``, an entry for each of ``wavenumbers``.
 
-        The way to a field that is not isotropic, such as the Gaussian one behind a lognormal field.
+        The way to the Gaussian field behind a lognormal one; see also :meth:`from_wavevectors`.
 
         Raises
         ------
@@ -86,6 +86,27 @@ class GaussianRandomField(Prior):
         field.spectrum = None
         field._set_power(grid, wavenumbers, checked_power(wavenumbers, power))
         return field
+
+    @classmethod
+    def from_wavevectors(cls, grid: Grid, spectrum: Callable[..., Array]) -> GaussianRandomField:
+        """Return a field that is not isotropic, such as one in redshift space, along the last axis::
+
+            def kaiser(kx, ky, kz):
+                k = np.sqrt(kx**2 + ky**2 + kz**2)
+                return (1 + 0.5 * (kz / k) ** 2) ** 2 * pk(k)
+
+            prior = ps.GaussianRandomField.from_wavevectors(grid, kaiser)
+
+        ``spectrum`` is called with |k| along each axis, arrays in rad per unit length without k = 0, and
+        returns P of each wavevector, the same for all signs of its components.
+
+        Raises
+        ------
+        InputError
+            If the P it returns are not one each, negative or not finite.
+        """
+        require_grid(grid)
+        return cls.from_modes(grid, WavenumberTable(grid, octant=True), power_of_wavevectors(grid, spectrum))
 
     def _set_power(self, grid: Grid, wavenumbers: WavenumberTable, power: Array) -> None:
         self.grid = grid
