@@ -465,6 +465,67 @@ def test_a_run_goes_on_from_another(tmp_path, name):
             np.testing.assert_allclose(x, whole.draws[15 + expected // 2], **near)
 
 
+@pytest.mark.parametrize("name", ["mala", "fourier", "names"])
+def test_a_run_and_what_goes_on_with_it_are_one_run(tmp_path, name):
+    target, kernel = KERNELS[name]
+    options = {"chains": 4, "thin": 2, "seed": 3}
+    whole = ps.sample(target, kernel, steps=60, warmup=200, **options)
+    run = ps.sample(target, kernel, steps=24, warmup=200, output=tmp_path / "a.h5", **options)
+    for steps in (10, 26):
+        run += ps.sample(target, run.kernel, steps=steps, warmup=0, init=run, **options)
+    near = 1e-12 if target.shape == GRID.shape else 0  # of another transform
+    np.testing.assert_allclose(run.draws, whole.draws, rtol=0, atol=near)
+    np.testing.assert_allclose(run.energies, whole.energies, rtol=near)
+    np.testing.assert_allclose(run.acceptance, whole.acceptance, rtol=1e-12)
+    np.testing.assert_array_equal(run.divergent, whole.divergent)
+    np.testing.assert_allclose(run.drift_to_noise, whole.drift_to_noise, rtol=1e-9)
+    np.testing.assert_allclose(run.ess, whole.ess, rtol=0.05 if near else 1e-9)  # repeated draws are ties
+    for found in ABOUT:
+        assert getattr(run, found) == getattr(whole, found), found
+    ps.save(tmp_path / "joined.h5", run)
+    assert_same(ps.load(tmp_path / "joined.h5"), run)
+
+
+def test_chains_that_are_lost_are_counted_once():
+    first = ps.sample(TARGET, ps.ULA(0.1), chains=3, steps=6, warmup=0)
+    more = ps.sample(TARGET, ps.ULA(0.1), chains=3, steps=3, warmup=0, init=first)
+    one, other = np.array([1, 0, 0]), np.array([1, 1, 0])
+    assert (replace(first, divergent=one) + replace(more, divergent=other)).divergent.tolist() == [1, 1, 0]
+    first, more = (replace(run, kernel=ps.MALA(0.1), acceptance=np.full(3, a)) for run, a in
+                   ((first, 0.3), (more, 0.9)))  # fmt: skip
+    joined = replace(first, divergent=one) + replace(more, divergent=other)
+    assert joined.divergent.tolist() == [2, 1, 0]
+    np.testing.assert_allclose(joined.acceptance, 0.5)
+
+
+def test_only_what_goes_on_with_a_run_is_added_to_it():
+    options = {"chains": 4, "steps": 20, "warmup": 0, "seed": 3}
+    kernel = ps.MALA(0.3, metric=Identity())
+    run = ps.sample(TARGET, kernel, **options)
+
+    def more(target=TARGET, kernel=kernel, **other):
+        return ps.sample(target, kernel, **{**options, "init": run, **other})
+
+    wide = [ps.MALA(0.3, metric=ps.Diagonal([v, 1.0])) for v in (1.0, 2.0)]
+    narrow = ps.sample(TARGET, wide[0], **options)
+    for first, second, message in (
+        (run, more(init=None), "more begins at step 0, and the run ended at 20"),
+        (run, more(init=run.draws[-1]), "more begins at step 0, and the run ended at 20"),
+        (run, more(warmup=10), "more begins at step 30, and the run ended at 20"),
+        (run, more(seed=4), "more has the seed 4, and the run 3"),
+        (run, more(thin=2), "more has the thin 2, and the run 1"),
+        (run, more(kernel=ps.MALA(0.2)), r"more has the kernel MALA\(step_size=0.2"),
+        (run, more(ps.Gaussian(0.0, 1.0, dim=2)), "more has the target Gaussian"),
+        (run, more(init=None, chains=5), r"more has draws of shape \(5, 2\), and the run of \(4, 2\)"),
+        (narrow, more(kernel=wide[1], init=narrow), "or other numbers in its metric"),
+    ):
+        with pytest.raises(ps.InputError, match=message) as caught:
+            first + second
+        assert "\n" not in str(caught.value)
+    with pytest.raises(TypeError):
+        run + 1
+
+
 def test_going_on_has_momenta_of_its_own():
     """The product of the moves of two steps is 0 on average for new momenta, and 1 for the same ones: with
     4000 numbers and a bound of 0.08, five standard deviations, a right sampler fails once in two million."""

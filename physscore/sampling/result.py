@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.special import pdtrc
 
-from physscore.arrays import to_host
+from physscore.arrays import device_of, namespace, to_host
 from physscore.core import Array, InputError
 from physscore.diagnostics.chains import (
     Mixing,
@@ -26,16 +26,17 @@ from physscore.diagnostics.halves import drift, outlying
 from physscore.diagnostics.power import PowerSpectrum, power_spectrum
 from physscore.grid import Grid
 from physscore.kernels.kernel import Kernel
-from physscore.kernels.metric import Diagonal
+from physscore.kernels.metric import Diagonal, Fourier
 
 _LOOKED_AT = 10_000  # components of a field whose mixing is judged
 _PIECE_BYTES = 1 << 26
 _FALSE_ALARMS = 1e-3
+_THAT_REJECT = ("hamiltonian", "adaptive")  # step functions
 
 
 @dataclass
 class Run:
-    """The draws of many chains.
+    """The draws of many chains; ``run + more`` joins one with what goes on with it.
 
     Attributes
     ----------
@@ -113,6 +114,54 @@ class Run:
             self.file = open_hdf5(Path(self._in_file[0]))
             self.draws = self.file[self._in_file[1]]
 
+    def __add__(self, more: Run) -> Run:
+        """Return the run that is longer by ``more``, which was made with ``init`` of this one; in memory.
+
+        Raises
+        ------
+        InputError
+            If that did not go on where this one stopped, as it was: with its kernel, seed and ``thin``.
+        """
+        if not isinstance(more, Run):
+            return NotImplemented
+        if why := self._why_not_longer_by(more):
+            raise InputError(
+                f"more {why}: only what goes on with a run can be added to it, as sample(target, run.kernel, "
+                "init=run, warmup=0, ...) does with the same seed, chains and thin"
+            )
+        parts = [part.draws[...] for part in (self, more)]
+        kept = [len(part) for part in parts]
+        rejects = self.kernel.step_function in _THAT_REJECT
+        return replace(
+            self,
+            draws=namespace(device_of(parts[0])).concatenate(parts),
+            energies=np.concatenate([part.energies[...] for part in (self, more)]),
+            acceptance=np.average([self.acceptance, more.acceptance], axis=0, weights=kept),
+            divergent=(np.add if rejects else np.maximum)(self.divergent, more.divergent),
+            drift_to_noise=more.drift_to_noise,
+            complete=more.complete,
+            file=None,
+        )
+
+    def _why_not_longer_by(self, more: Run) -> str:
+        for name in ("target", "seed", "thin", "swap_every"):
+            one, other = getattr(self, name), getattr(more, name)
+            if one != other:
+                return f"has the {name} {other}, and the run {one}"
+        one, other = self.draws.shape[1:], more.draws.shape[1:]
+        if one != other:
+            return f"has draws of shape {other}, and the run of {one}"
+        end = self.first_step + self.warmup + self.draws.shape[0] * self.thin
+        if more.warmup or more.first_step != end:
+            return f"begins at step {more.first_step + more.warmup}, and the run ended at {end}"
+        metrics = [kernel.frozen_metric for kernel in (self.kernel, more.kernel)]
+        factors: list[Any] = [m.octant if isinstance(m, Fourier) else m.factor for m in metrics]
+        if repr(self.kernel) != repr(more.kernel) or not np.array_equal(*factors):
+            return (
+                f"has the kernel {more.kernel!r}, and the run {self.kernel!r}, or other numbers in its metric"
+            )
+        return ""
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one state."""
@@ -126,7 +175,7 @@ class Run:
         light tails some run away without harm. More is left to chance: what Poisson's law exceeds in any of
         the chains once in 1000 runs, and one chain in 1000, which may have been far out.
         """
-        if self.kernel.step_function not in ("hamiltonian", "adaptive"):
+        if self.kernel.step_function not in _THAT_REJECT:
             return int((self.divergent > 0).sum())
         share = 0.01 if self.kernel.moves().length > 1 else 0.05
         many = share * self.draws.shape[0] * self.thin * self.swap_every

@@ -88,9 +88,10 @@ def sample(
     init
         Where the chains start: an array (chains, *shape), one state for all, or a :class:`Run` to go on
         with: from its last draws, and with the noise where it stopped. With its kernel, its seed and
-        ``warmup=0`` that gives the draws by which a longer run would be longer: to rounding where chains
-        move in other coordinates, such as the modes of a field; momenta of ``Underdamped`` are drawn anew.
-        Draws of a run that are given as an array need another seed, or that run's noise is repeated.
+        ``warmup=0`` that gives the draws by which a longer run would be longer, and ``run + more`` is that
+        run: to rounding where chains move in other coordinates, such as the modes of a field; momenta of
+        ``Underdamped`` are drawn anew. Draws of a run that are given as an array need another seed, or that
+        run's noise is repeated.
         [default: draws from the prior, or standard normals where there is none]
     dtype
         float64, or float32 for large states; the compiled loop over small ones is float64 always.
