@@ -113,6 +113,8 @@ def test_a_score(files, tmp_path, monkeypatch):
     assert found["passed"] is True
     assert found["states"] == 12
     assert (tmp_path / "score-audit.png").exists()
+    few = json.loads(audit(score, *reference, "--json", "--evaluations", "300"))
+    assert few["evaluations"] < found["evaluations"] < 6000  # by a U-Net, a minute or so
     assert "passed" in audit(score, *reference)
     for option in (("--paired",), ("--groups", "test/simulation"), ("--generated-dataset", "maps")):
         with pytest.raises(InputError, match=f"{option[0]} is for files of fields"):
@@ -163,6 +165,7 @@ def test_foreign_maps_of_one_dimension(tmp_path):
         ),
         (("new.h5", "--reference", "ours.h5", "--step-size", "0.1"), "--step-size is for scores"),
         (("new.h5", "--reference", "ours.h5", "--states", "9"), "--states is for scores"),
+        (("new.h5", "--reference", "ours.h5", "--evaluations", "9"), "--evaluations is for scores"),
         (("new.h5", "--reference", "ours.h5", "--tolerance", "-1"), "tolerance is -1"),
     ],
 )  # fmt: skip

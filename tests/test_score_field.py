@@ -308,6 +308,28 @@ def test_how_much_is_evaluated_follows_the_budget(monkeypatch):
     assert audit_score(MIXTURE, X).evaluations < 2500
 
 
+def test_progress_counts_the_evaluations(monkeypatch):
+    counted = []
+
+    class Bar:
+        def __init__(self, **settings):
+            counted.append(settings["disable"])
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *stopped):
+            pass
+
+        def update(self, n):
+            counted.append(n)
+
+    monkeypatch.setattr(score_field, "tqdm", Bar)
+    audit = audit_score(MIXTURE, X, evaluations=200, progress=True)
+    assert counted[0] is None  # shown on a terminal
+    assert sum(counted[1:]) == audit.evaluations
+
+
 @pytest.mark.parametrize("case", ["vectors", "no truth", "fields", "nothing finite", "zero"])
 def test_pictures(case, tmp_path):
     spoiled = changed(lambda s, x: 1.2 * s + noise_of(x))

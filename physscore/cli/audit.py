@@ -47,6 +47,8 @@ _MAPS_DRAWN = 4
               help="Accept an rms deviation up to this, however significant it is.")  # fmt: skip
 @click.option("--states", type=COUNT, default=256, show_default=True,
               help="Maps of the reference at which a score is looked at.")  # fmt: skip
+@click.option("--evaluations", type=COUNT, default=2000, show_default=True,
+              help="About how often a score is evaluated for each part of its audit.")  # fmt: skip
 @click.option("--step-size", type=float, help="Of the Langevin steps that a score is meant for.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the audit of a score.")
 @plot_option("the audit")
@@ -65,6 +67,7 @@ def command(
     paired: bool,
     tolerance: float,
     states: int,
+    evaluations: int,
     step_size: float | None,
     seed: int,
     plot: bool,
@@ -93,11 +96,13 @@ def command(
                 if value:
                     raise InputError(f"{name} is for files of fields: {path} is a score")
             maps = stack.enter_context(_open(reference, dataset, box_size, "--dataset"))
-            audit = _audit_score(path, maps, states, step_size, seed, picture)
+            audit = _audit_score(
+                path, maps, states, evaluations, step_size, seed, picture, progress=not as_json
+            )
         else:
             if step_size is not None:
                 raise InputError(f"--step-size is for scores: {path} is taken for a file of fields")
-            for name in ("states", "seed"):
+            for name in ("states", "evaluations", "seed"):
                 if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
                     raise InputError(f"--{name} is for scores: {path} is taken for a file of fields")
             truth = stack.enter_context(_open(reference, dataset, box_size, "--dataset"))
@@ -167,7 +172,15 @@ def _audit_fields(
 
 
 def _audit_score(
-    path: Path, reference: FieldFile, n: int, step_size: float | None, seed: int, picture: Path | None
+    path: Path,
+    reference: FieldFile,
+    n: int,
+    evaluations: int,
+    step_size: float | None,
+    seed: int,
+    picture: Path | None,
+    *,
+    progress: bool,
 ) -> Any:
     import physscore
     from physscore.core import InputError
@@ -181,7 +194,10 @@ def _audit_score(
     if n < 1:
         raise InputError(f"--states is {n}: it must be a number of maps, at least 1")
     x = _spread(reference.independent(), n).astype(np.float64)
-    audit = audit_score(score, x, step_size=step_size, grid=reference.grid, seed=seed)
+    audit = audit_score(
+        score, x, step_size=step_size, grid=reference.grid, seed=seed, evaluations=evaluations,
+        progress=progress,
+    )  # fmt: skip
     if picture is not None:
         plot_score_audit(picture, audit)
     return audit

@@ -22,6 +22,8 @@ class Watched(Score):
     ----------
     evaluations : int
         States at which the score was asked for.
+    bar
+        A progress bar that counts them, or None.
 
     Raises
     ------
@@ -37,21 +39,27 @@ class Watched(Score):
                 "Score or what from_functions(score=, shape=) makes of a function"
             )
         self.wrapped, self.shape, self.name, self.evaluations = wrapped, tuple(shape), name, 0
+        self.bar: Any = None
         if callable(getattr(wrapped, "directional", None)):
             self.directional = self._directional
 
     def score(self, x: Array) -> Array:
         """Return what the wrapped one does, (n, *shape), whatever became of it in its range of numbers."""
-        self.evaluations += len(x)
+        self._count(len(x))
         with np.errstate(all="ignore"):
             found = np.asarray(self.wrapped.score(x))
         return self._checked(found, x)
 
     def _directional(self, x: Array, v: Array) -> tuple[Array, Array]:
-        self.evaluations += 2 * len(x)  # an automatic derivative costs about two
+        self._count(2 * len(x))  # an automatic derivative costs about two
         with np.errstate(all="ignore"):
             found, along = self.wrapped.directional(x, v)
         return self._checked(np.asarray(found), x), self._checked(np.asarray(along), x)
+
+    def _count(self, n: int) -> None:
+        self.evaluations += n
+        if self.bar is not None:
+            self.bar.update(n)
 
     def _checked(self, found: Array, x: Array) -> Array:
         if found.shape != x.shape or found.dtype.kind not in "fiu":

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from physscore.core import Array, Energy, InputError
 from physscore.diagnostics import verdict_of_score as words
@@ -128,6 +129,7 @@ def audit_score(
     grid: Grid | None = None,
     seed: int = 0,
     evaluations: int | None = None,
+    progress: bool = False,
 ) -> ScoreAudit:
     """Look at a score from all sides: curl, divergence, error, curvatures, steps and integrals.
 
@@ -149,6 +151,8 @@ def audit_score(
     evaluations
         About how often the score may be evaluated for each of the parts, whose numbers of states follow; a
         few thousand in all are needed. [default: 10^4, less for states of more than 5 10^4 components]
+    progress
+        Count the evaluations in a progress bar.
 
     Returns
     -------
@@ -175,6 +179,24 @@ def audit_score(
         evaluations = max(1, min(_EVALUATIONS, _COMPONENTS // target.dim))
     if isinstance(evaluations, bool) or not isinstance(evaluations, int | np.integer) or evaluations < 1:
         raise InputError(f"evaluations is {evaluations!r}: it must be a whole number of at least 1")
+    with tqdm(desc="audit", unit=" evaluations", disable=None if progress else True) as target.bar:
+        about = _parts(target, known, states, box, step_size, evaluations, seed)
+    audit = ScoreAudit(**about, evaluations=target.evaluations)
+    audit.reasons.extend(words.reasons(audit))
+    audit.remarks.extend(words.remarks(audit))
+    return audit
+
+
+def _parts(
+    target: Watched,
+    known: Watched | None,
+    states: Array,
+    box: Grid | None,
+    step_size: float | None,
+    evaluations: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Return all that is measured."""
     found = target.score(states)
     good = np.isfinite(rows(found)).all(axis=1)
     true = None if known is None else known.score(states)
@@ -192,10 +214,7 @@ def audit_score(
             about["error"] = error_of_values(found[good], true[good])
             if box is not None:
                 about["bands"] = bands_of_values(found[good], true[good], box)
-    audit = ScoreAudit(**about, evaluations=target.evaluations)
-    audit.reasons.extend(words.reasons(audit))
-    audit.remarks.extend(words.remarks(audit))
-    return audit
+    return about
 
 
 def _box(grid: Grid | None, truth: Watched | None, score: Watched) -> Grid | None:
