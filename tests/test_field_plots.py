@@ -8,7 +8,7 @@ import pytest
 
 import physscore as ps
 from physscore.plots import fields, runs
-from physscore.plots.figure import extent_of
+from physscore.plots.figure import extent_of, unit_to
 
 
 @pytest.mark.parametrize("box", [5.0, 50.0, 500.0, 1000.0, 20000.0])
@@ -97,3 +97,25 @@ def test_pixels_are_around_their_cells():
     x, y = grid.coordinates(0), grid.coordinates(1)
     assert (left, right) == (x[0] - 1, x[-1] + 1)
     assert (bottom, top) == (y[0] - 2, y[-1] + 2)
+
+
+def test_units_of_labels():
+    units = {"Mpc": ["1/Mpc", "Mpc", "Mpc$^2$"], "Mpc/h": ["h/Mpc", "Mpc/h", "(Mpc/h)$^2$"],
+             "comoving kpc": ["1/(comoving kpc)", "comoving kpc", "(comoving kpc)$^2$"]}  # fmt: skip
+    for unit, labels in units.items():
+        assert [unit_to(unit, power) for power in (-1, 1, 2)] == labels
+
+
+def test_a_spectrum_of_several_fields_is_said_to_be_their_mean(monkeypatch):
+    grid = ps.Grid((16, 16), 20.0)
+    delta = ps.GaussianRandomField(grid, lambda k: 1 / k).sample(3, seed=1)
+    drawn = []
+    monkeypatch.setattr(fields, "write", lambda figure, path: drawn.append(figure))
+    for n in (3, 1):
+        spectrum = ps.power_spectrum(delta[:n], grid)
+        fields.plot_field("f.png", delta[0], grid, spectrum=spectrum, length_unit="Mpc")
+    for figure, said in zip(drawn, ("mean of 3 fields", "measured"), strict=True):
+        (panel,) = (axes for axes in figure.subfigs[1].axes if axes.get_legend())
+        assert panel.get_legend().get_texts()[0].get_text() == said
+        assert (panel.get_xlabel(), panel.get_ylabel()) == ("k [1/Mpc]", "P(k) [Mpc$^2$]")
+        plt.close(figure)

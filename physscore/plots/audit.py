@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from physscore.core import Array
-from physscore.plots.figure import MEASURED, MODEL, extent_of, log_x, pyplot, write
-from physscore.store.hdf5 import inverse
+from physscore.plots.figure import MEASURED, MODEL, extent_of, log_x, pyplot, unit_to, write
 
 if TYPE_CHECKING:
     from physscore.diagnostics.field_audit import FieldAudit
@@ -48,11 +47,11 @@ def plot_field_audit(
     figure = plt.figure(figsize=(16, 9.0), layout="constrained")
     upper, lower = figure.subfigures(2, 1, height_ratios=[2.35, 1])
     panels = upper.subplots(2, 4, sharex="col", height_ratios=[2.2, 1])
-    wavenumber = f"k [{inverse(length_unit)}]"
+    wavenumber = f"k [{unit_to(length_unit, -1)}]"
     dim = audit.grid.dim
     power, pdf, peaks = (audit[name] for name in ("power spectrum", "one-point PDF", "peak counts"))
 
-    _draw(panels[:, 0], [power], f"P(k) [{_power_of(length_unit, dim)}]", wavenumber)
+    _draw(panels[:, 0], [power], f"P(k) [{unit_to(length_unit, dim)}]", wavenumber)
     panels[0, 0].set_yscale("log")
     log_x(*panels[:, 0])
     _draw(panels[:, 1], [pdf], "probability density", "value of a cell")
@@ -61,7 +60,7 @@ def plot_field_audit(
         log_x(*panels[:, 1])
     triangles = [each for name, each in audit.statistics.items() if name.endswith("bispectrum")]
     _draw(panels[:, 2], triangles,
-          f"B(k) [{_power_of(length_unit, 2 * dim)}]", wavenumber)  # fmt: skip
+          f"B(k) [{unit_to(length_unit, 2 * dim)}]", wavenumber)  # fmt: skip
     log_x(*panels[:, 2])
     _set_log(panels[0, 2], *triangles)
     _draw(panels[:, 3], [peaks], "peaks a map", "height of peak [standard deviations]", audit.grid.n_cells)
@@ -200,7 +199,3 @@ def _scale(maps: Array) -> tuple[Any, str, str, tuple[float, float]]:
     half = max(high - middle, middle - low)
     mean = float(maps.mean())
     return (lambda values: values), "value", "RdBu_r", (mean - half, mean + half)
-
-
-def _power_of(unit: str, power: int) -> str:
-    return unit if power == 1 else f"({unit})$^{power}$"

@@ -10,8 +10,7 @@ import numpy as np
 
 from physscore.core import Array
 from physscore.grid import Grid
-from physscore.plots.figure import MEASURED, MODEL, extent_of, log_x, pyplot, write
-from physscore.store.hdf5 import inverse
+from physscore.plots.figure import MEASURED, MODEL, extent_of, log_x, pyplot, unit_to, write
 
 if TYPE_CHECKING:
     from physscore.diagnostics.comparison import Comparison
@@ -129,9 +128,9 @@ def _draw_spectrum(
     rows = figure.add_gridspec(2 if comparison else 1, 1, height_ratios=[3, 1] if comparison else [1])
     upper = figure.add_subplot(rows[0])
     lower: Any = figure.add_subplot(rows[1], sharex=upper) if comparison else None
-    wavenumber = inverse(length_unit)
-    power, error = spectrum.power, spectrum.error
+    power, error, measured = spectrum.power, spectrum.error, "measured"
     if power.ndim == 2:  # the mean of a batch, and its error
+        measured = f"mean of {len(power)} fields" if len(power) > 1 else measured
         error = np.sqrt((error**2).sum(axis=0)) / len(power)
         power = power.mean(axis=0)
     if comparison is not None and len(comparison.error) == len(power):
@@ -139,7 +138,7 @@ def _draw_spectrum(
     cross = spectrum.correlation is not None
     below = power < 0 if cross else np.zeros(len(power), bool)  # which a logarithmic axis has no room for
     for chosen, sign, fill_, label in (
-        (~below, 1, MEASURED, "measured"),
+        (~below, 1, MEASURED, measured),
         (below, -1, "white", "negative: $-P$"),
     ):
         if chosen.any():
@@ -169,7 +168,6 @@ def _draw_spectrum(
             transform=upper.transAxes,
             fontsize=10,
         )
-    exponent = "" if grid.dim == 1 else f"$^{grid.dim}$"
     # A bin of one or two modes must not set the scale.
     size = np.abs(power) if cross else power
     certain = size[(spectrum.n_modes >= min(16, int(spectrum.n_modes.max()))) & (size > 0)]
@@ -177,7 +175,7 @@ def _draw_spectrum(
     if shown.size:
         upper.set_ylim(shown.min() / 2.5, shown.max() * 2.5)
     name = r"$|P_{12}(k)|$, cross" if cross else "P(k)"
-    upper.set(yscale="log", ylabel=f"{name} [({length_unit}){exponent}]")
+    upper.set(yscale="log", ylabel=f"{name} [{unit_to(length_unit, grid.dim)}]")
     log_x(upper)
     nyquist = min(grid.nyquist)
     for axes in (upper, lower) if lower is not None else (upper,):
@@ -193,4 +191,4 @@ def _draw_spectrum(
         color="0.4",
     )
     upper.legend(loc="upper right" if size[-1] < size[0] else "upper left", frameon=False)
-    (lower or upper).set_xlabel(f"k [{wavenumber}]")
+    (lower or upper).set_xlabel(f"k [{unit_to(length_unit, -1)}]")

@@ -8,7 +8,7 @@ from typing import Any
 
 from physscore.core import InputError
 from physscore.grid import Grid
-from physscore.store.hdf5 import writing
+from physscore.store.hdf5 import inverse, writing
 
 MEASURED, MODEL = "#1f4e79", "#d1495b"
 
@@ -61,3 +61,13 @@ def extent_of(grid: Grid) -> tuple[float, float, float, float]:
     """Return where the pixels of a plane of the first two axes end: cell i is in the middle of pixel i."""
     (width, height), (x, y) = grid.box_size[:2], (0.5 * size for size in grid.cell_size[:2])
     return -x, width - x, -y, height - y
+
+
+def unit_to(unit: str, power: int) -> str:
+    """Return a power of a unit of length for a label: 1/Mpc, h/Mpc, Mpc$^2$, (Mpc/h)$^3$."""
+    if power == 1:
+        return unit
+    bracketed = unit if unit.isalpha() else f"({unit})"
+    if power == -1:
+        return inverse(unit) if "/" in unit else f"1/{bracketed}"
+    return f"{bracketed}$^{power}$"
