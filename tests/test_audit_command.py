@@ -128,6 +128,16 @@ def test_a_score(files, tmp_path, monkeypatch):
         audit(score, *reference[:-1], "0")
 
 
+def test_one_map_that_has_the_variance_is_told(files, tmp_path):
+    maps = ps.GaussianRandomField(GRID, lambda k: 0.5 / k).sample(30, seed=3)
+    maps[4] *= 100
+    ps.save(tmp_path / "heavy.h5", ps.Fields(maps, GRID))
+    found = json.loads(audit(tmp_path / "heavy.h5", "--reference", tmp_path / "heavy.h5", "--json"))
+    assert sum("one unit has 100% of the variance of heavy.h5" in note for note in found["notes"]) == 2
+    assert not any("of the variance" in note for note in json.loads(
+        audit(files / "new.h5", "--reference", files / "ours.h5", "--json"))["notes"])  # fmt: skip
+
+
 def test_foreign_maps_of_one_dimension(tmp_path):
     """One length says that a dataset (n, cells) holds n of them, not a map in two dimensions."""
     with h5py.File(tmp_path / "a.h5", "w") as file:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -241,6 +242,22 @@ def test_sets_of_few_maps_agree():
     assert sum(not compare_fields(*pair, GRID).passed for pair in sets) <= 2
     fixed = sets[0] - sets[0].mean(axis=(2, 3), keepdims=True)
     assert compare_fields(fixed[0] + 0.01, fixed[1], GRID)["mean"].verdict == "DIFFERS"  # of no chance
+
+
+def test_what_is_positive_is_not_called_zero():
+    """Of maps with heavy tails: one of 30 has nearly all of the variance."""
+    x = gaussian(60, 1)
+    x = np.exp(4 * x / x.std())
+    x[0] *= 1e4
+    found = compare_fields(x[30:], x[:30], GRID)
+    for name in ("variance", "power spectrum"):
+        assert found[name].worst is None
+        assert re.fullmatch(r"\(known to \d+% at best, 100% in one unit\)", found[name].row()[2])
+    assert found["mean"].row()[2] == "(0 within the errors)"
+    assert found["variance"].concentration[1] > 0.99
+    even = compare_fields(gaussian(30, 1), gaussian(30, 2), GRID)
+    assert max(even["variance"].concentration) < 0.2
+    assert " at k " in even["power spectrum"].row()[2]
 
 
 def test_pairs():

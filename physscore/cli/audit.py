@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from physscore.store import FieldFile
 
 _MAPS_DRAWN = 4
+_FEW = 4  # units, of which one may well have half of the variance
 
 
 @click.command(name="audit")
@@ -140,6 +141,7 @@ def _audit_fields(
     progress: bool,
 ) -> Any:
     from physscore.diagnostics.field_audit import compare_fields
+    from physscore.diagnostics.set_comparison import MOST
     from physscore.plots.audit import plot_field_audit
 
     sets = [generated.independent(), reference.independent()]
@@ -155,6 +157,11 @@ def _audit_fields(
         if name is None and (found := _possible_groups(file, len(chosen))):
             audit.notes.append(f"{found} in {file.path.name} labels the maps: if those of one label are not "
                                "independent, name it as groups, or sets that agree will fail")  # fmt: skip
+    shares = audit["variance"].concentration
+    for file, share, units in zip((generated, reference), shares, audit.units, strict=True):
+        if share > MOST and units >= _FEW:
+            audit.notes.append(f"one unit has {share:.0%} of the variance of {file.path.name}: errors, which "
+                               "come from the scatter of the units, are hardly known")  # fmt: skip
     for file in (generated, reference):
         if file.chains is not None:
             audit.notes.append(f"{file.path.name} holds draws of chains: the last of each is taken, since "

@@ -27,6 +27,8 @@ STATISTICS = {
 }
 """The statistics that are compared, and what their entries are counted by."""
 
+_POSITIVE = ("variance", "power spectrum", "one-point PDF", "peak counts")
+MOST = 0.5  # of a set in one unit: its scatter is not known
 _DOUBTFUL = 0.01
 _SEEN = 3.0  # errors that a reference must be away from 0 for a ratio to it to mean something
 _SINGLE = float(np.finfo(np.float32).eps)
@@ -52,6 +54,9 @@ class StatisticComparison:
         generated / reference - 1, or (generated - reference) / standard deviation; not a number where the
         reference is not clear of 0.
     test : MeanTest
+    concentration : pair of float
+        The largest share that one unit has in the sum over a set, generated and of the reference, of
+        statistics that are positive; 0 for others.
     threshold : float
         Below this probability the sets are said to differ.
     tolerance : float
@@ -69,6 +74,7 @@ class StatisticComparison:
     deviation: _Floats
     deviation_error: _Floats
     test: MeanTest
+    concentration: tuple[float, float]
     threshold: float
     tolerance: float
 
@@ -115,6 +121,7 @@ class StatisticComparison:
             "relative": self.relative,
             "rms": number(self.rms),
             "noise": number(self.noise),
+            "concentration": list(self.concentration),
             "chi2": number(self.test.chi2),
             "entries": self.test.entries,
             "p_value": self.test.p_value,
@@ -124,7 +131,7 @@ class StatisticComparison:
 
     def row(self) -> list[str]:
         """Return the line of the table: name, entries, largest deviation, rms, noise, p-value, verdict."""
-        at, text = self.worst, "(0 within the errors)"
+        at, text = self.worst, self._in_vain()
         if at is not None:
             value = self.deviation[at] + 1 if self.relative else self.deviation[at]
             unit = "" if self.relative else " sigma"
@@ -132,6 +139,16 @@ class StatisticComparison:
             text += f" at {self.where} {self.x[at]:.3g}" if self.where else ""
         numbers = ["-" if at is None else f"{value:.3f}" for value in (self.rms, self.noise)]
         return [self.name, str(len(self.x)), text, *numbers, f"{self.test.p_value:.2g}", self.verdict]
+
+    def _in_vain(self) -> str:
+        """Return what to say of a reference that is nowhere clear of 0: of what is positive, how well it is
+        known."""
+        seen = self.reference > 0
+        if self.name not in _POSITIVE or not seen.any():
+            return "(0 within the errors)"
+        known = float((self.reference_error[seen] / self.reference[seen]).min())
+        share = max(self.concentration)
+        return f"(known to {known:.0%} at best" + (f", {share:.0%} in one unit)" if share > MOST else ")")
 
 
 def compare_statistic(
@@ -194,6 +211,7 @@ def compare_statistic(
         relative=relative,
         deviation=deviation,
         deviation_error=deviation_error,
+        concentration=(_concentration(name, shown[0]), _concentration(name, shown[1])),
         test=_test(tested[0], tested[1], design, permutations, seed, resolution, not continuous),
         threshold=threshold,
         tolerance=tolerance,
@@ -253,6 +271,14 @@ _SHORT = {
     "squeezed bispectrum": "squeezed",
     "peak counts": "peaks",
 }
+
+
+def _concentration(name: str, units: UnitMeans) -> float:
+    """Return the largest share of a unit in the sum of a positive statistic, over units and entries."""
+    if name not in _POSITIVE:
+        return 0.0
+    parts = units.weight * units.values.sum(axis=1)
+    return float(parts.max() / parts.sum()) if parts.sum() > 0 else 0.0
 
 
 def _quantiles(means: MapMeans) -> _Floats:
