@@ -222,7 +222,7 @@ def test_other_weights_are_those_of_the_score():
     """What is fine-tuned, or loaded into the model, is the energy too."""
     x = np.random.default_rng(0).normal(size=(200, 2))
     fit, other = (learning.train("mlp", x + i, kind="energy", steps=30, seed=i) for i in range(2))
-    fit.normalisation = other.normalisation
+    fit.normalisation, fit.level = other.normalisation, other.level  # of other held-out states
     before = fit.energy(X), fit.score(X), fit.directional(X, X)[1]
     fit.model.load_state_dict(other.model.state_dict())
     expected = other.energy(X), other.score(X), other.directional(X, X)[1]
