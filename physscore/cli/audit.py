@@ -48,7 +48,7 @@ _FEW = 4  # units, of which one may well have half of the variance
               help="Accept an rms deviation up to this, however significant it is.")  # fmt: skip
 @click.option("--states", type=COUNT, default=256, show_default=True,
               help="Maps of the reference at which a score is looked at.")  # fmt: skip
-@click.option("--evaluations", type=COUNT, default=2000, show_default=True,
+@click.option("--evaluations", type=COUNT, default=500, show_default=True,
               help="About how often a score is evaluated for each part of its audit.")  # fmt: skip
 @click.option("--step-size", type=float, help="Of the Langevin steps that a score is meant for.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the audit of a score.")
