@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from physscore.evidence.bridge import Estimate, Share, averaged, bridged
+from physscore.evidence.bridge import Estimate, averaged, bridged
+from physscore.evidence.share import Share
 
 ISLANDS = 12
 

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from test_cuda import card  # noqa: F401, a fixture
 
+from physscore.arrays import to_host
 from physscore.evidence.control import controls, of_cells
+from physscore.evidence.share import Share
+from physscore.evidence.shifts import smoothed
 
 ISLANDS = 8
 
@@ -69,3 +72,26 @@ def test_few_particles_launch_nothing(card: Any) -> None:  # noqa: F811
     found = controls(*there, u[:2], weights[:2], between[:2], None, dense=False)
     assert not any(part.any() for part in found)
     assert not getattr(card, "launches", [])
+
+
+def test_shifted_particles_are_the_same(card: Any) -> None:  # noqa: F811
+    class Coordinates:
+        def __init__(self, scale: Any) -> None:
+            self.scale = scale
+
+        def push(self, change: Any) -> Any:
+            return change * self.scale
+
+        pull = push
+
+    def evaluate(y: Any) -> tuple[Any, Any]:
+        u = 0.25 * (y**4).sum(axis=1)
+        return to_host(u), y**3
+
+    y, score = example(40, 7)[:2]
+    u, slope = evaluate(y)
+    share, scale = Share(u, np.ones(len(u)), 0.4, 0.7), np.linspace(0.5, 1.5, 7)
+    settings = share, 0.5, 2, (1, 5, 3)
+    expected = smoothed(evaluate, y, u, slope, score, Coordinates(scale), *settings)
+    there = evaluate, card.asarray(y), u, card.asarray(slope), card.asarray(score)
+    same(smoothed(*there, Coordinates(card.asarray(scale)), *settings), expected)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import physscore as ps
-from physscore.evidence.bridge import Share
 from physscore.evidence.plan import Plan
-from physscore.evidence.shifts import along_axes
+from physscore.evidence.share import Share
+from physscore.evidence.shifts import _FAR, along_axes, smoothed
 from physscore.systems import system
 
 N = 100_000
@@ -28,17 +28,30 @@ def at_the_target(n, seed):
     return np.stack([one * rng.choice([-1.0, 1.0], n), rng.normal(size=n) / np.sqrt(2)], axis=1)
 
 
-def values(y, energy, h, axes=None):
+class Coordinates:
+    """Coordinates y = scale v."""
+
+    def __init__(self, scale):
+        self.scale = scale
+
+    def push(self, change):
+        return change @ self.scale.T
+
+    def pull(self, gradient):
+        return gradient @ self.scale
+
+
+def values(y, energy, h, scale=None):
     u, slope = energy(y)
     share = Share(u, np.ones(len(y)), 0.4, 0.7)
-    axes = np.eye(y.shape[1]) if axes is None else axes
-    return along_axes(energy, y, u, slope, -(y + slope) @ axes.T, axes, share, h), share(u)[0]
+    placed = Coordinates(np.eye(y.shape[1]) if scale is None else scale)
+    return along_axes(energy, y, u, slope, -(y + slope) @ placed.scale, placed, share, h / _FAR), share(u)[0]
 
 
 @pytest.mark.parametrize("h", [0.01, 0.3, 2.0, -0.5])
-@pytest.mark.parametrize("axes", [np.eye(2), np.array([[0.7, 0.3], [0.0, 0.5]])], ids=["diagonal", "dense"])
-def test_their_mean_is_zero_with_kinks_and_at_any_shift(h, axes):
-    found, _ = values(at_the_target(N, 1), kinked, h, axes)
+@pytest.mark.parametrize("scale", [np.eye(2), np.array([[0.7, 0.0], [0.3, 0.5]])], ids=["diagonal", "dense"])
+def test_their_mean_is_zero_with_kinks_and_at_any_shift(h, scale):
+    found, _ = values(at_the_target(N, 1), kinked, h, scale)
     z = found.mean(axis=1) / (found.std(axis=1) / np.sqrt(N))
     assert np.abs(z).max() < 4.5, z
 
@@ -47,7 +60,7 @@ def test_a_wrong_score_is_seen():
     y = at_the_target(N, 2)
     u, slope = kinked(y)
     share = Share(u, np.ones(N), 0.4, 0.7)
-    found = along_axes(kinked, y, u, slope, -y - 0.8 * slope, np.eye(2), share, 0.1)
+    found = along_axes(kinked, y, u, slope, -y - 0.8 * slope, Coordinates(np.eye(2)), share, 0.1 / _FAR)
     z = found.mean(axis=1) / (found.std(axis=1) / np.sqrt(N))
     assert np.abs(z).max() > 9
 
@@ -84,6 +97,46 @@ def test_they_follow_what_is_no_polynomial():
     assert np.var(added - shares @ centred) < 0.1 * np.var(added)
 
 
+@pytest.mark.parametrize("step", [0.05, 1.0, 5.0])
+@pytest.mark.parametrize("directions", [1, 3])
+def test_the_mean_is_zero_in_random_directions(step, directions):
+    y = at_the_target(N, 5)
+    u, slope = kinked(y)
+    placed = Coordinates(np.array([[0.7, 0.0], [0.3, 0.5]]))
+    score, share = -(y + slope) @ placed.scale, Share(u, np.ones(N), 0.4, 0.7)
+    found = smoothed(kinked, y, u, slope, score, placed, share, step, directions, (1, 0, 3))
+    z = found.mean(axis=1) / (found.std(axis=1) / np.sqrt(N))
+    assert np.abs(z).max() < 4.5, z
+
+
+def test_random_directions_and_axes_agree_on_average():
+    """Of one particle in three dimensions, in many directions."""
+    y = np.repeat([[0.3, -0.8, 1.1]], N, axis=0)
+
+    def quartic(y):
+        pairs = y * np.roll(y, 1, axis=1)
+        slope = y**3 + np.roll(y, 1, axis=1) + np.roll(y, -1, axis=1)
+        return 0.25 * (y**4).sum(axis=1) + pairs.sum(axis=1), slope
+
+    u, slope = quartic(y)
+    share = Share(np.linspace(-1.0, 3.0, N), np.ones(N), 0.4, 0.7)
+    here = quartic, y, u, slope, -y - slope, Coordinates(np.eye(3)), share, 0.01
+    found, exact = smoothed(*here, 1, (1, 0, 3)), along_axes(*here)[:, 0]
+    error = found.std(axis=1) / np.sqrt(N)
+    assert (np.abs(found.mean(axis=1) - exact) < 4.5 * error + 0.01 * np.abs(exact)).all()
+
+
+def test_random_directions_do_not_depend_on_how_many_go_at_once():
+    y = at_the_target(50, 7)
+    u, slope = kinked(y)
+    share, placed = Share(u, np.ones(50), 0.4, 0.7), Coordinates(np.eye(2))
+    whole = smoothed(kinked, y, u, slope, -y - slope, placed, share, 0.5, 2, (1, 0, 3))
+    y, u, slope = y[20:], u[20:], slope[20:]
+    last = smoothed(kinked, y, u, slope, -y - slope, placed, share, 0.5, 2, (1, 20, 3))
+    shift = whole[0, 20:] - last[0]  # the second one's mean is another
+    assert shift == pytest.approx(0.0, abs=1e-9)
+
+
 def test_where_there_is_no_energy_nothing_bends():
     def walled(y):
         inside = y[:, 0] < 2.0
@@ -107,10 +160,10 @@ def test_moves_must_cost_more():
     from physscore import MALA
     from physscore.evidence.plan import Knots
 
-    for d, used in ((4, True), (5, False)):
+    for d, used in ((4, 4), (5, 1)):
         one = np.ones(2)
         knots = Knots(np.array([0.0, 1.0]), np.array([0.0, 2.0]), one, one, one, one, 16 * one, one,
                       np.zeros((2, d)), np.ones((2, d)))  # fmt: skip
         plan = Plan(MALA(), knots, np.linspace(0.0, 1.0, 11))
-        assert (plan.shift(5) > 0) is used
-        assert plan.evaluations == 1 + 160 + (11 * d if used else 0)
+        assert plan.directions == used
+        assert plan.evaluations == 1 + 160 + 11 * used

@@ -17,11 +17,12 @@ from scipy.special import ndtr
 from physscore import noise
 from physscore.arrays import device_of, namespace, on_gpu, row_dots, to_host
 from physscore.core import Array, InputError
-from physscore.evidence.bridge import Populations, Share, log_mean, normalised
+from physscore.evidence.bridge import Populations, log_mean, normalised
 from physscore.evidence.control import Controls, controls, enough_for_cells, of_cells
 from physscore.evidence.excess import Excess, FieldExcess
 from physscore.evidence.plan import Plan
-from physscore.evidence.shifts import along_axes
+from physscore.evidence.share import Share
+from physscore.evidence.shifts import along_axes, smoothed
 from physscore.evidence.tempered import Tempered
 from physscore.kernels.kernel import Kernel
 from physscore.kernels.loops import Loop
@@ -95,10 +96,12 @@ class Particles:
         squares, along = (to_host(row_dots(self.y, other)) for other in (self.y, self.slope))
         return np.asarray(squares + self.tempered.beta * along)
 
-    def controls(self, weights: Array, between: Array, below: float, above: float, shift: float) -> Controls:
+    def controls(
+        self, weights: Array, between: Array, below: float, above: float, directions: int, step: float
+    ) -> Controls:
         """Return control variates for the means over islands of what particles add to Bennett's estimate of
-        log Z, given weights (islands, n), those between islands, the steps to both neighbours, and how far
-        particles are shifted for more of them."""
+        log Z, given weights (islands, n), those between islands, the steps to both neighbours, in how many
+        directions particles are shifted for more of them, and the kernel's step."""
         tempered = self.tempered
         v, score = self.moved or tempered.leave(self.y, self.slope)[:2]
         share = Share(self.u, (weights * between[:, np.newaxis]).ravel(), below, above)
@@ -108,9 +111,11 @@ class Particles:
         excess, more, shifted = tempered.excess, None, None
         if isinstance(excess, FieldExcess) and enough_for_cells(*weights.shape):
             more = of_cells(*excess.cells(self.y, score, tempered.mean, tempered.scale))
-        if shift and not on_gpu(self.y):
-            axes = tempered.scale.T if tempered.dense else np.diag(tempered.scale)
-            shifted = along_axes(self.evaluate, self.y, self.u, self.slope, score, axes, share, shift)
+        here = self.evaluate, self.y, self.u, self.slope, score, tempered, share, step
+        if directions == v.shape[1] and not on_gpu(v):
+            shifted = along_axes(*here)
+        elif directions:
+            shifted = smoothed(*here, directions, (self.seed, self.first, self.step))
         return controls(
             v, score, slope, added.reshape(weights.shape), weights, between, excess.groups,
             dense=tempered.dense, more=more, shifted=shifted,
@@ -292,7 +297,7 @@ def run_leg(
         if np.isfinite(particles.u).all():
             between = normalised(seen.log_z[k]) * islands
             control[k], fitting[k] = particles.controls(
-                weights, between, steps[k], steps[k + 1], plan.shift(k)
+                weights, between, steps[k], steps[k + 1], plan.directions, plan.settings(k).step
             )
         progress(k, float(ess[k].mean()))
     log_z = log_z + log_mean(log_w)

@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit, logsumexp, softmax
+from scipy.special import logsumexp, softmax
 
 from physscore.arrays import compiled, parallel
 from physscore.core import Array
@@ -21,6 +21,7 @@ from physscore.elementary import exp
 from physscore.parts import part
 
 _LEAST_TAIL, _ENOUGH = 20, 60  # weights
+_BEYOND = 600.0  # log of an exceedance, beyond which all are as good as infinite
 HEAVY_TAIL = 0.5  # the shape parameter from which on they have no variance
 _ROUGH = 1.0  # standard deviations of the work of a step
 
@@ -224,6 +225,7 @@ def bridged(
     low, high = np.empty(below.shape[:3]), np.empty(below.shape[:3])
     parallel(_bridge, len(rises), below, above, within, between, origins, rises, slopes, low, high)
     influence = np.zeros(below.shape[1:3])
+    slopes = np.maximum(slopes, 1e-100)  # without any overlap there is none, but a square must be a number
     for sign, share, side in ((1, between[:, :-1], low), (-1, between[:, 1:], high)):
         mean = (share * side).mean(axis=2, keepdims=True)  # of each leg, as its weights have mean 1
         influence += sign * (without(share) * (side - mean)).mean(axis=0) / slopes[:, np.newaxis]
@@ -272,39 +274,6 @@ def returned(log_z: Array) -> Estimate:
     return Estimate(found.value, influence)
 
 
-class Share:
-    """What a particle at one temperature adds to Bennett's estimate of log Z, a function of its u.
-
-    It is f / E[f] of the step above minus that of the step below, with the share f that the neighbour's
-    density has in the sum of both: 1 / (1 + p / p').
-
-    Parameters
-    ----------
-    u, weights : array (n,)
-        Of all particles there, over which E is taken.
-    below, above : float
-        Steps in beta to the neighbours; 0 where there is none.
-    """
-
-    def __init__(self, u: Array, weights: Array, below: float, above: float) -> None:
-        weights = weights / weights.sum()
-        with np.errstate(divide="ignore"):
-            log_w = np.log(weights)
-        self.steps = np.array([step for step in (above, -below) if step])
-        self.origins = np.array([logsumexp(log_w - step * u) for step in self.steps])
-        terms = zip(self.steps, self.origins, strict=True)
-        self.means = np.array([weights @ expit(-step * u - origin) for step, origin in terms])
-
-    def __call__(self, u: Array) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Return what is added at ``u`` (n,), and its derivative over u."""
-        added, rate = np.zeros(len(u)), np.zeros(len(u))
-        for step, origin, mean in zip(self.steps, self.origins, self.means, strict=True):
-            f = expit(-step * u - origin)
-            added += np.sign(step) * f / mean
-            rate -= abs(step) * f * (1.0 - f) / mean
-        return added, rate
-
-
 def controlled(
     betas: Array, legs: Sequence[Populations], controls: Sequence[Array], fitting: Sequence[Array]
 ) -> Estimate:
@@ -350,7 +319,8 @@ def tail_of(log_w: Array) -> float | None:
     log_w = np.sort(np.partition(log_w, n - m - 1)[n - m - 1 :])
     if m < _LEAST_TAIL or not np.isfinite(log_w[-m - 1 :]).all():
         return None
-    x = np.expm1(log_w[-m:] - log_w[-m - 1])  # exceedances, in units of their threshold
+    above = np.minimum(log_w[-m:] - log_w[-m - 1], _BEYOND)
+    x = np.expm1(above)  # exceedances, in units of their threshold
     x = x[x > 0]
     m = len(x)
     if m < _LEAST_TAIL or x[-1] < 1e-6:

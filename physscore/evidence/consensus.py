@@ -32,6 +32,7 @@ _TELLING = 1.5  # errors of a gap, above which it is told from chance, by all is
 _GAP_SHARE = 0.5  # of the gap between the ways goes into the error: all may be on one side
 _WORTH = 0.8  # of the error, below which control variates are used
 _CURVED = 0.25  # of a variance: by how much an estimate may be biased, half of what logarithms of Z are
+_LOST = 1e10  # an error that says that neighbours do not overlap at all
 _STRAY = 3.0  # errors from zero, above which they are not
 
 
@@ -152,7 +153,8 @@ class Seen:
 
     def stuck(self, target_error: float) -> bool:
         """Return whether the ways there and back differ so much that more islands do not help."""
-        return abs(self.gap) > max(_LAG * self.gap_error, target_error / _GAP_SHARE)
+        apart = abs(self.gap) > max(_LAG * self.gap_error, target_error / _GAP_SHARE)
+        return apart or self.total.error > _LOST
 
     @property
     def misses(self) -> bool:

@@ -175,7 +175,7 @@ def enough_for_cells(islands: int, n: int) -> bool:
 
 def particles_that_fit(field: bool) -> int:
     """Return how many particles, those of half of the islands, fit all kinds of fields."""
-    return _EACH * (_ORDERS + 1 + (_POWERS if field else FUNCTIONS))
+    return _EACH * (_ORDERS + 1 + FUNCTIONS + _POWERS * field)
 
 
 def of_cells(x: Array, score: Array, variances: Array) -> npt.NDArray[np.float64]:
@@ -253,13 +253,28 @@ def controls(
             low, high = terms[:2]
             both = _Field(low.values + high.values, low.means + high.means, low.change + high.change)
             terms = [both, *terms[len(terms) - n_shifted :]] if many > n_shifted else [both]
-        shares = _regression(
-            np.array([term.values for term in terms]), u.ravel()[some], weights.ravel()[some]
-        )
+        columns, wanted = np.array([term.values for term in terms]), (u.ravel()[some], weights.ravel()[some])
+        if len(terms) > n_shifted > 0 and not _help(columns, n_shifted, *wanted):
+            columns[-n_shifted:] = 0.0
+        shares = _regression(columns, *wanted)
         for share, term in zip(shares, terms, strict=True):
             found.added[apply] -= share * term.means
             found.fitting[fit] -= share * _SEEN_TWICE * term.change
     return found
+
+
+def _help(columns: Array, n: int, u: Array, weights: Array) -> bool:
+    """Return whether the last ``n`` columns help to predict ``u`` at particles that have not been fitted: of
+    heavy tails they do not."""
+    left = np.zeros(2)
+    half = len(u) // 2
+    first, second = slice(0, half), slice(half, len(u))
+    for fit, test in ((first, second), (second, first)):
+        for i, some in enumerate((columns[:-n], columns)):
+            rest = u[test] - _regression(some[:, fit], u[fit], weights[fit]) @ some[:, test]
+            share = weights[test] / max(weights[test].sum(), 1e-300)
+            left[i] += share @ (rest - share @ rest) ** 2
+    return bool(left[1] < left[0])
 
 
 def _regression(columns: Array, u: Array, weights: Array) -> npt.NDArray[np.float64]:
@@ -269,7 +284,7 @@ def _regression(columns: Array, u: Array, weights: Array) -> npt.NDArray[np.floa
     share = weights / max(weights.sum(), 1e-300)
     centred = columns - (columns @ share)[:, np.newaxis]
     size = np.sqrt(centred**2 @ share)
-    size[~(size > 0)] = np.inf  # no use where it does not vary
+    size[~(size > 1e-100)] = np.inf  # no use where it does not vary
     scaled = centred / size[:, np.newaxis]
     covariance = (scaled * share) @ scaled.T
     found = np.linalg.lstsq(covariance, (scaled * share) @ (u - u @ share), rcond=1e-10)[0]

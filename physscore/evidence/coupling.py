@@ -126,7 +126,7 @@ class Travellers(Particles):
         return before - self.u
 
     def controls(
-        self, weights: Array, between: Array, below: float, above: float, shift: float = 0.0
+        self, weights: Array, between: Array, below: float, above: float, directions: int, step: float
     ) -> Controls:
         """Return none: what is wanted is another function at each coupling."""
         return Controls(np.zeros(len(weights)), np.zeros(len(weights)))

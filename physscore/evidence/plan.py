@@ -22,8 +22,8 @@ SHORT_OF_QUARTER = 1.4  # of a trajectory, where the density is near a standard 
 
 _HUGE = 50.0  # variance of a work, beyond which no islands agree
 _SEARCHED = 6  # gradients of a step of autoMALA, which looks for its size there and back, about
-_SHIFT = 0.2  # of a step: how far particles are shifted
-_SHARE = 1 / 3  # of the gradients of moves, which shifts take at most
+_ALL_AXES, _SOME = 1 / 3, 1 / 12  # of the gradients of moves, which those of shifted particles take at most
+_ENOUGH_MOVES = 6  # gradients of them, beside which one more costs little
 _MOST_LEAPFROGS = 64  # where even the shortest steps are rejected, trajectories do not grow without end
 
 
@@ -133,10 +133,13 @@ class Plan:
         """Return the kernel's settings at temperature ``k``."""
         return settings_of(self.kernel, float(self.step_sizes[k]), float(self.trajectories[k]))
 
-    def shift(self, k: int) -> float:
-        """Return how far particles at temperature ``k`` are shifted along the kernel's coordinates for
-        control variates (``shifts.py``); 0 where that takes too many gradients beside those of the moves."""
-        return _SHIFT * self.settings(k).step if self._by_shifts <= _SHARE * self._by_moves else 0.0
+    @property
+    def directions(self) -> int:
+        """In how many directions particles are shifted for control variates (``shifts.py``)."""
+        moves, d = self._by_moves / len(self.betas), int(self.knots.means.shape[1])
+        if d <= _ALL_AXES * moves:
+            return d
+        return min(d, max(1, int(_SOME * moves))) if moves >= _ENOUGH_MOVES else 0
 
     @cached_property
     def _by_moves(self) -> int:
@@ -144,13 +147,9 @@ class Plan:
         return int(sum(each))
 
     @property
-    def _by_shifts(self) -> int:
-        return len(self.betas) * int(self.knots.means.shape[1])
-
-    @property
     def evaluations(self) -> int:
         """Gradients that one particle takes from one end to the other."""
-        return 1 + self._by_moves + (self._by_shifts if self.shift(0) else 0)
+        return 1 + self._by_moves + self.directions * len(self.betas)
 
 
 def settings_of(kernel: Kernel, step_size: float, trajectory: float = SHORT_OF_QUARTER) -> Moves:

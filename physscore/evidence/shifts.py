@@ -1,31 +1,39 @@
-"""Control variates from the energy itself, for few dimensions.
+"""Control variates from the energy itself: the generator of Langevin dynamics, applied to functions g(u).
 
-The field with the components f_i(v) = (g(u(v + h e_i)) - g(u(v))) / h needs but gradients of u for its
-divergence, and Stein's identity holds for it whatever h is, also where u has kinks. For small h it is the
-gradient of g(u): what has mean zero is then the generator of Langevin dynamics applied to g(u) (Mira, Solgi &
-Imparato 2013, arXiv:1012.2983). So it goes with u along shells, and in many modes at once, where polynomials
-of v do not. g is what particles add to log Z (``bridge.Share``), and its square.
+Its mean is zero (Mira, Solgi & Imparato 2013, arXiv:1012.2983), and it goes with u along shells, and in many
+modes at once, where polynomials of v do not. g is what particles add to log Z (``share.py``), and its square.
+
+Gradients of g(u) are smoothed over some distance h, so that their divergence needs but gradients of u, and
+Stein's identity holds whatever h is, also where u has kinks. In few dimensions components are differences,
+f_i(v) = (g(u(v + h e_i)) - g(u(v))) / h. In many, f(v) is the mean of the gradient of g(u) at v + h xi over
+normal deviates xi, and its divergence that of xi . (gradient there - gradient at v) / h.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import exp
 
 import numpy as np
 import numpy.typing as npt
 
-from physscore.arrays import compiled, parallel
+from physscore.arrays import compiled, device_of, namespace, parallel, row_dots, to_host
 from physscore.core import Array
-from physscore.evidence.bridge import Share
+from physscore.elementary import exp
+from physscore.evidence.share import Share
+from physscore.evidence.tempered import Tempered
+from physscore.noise import normal
 from physscore.parts import part
 
 FUNCTIONS = 2
+_FAR = 0.2  # of the kernel's step
+_USELESS = 1e100  # where neighbours hardly overlap
+_DIRECTIONS = 1024  # the number of the deviates that the first direction is made of
+_AT_ONCE = 1 << 22  # components of the particles that are shifted together
 
 
 @part
 def _share(u, steps, origins, means):
-    """Return what ``bridge.Share`` does."""
+    """Return what ``share.Share`` does."""
     added, rate = 0.0, 0.0
     for i in range(len(steps)):
         f = 1.0 / (1.0 + exp(steps[i] * u + origins[i]))
@@ -36,19 +44,16 @@ def _share(u, steps, origins, means):
 
 
 @compiled
-def _add_along(here, there, axis, score, share, mean, h, out, start, stop):
-    """Add to div f + f . s what comes from one axis.
-
-    Of u and its gradients here and there, and the score over v along the axis.
-    """
-    (u, slope), (u_there, slope_there) = here, there
+def _add_along(added, rates, slope, u_there, slope_there, axis, score, share, mean, h, out, start, stop):
+    """Add to div f + f . s what comes from one axis: of g and its derivative here, gradients of u here and
+    there, and the score over v along the axis."""
     for row in range(start, stop):
-        a, rate = _share(u[row], *share)
+        a, rate = added[row], rates[row]
         b, rate_there = _share(u_there[row], *share)
         along, along_there = 0.0, 0.0
         for i in range(len(axis)):
             along += axis[i] * slope[row, i]
-            if rate_there != 0.0:  # where it is, u may be infinite
+            if u_there[row] < np.inf:
                 along_there += axis[i] * slope_there[row, i]
         along, along_there = rate * along, rate_there * along_there
         a, b = a - mean, b - mean
@@ -58,9 +63,9 @@ def _add_along(here, there, axis, score, share, mean, h, out, start, stop):
 
 def along_axes(
     evaluate: Callable[[Array], tuple[Array, Array]], y: Array, u: Array, slope: Array, score: Array,
-    axes: Array, share: Share, h: float,
+    tempered: Tempered, share: Share, step: float,
 ) -> npt.NDArray[np.float64] | None:  # fmt: skip
-    """Return the values of both control variates at particles, of shape (2, n); None if some are not finite.
+    """Return the values of both control variates at particles, of shape (2, n); None if some are of no use.
 
     Parameters
     ----------
@@ -70,20 +75,56 @@ def along_axes(
     u : array (n,)
     score : array (n, d)
         Over v.
-    axes : array (d, d)
-        The unit vectors of v, as changes of y.
+    tempered
+        The density there, and its coordinates.
     share
         What particles add.
-    h : float
-        The shift along each axis of v.
+    step : float
+        The kernel's, over v.
     """
+    h = _FAR * step
     out = np.zeros((FUNCTIONS, len(y)))
     numbers = share.steps, share.origins, share.means
-    mean = float(share(u)[0].mean())
-    for axis, along in zip(axes, score.T, strict=True):
-        there = evaluate(y + h * axis)
+    added, rates = share(u)
+    mean = float(added.mean())
+    for axis, along in zip(tempered.push(np.eye(y.shape[1])), score.T, strict=True):
         parallel(
-            _add_along, len(y), (u, slope), there, axis, np.ascontiguousarray(along), numbers, mean, h, out,
-            at_least=1000,
+            _add_along, len(y), added, rates, slope, *evaluate(y + h * axis), axis,
+            np.ascontiguousarray(along), numbers, mean, h, out, at_least=1000,
         )  # fmt: skip
-    return out if np.isfinite(out).all() else None
+    return out if (np.abs(out) < _USELESS).all() else None
+
+
+def smoothed(
+    evaluate: Callable[[Array], tuple[Array, Array]], y: Array, u: Array, slope: Array, score: Array,
+    tempered: Tempered, share: Share, step: float, directions: int, place: tuple[int, int, int],
+) -> npt.NDArray[np.float64] | None:  # fmt: skip
+    """Return the same in many dimensions, or on a card, by shifts in a few random ``directions``.
+
+    The ``place`` of the random numbers is a seed, the number of the first particle, and that of the step.
+    """
+    device, d, h = device_of(y), y.shape[1], _FAR * step
+    seed, first, number = place
+    a, rate = share(u)
+    mean = a.mean()
+    out = np.zeros((FUNCTIONS, len(y)))
+    many = max(1, _AT_ONCE // d)
+    for start in range(0, len(y), many):
+        rows = slice(start, min(start + many, len(y)))
+        here = tempered.pull(slope[rows])
+        for i in range(directions):
+            xi = normal(
+                rows.stop - start, d, seed=seed, step=number, draw=_DIRECTIONS + i, first=first + start,
+                device=device,
+            )  # fmt: skip
+            u_there, slope_there = evaluate(y[rows] + h * tempered.push(xi))
+            b, rate_there = share(u_there)
+            there = tempered.pull(slope_there)
+            there[namespace(device).asarray(~(u_there < np.inf))] = 0.0
+            along = rate_there * to_host(row_dots(there, xi)), rate[rows] * to_host(row_dots(here, xi))
+            pushed = rate_there * to_host(row_dots(there, score[rows]))
+            b, c = 2.0 * (b - mean), 2.0 * (a[rows] - mean)
+            out[0, rows] += pushed + (along[0] - along[1]) / h
+            out[1, rows] += b * pushed + (b * along[0] - c * along[1]) / h
+    out /= directions
+    return out if (np.abs(out) < _USELESS).all() else None

@@ -205,9 +205,13 @@ class Tempered(Energy):
         parallel(_pull_dense, len(out), gradient, self.scale, out, at_least=max(1, 10_000 // self.scale.size))
         return out
 
+    def push(self, change: Array) -> Array:
+        """Return a change of y, given that of v."""
+        return change @ self.scale.T if self.dense else change * self.scale
+
     def forth(self, v: Array) -> Array:
         """Return y = mean + scale v."""
-        return self.mean + (v @ self.scale.T if self.dense else v * self.scale)
+        return self.mean + self.push(v)
 
     def score_of(self, y: Array, slope: Array) -> Array:
         """Return the score over v, given the gradient of u over y."""
