@@ -233,4 +233,6 @@ def test_a_class_says_the_shape_of_a_state(shape):
     with pytest.raises(ps.InputError, match=right):
         ps.sample(Mine(), chains=2, steps=5)
     with pytest.raises(ps.InputError, match=right):
+        ps.estimate_log_z(Mine())
+    with pytest.raises(ps.InputError, match=right):
         Mine() + ps.Gaussian(0.0, 1.0, dim=2)

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from physscore.arrays import checked_device, require_memory
-from physscore.core import Array, Energy, EnergySum, InputError, Prior, Score, ScoreSum, combine
+from physscore.core import Array, Energy, EnergySum, InputError, Prior, Score, ScoreSum, combine, shape_of
 from physscore.energies.integrated import IntegratedScore
 from physscore.evidence.consensus import Seen
 from physscore.evidence.excess import Excess, excess_of
@@ -127,6 +127,7 @@ def estimate_log_z(
     """
     if not isinstance(target, Score):
         raise InputError(f"target is a {type(target).__name__}: it must be an Energy or a Score")
+    shape_of(target)  # refuses what is none
     energy, doubt = with_energy(target)
     if method not in METHODS:
         raise InputError(f"method is {method!r}: it must be one of {', '.join(METHODS)}")
