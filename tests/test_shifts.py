@@ -160,7 +160,7 @@ def test_moves_must_cost_more():
     from physscore import MALA
     from physscore.evidence.plan import Knots
 
-    for d, used in ((4, 4), (5, 1)):
+    for d, used in ((4, 4), (5, 0), (40, 1)):
         one = np.ones(2)
         knots = Knots(np.array([0.0, 1.0]), np.array([0.0, 2.0]), one, one, one, one, 16 * one, one,
                       np.zeros((2, d)), np.ones((2, d)))  # fmt: skip

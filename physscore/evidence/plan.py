@@ -23,7 +23,7 @@ SHORT_OF_QUARTER = 1.4  # of a trajectory, where the density is near a standard 
 _HUGE = 50.0  # variance of a work, beyond which no islands agree
 _SEARCHED = 6  # gradients of a step of autoMALA, which looks for its size there and back, about
 _ALL_AXES, _SOME = 1 / 3, 1 / 12  # of the gradients of moves, which those of shifted particles take at most
-_ENOUGH_MOVES = 6  # gradients of them, beside which one more costs little
+_ENOUGH_MOVES, _MANY = 6, 32  # gradients of moves, and dimensions, where one more brings more than it costs
 _MOST_LEAPFROGS = 64  # where even the shortest steps are rejected, trajectories do not grow without end
 
 
@@ -139,7 +139,7 @@ class Plan:
         moves, d = self._by_moves / len(self.betas), int(self.knots.means.shape[1])
         if d <= _ALL_AXES * moves:
             return d
-        return min(d, max(1, int(_SOME * moves))) if moves >= _ENOUGH_MOVES else 0
+        return max(1, int(_SOME * moves)) if moves >= _ENOUGH_MOVES and d >= _MANY else 0
 
     @cached_property
     def _by_moves(self) -> int:
