@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import physscore as ps
-from physscore.evidence.control import controls, of_cells
+from physscore.evidence.control import _help, controls, of_cells
 from physscore.evidence.excess import excess_of
 from physscore.evidence.reference import reference_for
 from physscore.systems import system
@@ -182,3 +182,12 @@ def test_long_steps_of_a_quartic_energy():
     assert np.median([run.error for run in runs]) < 0.003
     assert np.mean(z**2) < 1.36
     assert np.mean([run.verdict == "pass" for run in runs]) > 0.98
+
+
+def test_columns_with_heavy_tails_are_left_out():
+    rng = np.random.default_rng(5)
+    x, weights = rng.normal(size=(2, 1000)), np.ones(1000)
+    u = x[0] + x[1]
+    heavy = rng.standard_cauchy(size=(2, 1000)) + x[1]
+    assert _help(x, 1, u, weights)
+    assert not _help(np.vstack([x[:1], heavy]), 2, u, weights)
