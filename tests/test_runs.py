@@ -17,7 +17,7 @@ import pytest
 
 import physscore as ps
 from physscore.kernels.metric import Fourier, Identity
-from physscore.store.runs import RunFile
+from physscore.store.runs import RunFile, done_of
 
 GRID = ps.Grid((6, 5), 10.0)
 FIELD = ps.GaussianRandomField(GRID, ps.spectra.PowerLaw(index=-1.0, amplitude=1.0))
@@ -695,11 +695,8 @@ def test_what_is_read_of_a_running_job_is_of_one_moment(tmp_path):
                 self.file[name]["tally"][...] = -1.0
             return self.file[name]
 
-    found = RunFile(tmp_path / "run.h5")
-    found.file.close()
     with h5py.File(tmp_path / "run.h5", "r+") as file:
         expected = [file[f"state_{1 - int(file['slot'][0])}/{name}"][...] for name in ("completed", "tally")]
-        found.file = Turning(file)
-        done, tally = found._done()
+        done, tally = done_of(Turning(file))
     assert done == expected[0][0]
     np.testing.assert_array_equal(tally, expected[1])

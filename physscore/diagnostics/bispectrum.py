@@ -18,7 +18,7 @@ import numpy.typing as npt
 from physscore.arrays import as_states, real_numbers, unmasked
 from physscore.core import Array, InputError
 from physscore.diagnostics.bins import power_bins
-from physscore.diagnostics.pairs import opposite, same, some_cells
+from physscore.diagnostics.pairs import repeats, some_cells
 from physscore.diagnostics.power import is_batch
 from physscore.diagnostics.table import table
 from physscore.fft import forward_fft, inverse_fft
@@ -293,7 +293,7 @@ def bispectrum(
                 f"delta holds values up to {np.abs(field).max():.3g}, too large for a product of three"
             )
         some = some_cells(field)
-        independent += before is None or not (same(some, before) or opposite(some, before))
+        independent += before is None or not repeats(some, before)
         before = some
     return Bispectrum(
         k=counted.k,

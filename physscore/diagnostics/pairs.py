@@ -52,6 +52,11 @@ def opposite(a: _Floats, b: _Floats) -> bool:
     return False
 
 
+def repeats(a: _Floats, b: _Floats) -> bool:
+    """Return whether cells are of a field that tells nothing new beside the other."""
+    return same(a, b) or opposite(a, b)
+
+
 def _constant(u: _Floats, v: _Floats, *roundings: _Floats) -> bool:
     """Return whether u + v is one number, where one of the roundings leaves enough of u to tell."""
     with np.errstate(invalid="ignore", over="ignore"):

@@ -14,7 +14,7 @@ from physscore.arrays import as_states, on_gpu, real_numbers, unmasked
 from physscore.core import Array, InputError
 from physscore.diagnostics.bins import PowerBins, power_bins
 from physscore.diagnostics.mass_assignment import inverse_window, orders_of, shot_noise_sums, shot_noises_of
-from physscore.diagnostics.pairs import opposite, same, some_cells
+from physscore.diagnostics.pairs import repeats, some_cells
 from physscore.diagnostics.table import table
 from physscore.fft import forward_fft
 from physscore.grid import Grid, WavenumberTable, require_grid
@@ -283,7 +283,7 @@ def power_spectrum(
                 correlation.append(power[-1] / np.sqrt(of_each))
         if not np.isfinite(power[-1][binned.n_modes > 0]).all():
             raise InputError("delta holds values that are not finite: its power spectrum is not defined")
-        if not (some and before and all(map(_repeats, some, before))):
+        if not (some and before and all(map(repeats, some, before))):
             pooled += sums
             independent += 1
         before = some
@@ -333,10 +333,6 @@ def _error(bins: PowerBins, counts: Array, a: _Floats, b: _Floats, both: _Floats
     alone = (2 / 3 if a is b else 1.0) * a * b
     with np.errstate(invalid="ignore"):
         return np.asarray(np.sqrt(bins.sum(np.where(counts > 1, squares, alone))) / bins.n_modes)
-
-
-def _repeats(some: _Floats, before: _Floats) -> bool:
-    return same(some, before) or opposite(some, before)
 
 
 def _values_of(model: Any, k: _Floats, used: npt.NDArray[np.bool_]) -> _Floats:

@@ -18,11 +18,9 @@ import numpy.typing as npt
 
 from physscore.arrays import compiled, device_of, namespace, parallel, row_dots, to_host
 from physscore.core import Array
-from physscore.elementary import exp
 from physscore.evidence.share import Share
 from physscore.evidence.tempered import Tempered
 from physscore.noise import normal
-from physscore.parts import part
 
 FUNCTIONS = 2
 _FAR = 0.2  # of the kernel's step
@@ -31,32 +29,18 @@ _DIRECTIONS = 1024  # the number of the deviates that the first direction is mad
 _AT_ONCE = 1 << 22  # components of the particles that are shifted together
 
 
-@part
-def _share(u, steps, origins, means):
-    """Return what ``share.Share`` does."""
-    added, rate = 0.0, 0.0
-    for i in range(len(steps)):
-        f = 1.0 / (1.0 + exp(steps[i] * u + origins[i]))
-        sign = 1.0 if steps[i] > 0 else -1.0
-        added += sign * f / means[i]
-        rate -= abs(steps[i]) * f * (1.0 - f) / means[i]
-    return added, rate
-
-
 @compiled
-def _add_along(added, rates, slope, u_there, slope_there, axis, score, share, mean, h, out, start, stop):
-    """Add to div f + f . s what comes from one axis: of g and its derivative here, gradients of u here and
-    there, and the score over v along the axis."""
+def _add_along(g, g_there, slope, u_there, slope_there, axis, score, mean, h, out, start, stop):
+    """Add to div f + f . s what comes from one axis: of g and its derivative here and there, gradients of u,
+    and the score over v along the axis."""
     for row in range(start, stop):
-        a, rate = added[row], rates[row]
-        b, rate_there = _share(u_there[row], *share)
         along, along_there = 0.0, 0.0
         for i in range(len(axis)):
             along += axis[i] * slope[row, i]
             if u_there[row] < np.inf:
                 along_there += axis[i] * slope_there[row, i]
-        along, along_there = rate * along, rate_there * along_there
-        a, b = a - mean, b - mean
+        along, along_there = g[1][row] * along, g_there[1][row] * along_there
+        a, b = g[0][row] - mean, g_there[0][row] - mean
         out[0, row] += (along_there - along + score[row] * (b - a)) / h
         out[1, row] += (2.0 * (b * along_there - a * along) + score[row] * (b * b - a * a)) / h
 
@@ -84,13 +68,13 @@ def along_axes(
     """
     h = _FAR * step
     out = np.zeros((FUNCTIONS, len(y)))
-    numbers = share.steps, share.origins, share.means
-    added, rates = share(u)
-    mean = float(added.mean())
+    g = share(u)
+    mean = float(g[0].mean())
     for axis, along in zip(tempered.push(np.eye(y.shape[1])), score.T, strict=True):
+        u_there, slope_there = evaluate(y + h * axis)
         parallel(
-            _add_along, len(y), added, rates, slope, *evaluate(y + h * axis), axis,
-            np.ascontiguousarray(along), numbers, mean, h, out, at_least=1000,
+            _add_along, len(y), g, share(u_there), slope, u_there, slope_there, axis,
+            np.ascontiguousarray(along), mean, h, out, at_least=1000,
         )  # fmt: skip
     return out if (np.abs(out) < _USELESS).all() else None
 

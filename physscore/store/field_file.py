@@ -111,6 +111,8 @@ class FieldFile:
         self.completed = [int(i) for i in np.flatnonzero(file["completed"][:])]
 
     def _read_run(self) -> None:
+        from physscore.store.runs import done_of
+
         file, about = self.file, json.loads(self.file.attrs["run"])
         if about["grid"] is None:
             raise InputError(f"file {self.path} is of a run whose states are no fields: they have no box")
@@ -118,8 +120,7 @@ class FieldFile:
         self.length_unit, self.redshift, self.seed = "length", None, int(about["seed"])
         self.chains = int(self.delta.shape[1])
         self.settings = {"chains": self.chains}
-        done = int(file[f"state_{int(file['slot'][0])}"]["completed"][0])
-        self.completed = list(range(done * self.chains))
+        self.completed = list(range(done_of(file)[0] * self.chains))
 
     def _read_foreign(self, dataset: str, box_size: Sequence[float] | None, batched: bool | None) -> None:
         found = self.file.get(dataset)

@@ -242,7 +242,7 @@ class RunFile:
         about = json.loads(file.attrs["run"])
         if about["grid"] is not None:
             about["grid"] = Grid(about["grid"]["shape"], about["grid"]["box_size"])
-        done, tally = self._done()
+        done, tally = done_of(file)
         whole = done == file["samples/x"].shape[0] and about.pop("complete", True)
         part = self.path.suffix == ".part"
         run = Run(
@@ -260,14 +260,15 @@ class RunFile:
             file.close()
         return run
 
-    def _done(self) -> tuple[int, Array]:
-        """Return how many draws there are, and the tally, of the state that no job was writing meanwhile."""
-        while True:
-            slot = int(self.file["slot"][0])
-            group = self.file[f"state_{slot}"]
-            done, tally = int(group["completed"][0]), group["tally"][...]
-            if (int(self.file["slot"][0]), int(group["completed"][0])) == (slot, done):
-                return done, tally
+
+def done_of(file: h5py.File) -> tuple[int, Array]:
+    """Return how many draws a run has, and its tally, of the state that no job was writing meanwhile."""
+    while True:
+        slot = int(file["slot"][0])
+        group = file[f"state_{slot}"]
+        done, tally = int(group["completed"][0]), group["tally"][...]
+        if (int(file["slot"][0]), int(group["completed"][0])) == (slot, done):
+            return done, tally
 
 
 def write_run(path: Path, run: Run) -> None:
