@@ -61,16 +61,22 @@ if TYPE_CHECKING:
     from physscore.energies.likelihoods import GaussianNoise as GaussianNoise
     from physscore.energies.likelihoods import PoissonCounts as PoissonCounts
     from physscore.energies.lognormal import LognormalField as LognormalField
-    from physscore.energies.priors import HalfNormal as HalfNormal
-    from physscore.energies.priors import LogUniform as LogUniform
-    from physscore.energies.priors import Normal as Normal
+    from physscore.energies.positive import Beta as Beta
+    from physscore.energies.positive import Gamma as Gamma
+    from physscore.energies.positive import HalfCauchy as HalfCauchy
+    from physscore.energies.positive import InverseGamma as InverseGamma
+    from physscore.energies.positive import LogNormal as LogNormal
     from physscore.energies.priors import Parameters as Parameters
-    from physscore.energies.priors import Uniform as Uniform
     from physscore.energies.random_field import GaussianRandomField as GaussianRandomField
     from physscore.energies.score_check import check_score as check_score
     from physscore.energies.shells import Ring as Ring
     from physscore.energies.shells import Shells as Shells
     from physscore.energies.smoothing import smoothed as smoothed
+    from physscore.energies.univariate import HalfNormal as HalfNormal
+    from physscore.energies.univariate import LogUniform as LogUniform
+    from physscore.energies.univariate import Normal as Normal
+    from physscore.energies.univariate import TruncatedNormal as TruncatedNormal
+    from physscore.energies.univariate import Uniform as Uniform
     from physscore.evidence.curves import Thermodynamics as Thermodynamics
     from physscore.evidence.estimate import estimate_log_z as estimate_log_z
     from physscore.evidence.factors import BayesFactor as BayesFactor
@@ -125,6 +131,7 @@ _HOMES = {
     "AutoMALA": "kernels.langevin",
     "Banana": "energies.analytic",
     "BayesFactor": "evidence.factors",
+    "Beta": "energies.positive",
     "Comparison": "diagnostics.comparison",
     "CrankNicolson": "kernels.langevin",
     "Dense": "kernels.metric",
@@ -137,6 +144,7 @@ _HOMES = {
     "Fourier": "kernels.metric",
     "FourierGaussian": "energies.fourier_gaussian",
     "Funnel": "energies.analytic",
+    "Gamma": "energies.positive",
     "Gaussian": "energies.gaussian",
     "GaussianMixture": "energies.gaussian",
     "GaussianNoise": "energies.likelihoods",
@@ -144,17 +152,20 @@ _HOMES = {
     "Grid": "grid",
     "Guidance": "energies.guidance",
     "HMC": "kernels.hamiltonian",
-    "HalfNormal": "energies.priors",
+    "HalfCauchy": "energies.positive",
+    "HalfNormal": "energies.univariate",
     "Identity": "kernels.metric",
     "InputError": "core",
+    "InverseGamma": "energies.positive",
     "Ising": "energies.ising",
     "JohnsonSU": "energies.johnson",
-    "LogUniform": "energies.priors",
+    "LogNormal": "energies.positive",
+    "LogUniform": "energies.univariate",
     "LogZ": "evidence.result",
     "LognormalField": "energies.lognormal",
     "MALA": "kernels.langevin",
     "Metric": "kernels.metric",
-    "Normal": "energies.priors",
+    "Normal": "energies.univariate",
     "Parameters": "energies.priors",
     "Path": "paths",
     "Phi4": "energies.lattice",
@@ -170,9 +181,10 @@ _HOMES = {
     "SubVP": "sampling.sde",
     "TemperedRun": "sampling.tempering",
     "Thermodynamics": "evidence.curves",
+    "TruncatedNormal": "energies.univariate",
     "ULA": "kernels.langevin",
     "Underdamped": "kernels.langevin",
-    "Uniform": "energies.priors",
+    "Uniform": "energies.univariate",
     "VE": "sampling.sde",
     "VP": "sampling.sde",
     "Verification": "evidence.verify",

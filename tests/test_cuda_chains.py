@@ -61,7 +61,10 @@ ENERGIES = {
     "egg box": ps.EggBox(),
     "phi4": ps.Phi4((4, 4), mass2=1.0, coupling=0.3),
     "ising": ps.Ising((4, 4), 0.44),
-    "parameters": ps.Parameters(a=ps.Normal(0.0, 1.0), b=ps.HalfNormal(2.0)),
+    "parameters": ps.Parameters(a=ps.Normal(0.0, 1.0), b=ps.HalfNormal(2.0), c=ps.Gamma(1.5, 1.0)),
+    "positive": ps.Parameters(
+        a=ps.HalfCauchy(1.0), b=ps.InverseGamma(2.0, 1.0), c=ps.LogNormal(0.0, 1.0), d=ps.Beta(2.0, 2.0)
+    ),
 }
 
 

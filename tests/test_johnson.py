@@ -9,7 +9,6 @@ from scipy import integrate, stats
 from scipy.special import kv
 
 import physscore as ps
-from physscore.energies.whitening import compiled_whitening, pull_back, unwhiten
 from physscore.evidence.reference import reference_for
 from physscore.points import evaluate
 
@@ -35,17 +34,6 @@ def test_arrays_and_compiled_forms_agree(prior):
     found, gradient = evaluate(prior.point, x)
     np.testing.assert_allclose(found, energy, rtol=1e-13)
     np.testing.assert_allclose(gradient, -score, rtol=1e-12, atol=1e-14)
-
-    @numba.njit
-    def both(numbers, z, x, slope):
-        unwhiten(numbers, z, x)
-        pull_back(numbers, z, x, slope)
-
-    z = prior.whiten(x)
-    blocks = np.ascontiguousarray(z.T), np.empty(z.T.shape), np.ones(z.T.shape)
-    both(compiled_whitening(prior), *blocks)
-    np.testing.assert_allclose(blocks[1].T, x, rtol=1e-12, atol=1e-13)
-    np.testing.assert_allclose(blocks[2].T, prior.pull_back(z, np.ones_like(z)), rtol=1e-12)
 
 
 def test_without_tails_it_is_normal():

@@ -10,16 +10,36 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import erf, erfinv, log_ndtr, ndtr, ndtri, ndtri_exp
 
 from physscore import noise
 from physscore.arrays import as_states, cupy, on_gpu, to_host
 from physscore.core import Array, InputError, Point, Prior
-from physscore.elementary import log
+from physscore.elementary import log, log1p
+from physscore.energies import kinds
+from physscore.parts import part
 from physscore.points import compiled_block, energy_and_score, from_block
 
-_UNIFORM, _LOG_UNIFORM, _NORMAL, _HALF_NORMAL = 0, 1, 2, 3
 _LOG_ROOT_2PI = 0.5 * math.log(2 * math.pi)
+
+
+@part
+def _of_positive(kind, a, b, x):
+    """Return -log p and its derivative at x > 0, but for a constant."""
+    if kind == kinds.LOG_NORMAL:
+        logs = log(x)
+        off = (logs - a) / b
+        return logs + 0.5 * off * off, (1.0 + off / b) / x
+    if kind == kinds.HALF_CAUCHY:
+        t = x / b
+        if t > 1.0:
+            return 2.0 * log(t) + log1p(1.0 / (t * t)), 2.0 / (t + 1.0 / t) / b
+        return log1p(t * t), 2.0 * t / (1.0 + t * t) / b
+    if kind == kinds.GAMMA:
+        return b * x - (a - 1.0) * log(x), b - (a - 1.0) / x
+    if kind == kinds.INVERSE_GAMMA:
+        return b / x + (a + 1.0) * log(x), (a + 1.0 - b / x) / x
+    left = max(1.0 - x, kinds.BELOW_1)
+    return -(a - 1.0) * log(x) - (b - 1.0) * log(left), (b - 1.0) / left - (a - 1.0) / x
 
 
 @compiled_block
@@ -33,10 +53,13 @@ def _parameters_block(x, params, gradient_out, energy_out):
         for j in range(n):
             u = x[i, j]
             energy, slope = offset, 0.0
-            if kind == _LOG_UNIFORM:
-                energy += log(max(u, 1e-300))
+            if kind == kinds.LOG_UNIFORM:
+                energy += log(max(u, kinds.LEAST))
                 slope = 1.0 / u
-            elif kind != _UNIFORM:
+            elif kind > kinds.TRUNCATED_NORMAL:
+                more, slope = _of_positive(kind, a, b, max(u, kinds.LEAST))
+                energy += more
+            elif kind != kinds.UNIFORM:
                 slope = (u - a) / (b * b)
                 energy += 0.5 * slope * (u - a)
             inside = (u >= low) & (u <= high)
@@ -173,6 +196,8 @@ class Univariate(Parameters):
     bounds: tuple[float, float] = (-math.inf, math.inf)
     offset: float
     """The energy is this plus what depends on x."""
+    link: ClassVar[int] = kinds.PLAIN
+    """Whether x is smooth in z down to the bounds, or its logarithm, or log odds."""
 
     def __init__(self, first: float, second: float) -> None:
         self.numbers = (float(first), float(second))
@@ -191,154 +216,12 @@ class Univariate(Parameters):
     def _from_normal(self, z: Array) -> Array:
         """Return x with F(x) = Phi(z)."""
 
+    def _linked(self, z: Array) -> Array:
+        """Return x(z), or its logarithm or log odds, as ``link`` says."""
+        return self._from_normal(z)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{number:g}' for number in self._given())})"
 
     def _given(self) -> tuple[float, ...]:
         return self.numbers
-
-
-def _interval(low: Any, high: Any) -> tuple[float, float]:
-    try:
-        bounds = float(low), float(high)
-    except (TypeError, ValueError):
-        bounds = (math.nan, math.nan)
-    if not (math.isfinite(bounds[0]) and math.isfinite(bounds[1]) and bounds[0] < bounds[1]):
-        raise InputError(f"low is {low!r} and high {high!r}: they must be finite numbers, low below high")
-    return bounds
-
-
-def _spread(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < value < math.inf:
-        raise InputError(f"{name} is {value!r}: it must be a positive number")
-    return float(value)
-
-
-def _fraction_to_normal(below: Array, above: Array) -> Array:
-    """Return z with Phi(z) = below = 1 - above, from whichever is smaller."""
-    return np.asarray(np.where(below < above, ndtri(below), -ndtri(above)))
-
-
-class Uniform(Univariate):
-    """The uniform distribution between ``low`` and ``high``.
-
-    Raises
-    ------
-    InputError
-        If low is not below high.
-    """
-
-    kind = _UNIFORM
-
-    def __init__(self, low: float, high: float) -> None:
-        self.bounds = _interval(low, high)
-        self.offset = math.log(self.bounds[1] - self.bounds[0])
-        super().__init__(*self.bounds)
-
-    def _inside(self, x: Array) -> tuple[Array, Array]:
-        return np.full(x.shape, self.offset), np.zeros(x.shape)
-
-    def _to_normal(self, x: Array) -> Array:
-        low, high = self.bounds
-        return _fraction_to_normal((x - low) / (high - low), (high - x) / (high - low))
-
-    def _from_normal(self, z: Array) -> Array:
-        low, high = self.bounds
-        return np.asarray(np.where(z < 0, low + (high - low) * ndtr(z), high - (high - low) * ndtr(-z)))
-
-
-class LogUniform(Univariate):
-    """The distribution of x whose logarithm is uniform: p(x) proportional to 1/x.
-
-    Raises
-    ------
-    InputError
-        If low is not positive, or not below high.
-    """
-
-    kind = _LOG_UNIFORM
-
-    def __init__(self, low: float, high: float) -> None:
-        self.bounds = _interval(low, high)
-        if self.bounds[0] <= 0:
-            raise InputError(f"low is {low!r}: that of LogUniform must be positive")
-        self._logs = math.log(self.bounds[0]), math.log(self.bounds[1])
-        self.offset = math.log(self._logs[1] - self._logs[0])
-        super().__init__(*self.bounds)
-
-    def _inside(self, x: Array) -> tuple[Array, Array]:
-        return self.offset + np.log(x), 1 / x
-
-    def _to_normal(self, x: Array) -> Array:
-        low, high = self._logs
-        return _fraction_to_normal((np.log(x) - low) / (high - low), (high - np.log(x)) / (high - low))
-
-    def _from_normal(self, z: Array) -> Array:
-        low, high = self._logs
-        logs = np.where(z < 0, low + (high - low) * ndtr(z), high - (high - low) * ndtr(-z))
-        return np.asarray(np.clip(np.exp(logs), *self.bounds))  # rounding must not lead outside
-
-
-class Normal(Univariate):
-    """The normal distribution of ``mean`` and standard deviation ``std``.
-
-    Raises
-    ------
-    InputError
-        If the mean is not finite or std not positive.
-    """
-
-    kind = _NORMAL
-
-    def __init__(self, mean: float, std: float) -> None:
-        if not isinstance(mean, int | float | np.number) or not math.isfinite(mean):
-            raise InputError(f"mean is {mean!r}: it must be a finite number")
-        spread = _spread("std", std)
-        self.offset = math.log(spread) + _LOG_ROOT_2PI
-        super().__init__(mean, spread)
-
-    def _inside(self, x: Array) -> tuple[Array, Array]:
-        mean, std = self.numbers
-        off = (x - mean) / std
-        return self.offset + 0.5 * off**2, off / std
-
-    def _to_normal(self, x: Array) -> Array:
-        return (x - self.numbers[0]) / self.numbers[1]
-
-    def _from_normal(self, z: Array) -> Array:
-        return self.numbers[0] + self.numbers[1] * z
-
-
-class HalfNormal(Univariate):
-    """The distribution of |x| for a normal x of mean 0 and standard deviation ``scale``.
-
-    Raises
-    ------
-    InputError
-        If scale is not positive.
-    """
-
-    kind = _HALF_NORMAL
-    bounds = (0.0, math.inf)
-
-    def __init__(self, scale: float) -> None:
-        spread = _spread("scale", scale)
-        self.offset = math.log(spread) + _LOG_ROOT_2PI - math.log(2)
-        super().__init__(0.0, spread)
-
-    def _given(self) -> tuple[float, ...]:
-        return self.numbers[1:]
-
-    def _inside(self, x: Array) -> tuple[Array, Array]:
-        off = x / self.numbers[1]
-        return self.offset + 0.5 * off**2, off / self.numbers[1]
-
-    def _to_normal(self, x: Array) -> Array:
-        t = x / self.numbers[1]
-        near, far = ndtri(erf(t / math.sqrt(2))), -ndtri_exp(log_ndtr(-t) + math.log(2))
-        return np.asarray(np.where(t < 0.6, near, far))
-
-    def _from_normal(self, z: Array) -> Array:
-        scale = self.numbers[1]
-        near, far = scale * math.sqrt(2) * erfinv(ndtr(z)), -scale * ndtri_exp(log_ndtr(-z) - math.log(2))
-        return np.asarray(np.where(z < 0, near, far))

@@ -6,17 +6,21 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+from scipy.interpolate import CubicSpline
 
 from physscore.arrays import cholesky
 from physscore.core import Prior
 from physscore.elementary import exp, sinh_and_cosh, upper_tail
+from physscore.energies import kinds
 from physscore.energies.gaussian import Gaussian
 from physscore.energies.hartley import Waves, pull_back_waves, unwhiten_waves
 from physscore.energies.johnson import JohnsonSU
-from physscore.energies.priors import _HALF_NORMAL, _LOG_UNIFORM, _NORMAL, Parameters
+from physscore.energies.priors import Parameters, Univariate
 from physscore.parts import inline, part
 
 _DIAGONAL, _DENSE, _NAMED, _WAVES, _JOHNSON = 0, 1, 2, 3, 4
+_TABLE = -1
+_NODES = 64  # in one unit of z: a spline's error is some 1e-10 of the change in such a unit
 _DENSITY_AT_0 = 1 / math.sqrt(2 * math.pi)
 
 
@@ -36,9 +40,24 @@ def compiled_whitening(prior: Prior | Waves) -> npt.NDArray[np.float64] | None:
     if isinstance(prior, Waves):
         return np.concatenate([[_WAVES], prior.numbers])
     if isinstance(prior, Parameters):
-        rows = [[p.kind, *(p.bounds if p.kind < _NORMAL else p.numbers)] for p in prior.priors]
-        return np.concatenate([[_NAMED], np.array(rows, np.float64).ravel()])
+        rows, tables, start = [], [], 1 + 3 * prior.dim
+        for one in prior.priors:
+            if one.kind <= kinds.HALF_NORMAL:
+                rows.append([one.kind, *(one.bounds if one.kind < kinds.NORMAL else one.numbers)])
+            else:
+                tables.append(_table(one))
+                rows.append([_TABLE, start, one.link])
+                start += len(tables[-1])
+        return np.concatenate([[_NAMED], np.array(rows, np.float64).ravel(), *tables])
     return None
+
+
+def _table(prior: Univariate) -> npt.NDArray[np.float64]:
+    """Return the bounds, and a cubic spline's values and slopes times the distance of its nodes."""
+    z = np.linspace(-kinds.DEEPEST, kinds.DEEPEST, round(2 * kinds.DEEPEST * _NODES) + 1)
+    values = prior._linked(z)
+    slopes = CubicSpline(z, values)(z, 1) / _NODES
+    return np.concatenate([prior.bounds, np.stack([values, slopes], axis=1).ravel()])
 
 
 @inline
@@ -64,6 +83,33 @@ def _half_normal(z):
         tail = math.erfc(t * root)
         t += (math.log(tail) - goal) * tail / (2.0 * _DENSITY_AT_0 * math.exp(-0.5 * t * t))
     return t
+
+
+@part
+def _interpolated(numbers, start, z):
+    """Return the spline of ``_table`` at z, and its derivative; nothing changes any more beyond its ends."""
+    inside = min(max(z, -kinds.DEEPEST), kinds.DEEPEST)
+    place = (inside + kinds.DEEPEST) * _NODES
+    node = min(int(place), round(2 * kinds.DEEPEST * _NODES) - 1)
+    s, at = place - node, start + 2 + 2 * node
+    a, b, slope_a, slope_b = numbers[at], numbers[at + 2], numbers[at + 1], numbers[at + 3]
+    bend, twist = 3.0 * (b - a) - 2.0 * slope_a - slope_b, 2.0 * (a - b) + slope_a + slope_b
+    value = a + s * (slope_a + s * (bend + s * twist))
+    return value, _NODES * (slope_a + s * (2.0 * bend + s * 3.0 * twist)) if inside == z else 0.0
+
+
+@part
+def _of_table(numbers, start, link, z):
+    """Return x(z) and its derivative."""
+    value, rate = _interpolated(numbers, start, z)
+    if link == kinds.LOG:
+        x = exp(value)
+        return x, x * rate
+    if link == kinds.LOGIT:
+        small = exp(-abs(value))
+        share = 1.0 / (1.0 + small)
+        return small * share if value < 0.0 else share, rate * small * share * share
+    return min(max(value, numbers[start]), numbers[start + 1]), rate
 
 
 @part
@@ -128,13 +174,16 @@ def unwhiten(numbers, z, x):
     else:
         for i in range(d):
             which, a, b = int(numbers[1 + 3 * i]), numbers[2 + 3 * i], numbers[3 + 3 * i]
-            if which == _NORMAL:
+            if which == _TABLE:
+                for j in range(n):
+                    x[i, j] = _of_table(numbers, int(a), int(b), z[i, j])[0]
+            elif which == kinds.NORMAL:
                 for j in range(n):
                     x[i, j] = a + b * z[i, j]
-            elif which == _HALF_NORMAL:
+            elif which == kinds.HALF_NORMAL:
                 for j in range(n):
                     x[i, j] = b * _half_normal(z[i, j])
-            elif which == _LOG_UNIFORM:
+            elif which == kinds.LOG_UNIFORM:
                 low, high = math.log(a), math.log(b)
                 for j in range(n):
                     below, above = _below(z[i, j])
@@ -165,13 +214,15 @@ def pull_back(numbers, z, x, gradient):
         for i in range(d):
             which, a, b = int(numbers[1 + 3 * i]), numbers[2 + 3 * i], numbers[3 + 3 * i]
             for j in range(n):
-                if which == _NORMAL:
+                if which == _TABLE:
+                    rate = _of_table(numbers, int(a), int(b), z[i, j])[1]
+                elif which == kinds.NORMAL:
                     rate = b
                 else:
                     density = _DENSITY_AT_0 * exp(-0.5 * z[i, j] * z[i, j])
-                    if which == _LOG_UNIFORM:
+                    if which == kinds.LOG_UNIFORM:
                         rate = x[i, j] * (math.log(b) - math.log(a)) * density
-                    elif which == _HALF_NORMAL:
+                    elif which == kinds.HALF_NORMAL:
                         t = x[i, j] / b
                         rate = b * density / (2.0 * _DENSITY_AT_0 * exp(-0.5 * t * t))
                     else:
