@@ -76,6 +76,7 @@ def errors_of_chains(
 
     loop = loops.Loop(energy, step)
     start = 0.1 + np.abs(np.random.default_rng(0).standard_normal((chains, *energy.shape)))
+    start = np.minimum(start, 0.9 * getattr(energy, "upper", np.inf))
     state = loop.start(start, 7)
     state.step, state.first = 3, 11
     kept, d = n_steps // thin, energy.dim
@@ -109,7 +110,8 @@ def _simulate():
     chains.THREADS = 1  # the simulated threads of a block get into each other's way
     cases = [(QUARTIC, kernel, "diagonal") for kernel in KERNELS]
     cases += [(QUARTIC, kernel, metric) for kernel in KERNELS_OF_METRICS for metric in ("identity", "dense")]
-    cases += [(ENERGIES[name], "hmc", "identity") for name in ("mixture", "funnel", "ring", "parameters")]
+    names = ("mixture", "funnel", "ring", "parameters", "positive")
+    cases += [(ENERGIES[name], "hmc", "identity") for name in names]
     x = np.random.default_rng(1).standard_normal((3, 3))
     energies, gradients = chains.evaluate(QUARTIC.point, x)
     expected = QUARTIC.energy_and_score(x)
@@ -137,7 +139,7 @@ def test_chains_in_the_simulator():
     )
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
-    assert len(found) == len(KERNELS) + 2 * len(KERNELS_OF_METRICS) + 5
+    assert len(found) == len(KERNELS) + 2 * len(KERNELS_OF_METRICS) + 6
     assert not [case for case in found if not case[1] < 1e-9]
     assert any(
         0.5 < acceptance < 0.99 for name, _, acceptance in found if "mala" in name

@@ -16,13 +16,13 @@ from physscore.arrays import as_states, cupy, on_gpu, to_host
 from physscore.core import Array, InputError, Point, Prior
 from physscore.elementary import log, log1p
 from physscore.energies import kinds
-from physscore.parts import part
+from physscore.parts import inline
 from physscore.points import compiled_block, energy_and_score, from_block
 
 _LOG_ROOT_2PI = 0.5 * math.log(2 * math.pi)
 
 
-@part
+@inline
 def _of_positive(kind, a, b, x):
     """Return -log p and its derivative at x > 0, but for a constant."""
     if kind == kinds.LOG_NORMAL:
@@ -52,18 +52,17 @@ def _parameters_block(x, params, gradient_out, energy_out):
         low, high, offset = params[6 * i + 3], params[6 * i + 4], params[6 * i + 5]
         for j in range(n):
             u = x[i, j]
-            energy, slope = offset, 0.0
-            if kind == kinds.LOG_UNIFORM:
-                energy += log(max(u, kinds.LEAST))
+            energy, slope = 0.0, 0.0
+            if kind > kinds.TRUNCATED_NORMAL:
+                energy, slope = _of_positive(kind, a, b, max(u, kinds.LEAST))
+            elif kind == kinds.LOG_UNIFORM:
+                energy = log(max(u, kinds.LEAST))
                 slope = 1.0 / u
-            elif kind > kinds.TRUNCATED_NORMAL:
-                more, slope = _of_positive(kind, a, b, max(u, kinds.LEAST))
-                energy += more
             elif kind != kinds.UNIFORM:
                 slope = (u - a) / (b * b)
-                energy += 0.5 * slope * (u - a)
+                energy = 0.5 * slope * (u - a)
             inside = (u >= low) & (u <= high)
-            energy_out[j] += energy if inside else np.inf
+            energy_out[j] += offset + energy if inside else np.inf
             gradient_out[i, j] = slope if inside else 0.0
 
 
