@@ -30,7 +30,7 @@ def parse(text: str, redshift: float | None = None, *, default_redshift: float |
     text
         A model, ``planck2018``, ``eh98``, ``camb`` or ``powerlaw``, with its parameters behind a
         colon: ``powerlaw:index=-2,amplitude=1``, ``eh98:sigma8=0.8``. Or the path of a file for
-        ``Tabulated.from_file``, with ``:extrapolate=zero`` behind it if wanted.
+        ``Tabulated.from_file``, with its parameters alike: ``pk.dat:units=1/Mpc,h=0.6766``.
     redshift
         Redshift of a model that has one. The others refuse it.
     default_redshift

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from physscore.core import InputError
 from physscore.spectra.model import COSMOLOGICAL_UNITS, Spectrum, _Floats, require_array
+from physscore.spectra.text_table import read_table
 
 _EXTRAPOLATIONS = (None, "power law", "zero")
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -35,6 +36,12 @@ class Tabulated(Spectrum):
         "zero" has no power there.
     name
         Where the table comes from.
+    units
+        Of k and of P.
+    dim
+        Number of dimensions of the fields whose P it is; None for what may be of any.
+    redshift
+        That of P, where it is known.
 
     Raises
     ------
@@ -51,6 +58,7 @@ class Tabulated(Spectrum):
         name: str = "table",
         units: tuple[str, str] = Spectrum.units,
         dim: int | None = None,
+        redshift: float | None = None,
     ) -> None:
         wavenumbers, values = require_array("k", k), require_array("power", power)
         if wavenumbers.ndim != 1 or wavenumbers.shape != values.shape or len(wavenumbers) < 2:
@@ -82,23 +90,39 @@ class Tabulated(Spectrum):
         self.k, self.power = wavenumbers, values
         self.extrapolate = extrapolate
         self.name = name
-        self.units, self.dim = units, dim
+        self.units, self.dim, self.redshift = units, dim, redshift
         if extrapolate is None:
             self.k_min, self.k_max = float(wavenumbers[0]), float(wavenumbers[-1])
         self._frozen = True
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str], *, extrapolate: str | None = None) -> Tabulated:
+    def from_file(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        extrapolate: str | None = None,
+        units: str | None = None,
+        h: float | None = None,
+        column: int | None = None,
+    ) -> Tabulated:
         """Read a table of k [h/Mpc] and P [(Mpc/h)^3], or [(Mpc/h)^dim] for fields of other dimensions.
 
         Parameters
         ----------
         path
-            A text file with k and P in its first two columns, separated by blanks or commas, with
-            ``#`` before comments; or an HDF5 file of ours with a measured spectrum, whose mean over
-            the fields is taken.
+            A text file with a line for each k, or an HDF5 file of ours with a measured spectrum, whose
+            mean over the fields is taken. The numbers of a line, k first, are separated by blanks, commas
+            or semicolons; comments begin with ``#``, ``%`` or ``!``; lines before the first numbers are
+            names. k may fall, and k = 0 is left out. A redshift in the header, as in z=1, is kept.
         extrapolate
             As for the class.
+        units
+            Of the k of a text file: "h/Mpc", or "1/Mpc" with P in Mpc^3. [default: h/Mpc, and a file is
+            refused whose header says otherwise]
+        h
+            The Hubble constant in 100 km/s/Mpc, for units of 1/Mpc.
+        column
+            The column of a text file that holds P, counted from 1. [default: 2 of two]
 
         Raises
         ------
@@ -114,11 +138,15 @@ class Tabulated(Spectrum):
         except ValueError as error:  # a zero byte in the name
             raise InputError(f"spectrum file {str(found)!r} cannot be read: {error}") from error
         if is_hdf5:
-            k, power, units = _measured(found)
-            dim = int(units[1][-1]) if units[1][-2:-1] == "^" and units[1][-1].isdigit() else None
-        else:
-            (k, power), units, dim = _columns(found), COSMOLOGICAL_UNITS, None
-        return cls(k, power, extrapolate=extrapolate, name=str(found), units=units, dim=dim)
+            if (units, h, column) != (None, None, None):
+                raise InputError(f"units, h and column are for tables of text: {found} is a file of HDF5")
+            k, power, own = _measured(found)
+            dim = int(own[1][-1]) if own[1][-2:-1] == "^" and own[1][-1].isdigit() else None
+            return cls(k, power, extrapolate=extrapolate, name=str(found), units=own, dim=dim)
+        table = read_table(found, units=units, h=h, column=column)
+        dim = None if h is None else 3
+        about: dict[str, Any] = {"units": COSMOLOGICAL_UNITS, "dim": dim, "redshift": table.redshift}
+        return cls(table.k, table.power, extrapolate=extrapolate, name=str(found), **about)
 
     def _power(self, k: _Floats) -> _Floats:
         inside = np.clip(k, self.k[0], self.k[-1])
@@ -145,8 +173,10 @@ class Tabulated(Spectrum):
 
     def settings(self) -> dict[str, Any]:
         """Return what makes the model; of the points their number, the range and a digest."""
+        known = {} if self.redshift is None else {"redshift": self.redshift}
         return {
             "name": self.name,
+            **known,
             "points": len(self.k),
             "k_min": float(self.k[0]),
             "k_max": float(self.k[-1]),
@@ -156,28 +186,6 @@ class Tabulated(Spectrum):
 
     def __repr__(self) -> str:
         return f"{self.name}({len(self.k)} points, extrapolate={self.extrapolate!r})"
-
-
-def _columns(path: Path) -> tuple[_Floats, _Floats]:
-    rows = []
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise InputError(
-            f"spectrum file {path} is neither text nor HDF5: it must be a table of k and P"
-        ) from None
-    for number, line in enumerate(text.splitlines(), 1):
-        words = line.split("#")[0].replace(",", " ").split()
-        if not words:
-            continue
-        try:
-            rows.append((float(words[0]), float(words[1])))
-        except (ValueError, IndexError):
-            raise InputError(
-                f"spectrum file {path} has {line.strip()!r} in line {number}: it must be two numbers, k and P"
-            ) from None
-    table = np.array(rows).reshape(-1, 2)
-    return table[:, 0], table[:, 1]
 
 
 def _measured(path: Path) -> tuple[_Floats, _Floats, tuple[str, str]]:
