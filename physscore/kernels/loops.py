@@ -310,9 +310,9 @@ class Loop:
 
         n = len(state.x)
         if on_gpu(state.x):
-            on_card = namespace("gpu").zeros(tally.shape)
+            on_card = namespace("gpu").asarray(tally)
             self._move(state, kernel, metric, n_steps, thin, draws, on_card, slice(0, n))
-            tally += to_host(on_card)
+            tally[...] = to_host(on_card)
             return
         keep_freed_memory()
         if not self._one_by_one:

@@ -180,7 +180,8 @@ class Run:
         share = 0.01 if self.kernel.moves().length > 1 else 0.05
         many = share * self.draws.shape[0] * self.thin * self.swap_every
         chance = pdtrc(np.maximum(self.divergent - 1, 0), many)  # of as many or more
-        found = int((chance * len(self.divergent) < _FALSE_ALARMS).sum())
+        unlikely = (chance * len(self.divergent) < _FALSE_ALARMS) & (self.divergent > 0)
+        found = int(unlikely.sum())
         return found if found > len(self.divergent) / 1000 else 0
 
     @cached_property

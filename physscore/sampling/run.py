@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,13 +33,13 @@ from physscore.kernels.metric import Dense, Diagonal, Fourier, Metric
 from physscore.kernels.state import Draws, Info, State
 from physscore.processes import ending_together, on_root, require_same_everywhere, world
 from physscore.sampling.engine import Engine, first_states, grid_of, whole
+from physscore.sampling.pace import Pace
 from physscore.sampling.result import Run
 from physscore.sampling.sharing import shared
 from physscore.sampling.warmup import warm_up
 from physscore.store.runs import RunFile, RunWriter, check_storable
 
 _BLOCK_BYTES = 1 << 25  # draws that are gathered before they go to a file
-_PIECE_SECONDS = 0.2  # between two looks at the progress bar and Ctrl-C
 
 
 def sample(
@@ -109,8 +107,9 @@ def sample(
     overwrite
         Replace an existing file.
     on_interrupt
-        Called when Ctrl-C is noted. Without a file an interrupted run returns what it has; with one,
-        what is done is kept and KeyboardInterrupt is raised.
+        Called when Ctrl-C is noted; the step that is being made is finished, but for a second Ctrl-C.
+        Without a file an interrupted run returns what it has; with one, what is done is kept and
+        KeyboardInterrupt is raised, as it is in the warm-up, of which nothing is kept.
 
     Returns
     -------
@@ -171,9 +170,11 @@ def sample(
     bar = tqdm(total=warmup + steps, desc="warm-up", unit="step", disable=hidden)
     with ending_together(comm), shared(workers), interruptible(on_interrupt) as stop_if_asked, bar:
 
-        def move(n: int) -> None:
+        def look(n: int) -> None:
             bar.update(n)
             on_root(comm, stop_if_asked)
+
+        pace = Pace(look, comm)
 
         def restored() -> Any:
             if writer is None or not writer.started:
@@ -188,37 +189,38 @@ def sample(
             state = engine.start(
                 first_states(target, chains, seed, init, precision, device), seed, first_step
             )
-            warm_up(engine, state, warmup, move)
+            warm_up(engine, state, warmup, pace)
             tally, done = np.zeros((3, chains)), 0
             if writer is not None:
                 writer.begin(engine, kept, state.on("cpu"), (chains, *target.shape), about)
         bar.set_description("sampling")
         if output is None:
             draws = Draws(xp.empty((kept, chains, *target.shape), state.x.dtype), np.empty((kept, chains)))
-            complete = True
+            complete, counted = True, tally.copy()
             try:
-                for first, last in _pieces(done, kept, thin, 1 << 62, comm):
-                    part = Draws(draws.x[first:last], draws.energy[first:last])
-                    engine.advance(state, (last - first) * thin, thin, part, tally)
-                    done = last
-                    move((last - first) * thin)
+                for first, last in pace.pieces(0, kept * thin, thin):
+                    part = Draws(*(a[first // thin : last // thin] for a in draws))
+                    _advance(engine, state, last - first, thin, part, tally)
+                    if len(part.x):
+                        done, counted = last // thin, tally.copy()
             except KeyboardInterrupt:
                 complete = False
                 warnings.warn(f"interrupted: {done} of {kept} draws a chain are there", stacklevel=2)
             run = Run(
-                draws.x[:done], draws.energy[:done], tally[0] / max(done * thin, 1), tally[1].astype(int),
+                draws.x[:done], draws.energy[:done], counted[0] / max(done * thin, 1), counted[1].astype(int),
                 engine.kernel, drift_to_noise=drift_to_noise(engine, state), complete=complete, **about,
             )  # fmt: skip
         else:
             size = chains * target.dim * precision.itemsize
             with writer or nullcontext():
-                for first, last in _pieces(done, kept, thin, max(1, _BLOCK_BYTES // size), comm):
-                    n = last - first
+                most = max(1, _BLOCK_BYTES // size)
+                for first, last in pace.pieces(done * thin, kept * thin, thin, most):
+                    n = last // thin - first // thin
                     part = Draws(xp.empty((n, chains, *target.shape), state.x.dtype), np.empty((n, chains)))
-                    engine.advance(state, (last - first) * thin, thin, part, tally)
-                    if writer is not None:
-                        writer.write(first, Draws(to_host(part.x), part.energy), state.on("cpu"), tally)
-                    move((last - first) * thin)
+                    _advance(engine, state, last - first, thin, part, tally)
+                    if writer is not None and n:
+                        made = Draws(to_host(part.x), part.energy)
+                        writer.write(first // thin, made, state.on("cpu"), tally)
                 if writer is not None:
                     writer.finish(drift_to_noise(engine, state))
             on_root(comm, lambda: None)  # the file is there now
@@ -232,19 +234,12 @@ def sample(
     return run
 
 
-def _pieces(done: int, kept: int, thin: int, most: int, comm: Any) -> Iterator[tuple[int, int]]:
-    """Cut what is left into pieces of about a fifth of a second, by the clock of the first process; yield the
-    numbers of their draws."""
-    size = max(1, 64 // thin)
-    while done < kept:
-        last = done + on_root(comm, partial(min, size, most, kept - done))
-        start = time.perf_counter()
-        yield done, last
-        if time.perf_counter() - start < _PIECE_SECONDS / 2:
-            size *= 4
-        elif time.perf_counter() - start > 2 * _PIECE_SECONDS:
-            size = max(1, size // 2)
-        done = last
+def _advance(engine: Engine, state: State, steps: int, thin: int, part: Draws, tally: Array) -> None:
+    """Make ``steps`` and the draws that they end, none of them where all are within one."""
+    if len(part.x):
+        engine.advance(state, steps, min(thin, steps), part, tally)
+    else:
+        engine.advance(state, steps, tally=tally)
 
 
 def drift_to_noise(engine: Engine, state: State) -> float:
@@ -301,7 +296,7 @@ def iterate(
     engine = Engine(target, kernel, device=device)
     start = first_states(target, chains, seed, init, floating_dtype(dtype), device)
     state = engine.start(start, seed, first_step)
-    warm_up(engine, state, warmup, lambda n: None)
+    warm_up(engine, state, warmup)
     while True:
         info = engine.advance(state, 1, 0)
         x = engine.positions(state.x)

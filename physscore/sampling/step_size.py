@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import numpy as np
 
@@ -22,8 +23,8 @@ _LOOKED_AT = 1 << 20  # chains times components
 class StepSize(ABC):
     """Tunes the step size of ``engine.kernel`` while the chains move."""
 
-    def __init__(self, engine: Engine, state: State) -> None:
-        self.engine, self.state = engine, state
+    def __init__(self, engine: Engine, state: State, look: Callable[[int], object]) -> None:
+        self.engine, self.state, self._look = engine, state, look
         self.restart()
 
     @abstractmethod
@@ -43,17 +44,18 @@ class StepSize(ABC):
 
     def _try(self, step_size: float) -> Info:
         """Return what one step of this size does, without taking it."""
+        self._look(0)
         self._set(step_size)
         return self.engine.advance(self.state.copy(), 1)
 
 
-def tuned_by(engine: Engine, state: State) -> StepSize:
-    """Return what tunes the step size of a kernel."""
+def tuned_by(engine: Engine, state: State, look: Callable[[int], object] = lambda n: None) -> StepSize:
+    """Return what tunes the step size of a kernel; ``look`` is called before each step that is tried."""
     if isinstance(engine.kernel, AutoMALA):
-        return _ByExponent(engine, state)
+        return _ByExponent(engine, state, look)
     if engine.kernel.step_function in ("langevin", "splitting"):
-        return _ByCurvature(engine, state)
-    return _ByAcceptance(engine, state)
+        return _ByCurvature(engine, state, look)
+    return _ByAcceptance(engine, state, look)
 
 
 class _ByAcceptance(StepSize):

@@ -28,6 +28,7 @@ from physscore.noise import normal
 from physscore.paths import Path, equal_barrier
 from physscore.processes import ending_together, on_root, require_same_everywhere, world
 from physscore.sampling.engine import Engine, draws_of, whole
+from physscore.sampling.pace import Pace
 from physscore.sampling.result import Run
 from physscore.sampling.sharing import shared
 from physscore.sampling.warmup import warm_up
@@ -143,13 +144,14 @@ def temper(
     if device == "gpu" and (workers > 1 or comm is not None):
         raise InputError(f'device is "gpu", where one process moves all ladders: workers is {workers}')
     hidden = not progress or (comm is not None and comm.rank > 0)
-    ladder = _Ladder(Path(reference, target), reference, kernel, chains, seed, swap_every, device)
     with (
         ending_together(comm),
         shared(workers),
         interruptible() as stop_if_asked,
         tqdm(total=warmup + steps, desc="warm-up", unit="round", disable=hidden) as bar,
     ):
+        pace = Pace(lambda n: on_root(comm, stop_if_asked), comm)
+        ladder = _Ladder(Path(reference, target), reference, kernel, chains, seed, swap_every, device, pace)
         # Rounds twice as long each time; after each the ladder is set by what it measured.
         done, length = 0, max(5, warmup // 16)
         ladder.tune(np.linspace(0.0, 1.0, rungs or 8) ** 2)
@@ -198,10 +200,11 @@ class _Ladder:
 
     def __init__(
         self, path: Path, reference: Prior, kernel: Kernel, chains: int, seed: int, swap_every: int,
-        device: str,
+        device: str, pace: Pace,
     ) -> None:  # fmt: skip
         self.path, self.reference, self.kernel = path, reference, kernel
         self.chains, self.seed, self.swap_every, self.device = chains, seed, swap_every, device
+        self.pace = pace
         self.betas: npt.NDArray[np.float64] = np.zeros(0)
         self.engines: list[Engine] = []
         self.states: list[State] = []
@@ -225,7 +228,7 @@ class _Ladder:
                 x[kept] = nearest[kept]
             state = engine.start(x, _derived(self.seed, -1 - i))  # apart from those of the rounds
             state.step = 2 * self.rounds * self.swap_every + 1_000_000 * (len(old) > 0)
-            warm_up(engine, state, 60, lambda n: None)
+            warm_up(engine, state, 60, self.pace)
             self.engines.append(engine)
             self.states.append(state)
         self.clear()

@@ -16,6 +16,7 @@ from physscore.kernels.hamiltonian import HMC
 from physscore.kernels.metric import Dense, Diagonal, Fourier, Metric
 from physscore.kernels.state import Info, State
 from physscore.sampling.engine import Engine, fourier_metric
+from physscore.sampling.pace import Pace
 from physscore.sampling.step_size import tuned_by
 
 _ROUNDS = 100  # the step size is adjusted this often
@@ -24,8 +25,10 @@ _LOOKED_AT = 2000  # chains times components
 _STAGES_HMC = (0.2, 0.3, 0.5, 1.0)  # of the last one half is for the trajectory
 
 
-def warm_up(engine: Engine, state: State, steps: int, progress: Callable[[int], None]) -> None:
+def warm_up(engine: Engine, state: State, steps: int, pace: Pace | None = None) -> None:
     """Move the chains by ``steps``, and leave in ``engine`` the kernel with its settings tuned.
+
+    What is tuned does not depend on the ``pace``.
 
     Raises
     ------
@@ -50,15 +53,17 @@ def warm_up(engine: Engine, state: State, steps: int, progress: Callable[[int], 
         raise InputError(
             f"warmup is 0, but the metric {kernel.metric!r} is to be measured: give it steps, or a Metric"
         )
-    tuner = tuned_by(engine, state) if tunes else None
+    pace = pace or Pace()
+    tuner = tuned_by(engine, state, pace.look) if tunes else None
     done = 0
 
     def run(n: int) -> Info:
         nonlocal done
-        info = engine.advance(state, n)
+        tally = np.zeros((3, len(state.x)))
+        for first, last in pace.pieces(0, n):
+            engine.advance(state, last - first, tally=tally)
         done += n
-        progress(n)
-        return info
+        return Info(tally[0] / n, tally[1].astype(np.int64), tally[2] / n, engine.loop.name)
 
     stages = _STAGES_HMC if chooses else _STAGES
     for stage, share in enumerate(stages):
