@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from physscore.diagnostics.field_audit import compare_fields as compare_fields
     from physscore.diagnostics.integrability import curl_fraction as curl_fraction
     from physscore.diagnostics.power import PowerSpectrum as PowerSpectrum
+    from physscore.diagnostics.particles import draw_particles as draw_particles
+    from physscore.diagnostics.particles import paint as paint
     from physscore.diagnostics.power import power_spectrum as power_spectrum
     from physscore.diagnostics.score_error import band_errors as band_errors
     from physscore.diagnostics.score_error import fisher_divergence as fisher_divergence
@@ -206,6 +208,7 @@ _HOMES = {
     "differential_entropy": "diagnostics.collapse",
     "directional": "diagnostics.derivatives",
     "divergence": "diagnostics.derivatives",
+    "draw_particles": "diagnostics.particles",
     "drift_to_noise": "diagnostics.stability",
     "edm_levels": "sampling.denoising",
     "encode": "sampling.probability_flow",
@@ -226,6 +229,7 @@ _HOMES = {
     "log_det_covariance": "diagnostics.collapse",
     "log_likelihood": "sampling.likelihood",
     "noise_levels": "paths",
+    "paint": "diagnostics.particles",
     "power_spectrum": "diagnostics.power",
     "probability_flow": "sampling.probability_flow",
     "reverse_sde": "sampling.diffusion",

@@ -18,6 +18,14 @@ MASS_ASSIGNMENTS = {"ngp": 1, "cic": 2, "tsc": 3, "pcs": 4}
 # (Jing 2005, astro-ph/0409240, eqs 18-21).
 _ALIASED_WINDOW = {1: (1.0,), 2: (1.0, -2 / 3), 3: (1.0, -1.0, 2 / 15), 4: (1.0, -4 / 3, 2 / 5, -4 / 315)}
 
+# The same with every other image taken off: cos(k h / 2) times these.
+_ALTERNATING_WINDOW = {
+    1: (1.0,),
+    2: (1.0, -1 / 6),
+    3: (1.0, -1 / 2, 1 / 120),
+    4: (1.0, -5 / 6, 13 / 120, -1 / 5040),
+}
+
 
 def orders_of(mass_assignment: Any, n: int) -> tuple[int, ...]:
     """Return the orders of the mass assignments of ``n`` fields, 0 for none: of one name, or of a pair.
@@ -73,9 +81,26 @@ def aliased_window(grid: Grid, order: int) -> tuple[_Floats, _Floats, _Floats]:
     return x, y, z
 
 
-def shot_noise_sums(shot_noise: float, grid: Grid, table: WavenumberTable, order: int) -> _Floats:
-    """Return the sums of the shot noise over the modes, for each entry of the table."""
+def alternating_window(grid: Grid, order: int) -> tuple[_Floats, _Floats, _Floats]:
+    """Return the same sum with the sign of every other alias changed."""
+    angles = [np.pi * np.arange(n // 2 + 1) / n for n in grid.cube]
+    x, y, z = (np.cos(t) * np.polyval(_ALTERNATING_WINDOW[order][::-1], np.sin(t) ** 2) for t in angles)
+    return x, y, z
+
+
+def shot_noise_sums(
+    shot_noise: float, grid: Grid, table: WavenumberTable, order: int, interlaced: bool = False
+) -> _Floats:
+    """Return the sums of the shot noise over the modes, for each entry of the table.
+
+    Of fields that were interlaced only the aliases are left whose numbers along the axes have an even sum.
+    """
     if not shot_noise:
         return np.zeros(table.size)
-    windows = zip(inverse_window(grid, 2 * order), aliased_window(grid, order), strict=True)
-    return np.asarray(shot_noise * table.sum_over_modes([w * a for w, a in windows]))
+
+    def summed(aliases: tuple[_Floats, _Floats, _Floats]) -> _Floats:
+        pairs = zip(inverse_window(grid, 2 * order), aliases, strict=True)
+        return np.asarray(shot_noise * table.sum_over_modes([w * a for w, a in pairs]))
+
+    total = summed(aliased_window(grid, order))
+    return 0.5 * (total + summed(alternating_window(grid, order))) if interlaced and order else total

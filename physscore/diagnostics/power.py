@@ -187,6 +187,7 @@ def power_spectrum(
     bins: str | Sequence[float] | _Floats = "linear",
     shot_noise: float | Sequence[float] = 0.0,
     mass_assignment: str | Sequence[str | None] | None = None,
+    interlaced: bool = False,
     progress: bool = False,
     wavenumbers: WavenumberTable | None = None,
 ) -> PowerSpectrum:
@@ -215,6 +216,8 @@ def power_spectrum(
         "ngp", "cic", "tsc" or "pcs" if the field was made from particles: its window is divided out. Of two
         fields it is that of both, or a pair: ("cic", None) for particles with a field that is none. None too
         for counts that were drawn from the value of each cell, which no window has smoothed.
+    interlaced
+        Whether fields of particles were :func:`paint`-ed so: it takes aliases out of their shot noise.
     progress
         Show a progress bar over the fields.
     wavenumbers
@@ -240,8 +243,13 @@ def power_spectrum(
     binned = power_bins(grid, bins, table)
     orders = orders_of(mass_assignment, 1 if others is None else 2)
     window = inverse_window(grid, 2 * orders[0])
+    if interlaced and not any(orders):
+        raise InputError(
+            "interlaced is True, and mass_assignment None: name the one of the field, as in paint"
+        )
     noises = [
-        shot_noise_sums(value, grid, table, order) for value, order in zip(of_fields, orders, strict=True)
+        shot_noise_sums(value, grid, table, order, interlaced)
+        for value, order in zip(of_fields, orders, strict=True)
     ]
     to_power = grid.volume / grid.n_cells**2
 
