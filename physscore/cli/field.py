@@ -61,9 +61,9 @@ def _ranges(
     default="planck2018",
     show_default=True,
     help="planck2018, eh98 or camb, of 3 dimensions; powerlaw:index=-2,amplitude=1; or a file: a table of k "
-    "[h/Mpc] and P [(Mpc/h)^dim], or an HDF5 file of ours with a spectrum. Behind a file, separated "
-    "by commas: :extrapolate=zero or 'power law' where it does not cover the box; :units=1/Mpc,h=0.6766 for k "
-    "without h; :column=3 for P in another column than the second.",
+    "[h/Mpc] and P [(Mpc/h)^dim], or an HDF5 file of ours with a spectrum. Behind a file, separated by "
+    "commas: :extrapolate=zero or 'power law' where it does not cover the box; :units=1/Mpc,h=0.6766 where "
+    "it has no h; :column=3 for P in another column than the second.",
 )
 @redshift_option
 @click.option("--seed", type=int, default=0, show_default=True, help="The universe, 0 to 2^64 - 1.")

@@ -88,7 +88,7 @@ def save(
     elif isinstance(what, PowerSpectrum):
         path = check_output(path, overwrite=overwrite)
         need = 4 * what.power.nbytes + 4 * what.k.nbytes  # and their errors, correlations and edges
-        with whole_file(path, need) as fresh, h5py.File(fresh, "w") as file:
+        with whole_file(path, need) as fresh, h5py.File(fresh, "w", locking=False) as file:
             describe(file, "spectrum", None, {}, length_unit)
             write_spectrum(file, what, length_unit)
     elif isinstance(what, Run):

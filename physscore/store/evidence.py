@@ -289,5 +289,5 @@ def _energies(target: Energy, states: Array) -> npt.NDArray[np.float64]:
 def _whole(path: Path, arrays: Iterable[Any]) -> Iterator[h5py.File]:
     """Write a file that will hold ``arrays``, among others; it appears once it is whole and on the disk."""
     need = sum(_HEAD + np.asarray(array).nbytes for array in arrays)
-    with whole_file(path, need) as fresh, h5py.File(fresh, "w") as file:
+    with whole_file(path, need) as fresh, h5py.File(fresh, "w", locking=False) as file:
         yield file

@@ -2,7 +2,7 @@
 
 While a job runs, the layout of its ``.part`` file never changes: the data are written into places
 laid out at the start, and /completed then says that a field is there. Killed at any moment it can be
-read and gone on with.
+read and gone on with; fields of the last second may be lost.
 """
 
 from __future__ import annotations
@@ -36,11 +36,13 @@ from physscore.store.hdf5 import (
     unwritten,
     writing,
 )
-from physscore.store.holding import opened, place_of, require_own
+from physscore.store.holding import begun, opened, place_of, require_free, require_own
+from physscore.store.rows import Rows
 from physscore.store.spectra import create_spectra
 
 _AXES = ("x", "y", "z")
 CHECKS = ("chi2", "dof", "amplitude", "amplitude_error")
+SMALL = 1 << 20  # bytes of a field: smaller ones are written some together
 
 
 @dataclass
@@ -185,10 +187,13 @@ class FieldWriter:
         if not (resume and self.part.exists()):
             kept = 0 if bins is None else 16 * len(bins.k)
             require_space(self.path, (grid.n_cells * dtype.itemsize + kept + 64) * (n or 1))
-            self.beside.unlink(missing_ok=True)
             fresh = new_of(self.path)
-            with writing(self.path):
-                with h5py.File(fresh, "w") as file:
+            with writing(self.path), begun(fresh, self.path) as held:
+                if not overwrite:  # of jobs that began together, another was first
+                    require_free(self.part, self.path)
+                    check_output(self.path)
+                self.beside.unlink(missing_ok=True)
+                with h5py.File(fresh, "w", locking=False) as file:
                     describe(file, "fields", seed, settings, length_unit)
                     file.attrs["dataset"] = f"fields/{name}"
                     start = origin or [0.0] * grid.dim
@@ -199,13 +204,16 @@ class FieldWriter:
                         create_spectra(file, bins, n, length_unit, grid.dim)
                         for name in CHECKS:
                             check = file.create_dataset(f"checks/{name}", data=np.full(n or 1, np.nan))
-                            check.dims[0].attach_scale(file["completed"])
+                            check.dims[0].label = "realization"
+                            check.dims[0].attach_scale(file["realization"])
                 with open(fresh, "rb+") as room:
                     reserve(room.fileno(), fresh.stat().st_size)
                 os.replace(fresh, self.part)
-        with writing(self.path):
-            self._file = opened(self.part, self.path)
-            self._place = place_of(self.part)
+                self._file = opened(self.part, self.path, held)
+        else:
+            with writing(self.path):
+                self._file = opened(self.part, self.path)
+        self._place, self._rows = place_of(self.part), Rows(self._file)
         try:
             require_same(self._file, self.part, seed, settings)
         except InputError:
@@ -215,7 +223,9 @@ class FieldWriter:
     @property
     def completed(self) -> list[int]:
         """Numbers of the fields that are already there."""
-        return [int(i) for i in np.flatnonzero(self._file["completed"][:])]
+        with writing(self.path):
+            self._rows.settle()
+        return [int(i) for i in np.flatnonzero(self._rows.dataset("completed")[:])]
 
     @property
     def identity(self) -> str:
@@ -225,9 +235,15 @@ class FieldWriter:
     def write(
         self, i: int, delta: Array, spectrum: PowerSpectrum | None = None, check: Comparison | None = None
     ) -> None:
-        """Write field ``i``, with its spectrum and its check, then mark it as complete."""
-        self.write_planes(i, 0, len(delta), delta)
-        self.complete(i, spectrum, check)
+        """Write field ``i``, with its spectrum and its check, then mark it as complete.
+
+        Small fields wait for others, a second at most.
+        """
+        if delta.nbytes < SMALL:
+            self._add(i, {self._file.attrs["dataset"]: delta}, spectrum, check)
+        else:
+            self.write_planes(i, 0, len(delta), delta)
+            self.complete(i, spectrum, check)
 
     def write_planes(self, i: int, start: int, stop: int, planes: Array) -> None:
         """Write planes start to stop of field ``i`` along its first axis."""
@@ -237,42 +253,46 @@ class FieldWriter:
     @contextmanager
     def aside(self) -> Iterator[Path]:
         """Close the file for a while, in which others put planes into it; it gives where it is."""
-        self._file.close()
+        with writing(self.path):
+            self._rows.settle()
+            self._file.close()
         yield self.part
         require_own(self.part, self._place, self.path)
         with writing(self.path):
             self._file = opened(self.part, self.path)
+        self._rows = Rows(self._file)
 
     def read_planes(self, i: int, start: int, stop: int) -> Array:
         """Return planes that were written."""
+        self._rows.write()
         fields = self._file[self._file.attrs["dataset"]]
         return np.asarray(fields[i, start:stop] if self._batched else fields[start:stop])
 
     def flush(self) -> None:
-        """Hand what was written to the system."""
+        """Hand what was written to the system, and mark what is complete."""
         with writing(self.path):
-            self._file.flush()
+            self._rows.settle()
 
     def complete(
         self, i: int, spectrum: PowerSpectrum | None = None, check: Comparison | None = None
     ) -> None:
-        """Write the spectrum and the check of field ``i``, then mark it as complete."""
-        file = self._file
+        """Write the spectrum and the check of field ``i``, then mark it as complete: soon, or by a flush."""
+        self._add(i, {}, spectrum, check)
+
+    def _add(
+        self, i: int, values: dict[str, Any], spectrum: PowerSpectrum | None, check: Comparison | None
+    ) -> None:
+        if spectrum is not None:
+            values |= {"spectra/power": spectrum.power, "spectra/error": spectrum.error}
+        if check is not None:
+            values |= {f"checks/{name}": getattr(check, name) for name in CHECKS}
         with writing(self.path):
-            place: Any = i if self._batched else ...
-            if spectrum is not None:
-                file["spectra/power"][place] = spectrum.power
-                file["spectra/error"][place] = spectrum.error
-            if check is not None:
-                for name in CHECKS:
-                    file[f"checks/{name}"][i] = getattr(check, name)
-            file.flush()
-            file["completed"][i] = 1
-            file.flush()
+            self._rows.add(i, values)
 
     def finish(self) -> None:
         """Give the file its final name, once everything is on the disk."""
         with writing(self.path):
+            self._rows.settle()
             self._file.close()
             require_own(self.part, self._place, self.path)
             with open(self.part, "rb") as part:
@@ -291,7 +311,10 @@ class FieldWriter:
     def __exit__(self, *_: object) -> None:
         if self._file:
             with writing(self.path):
-                self._file.close()
+                try:
+                    self._rows.settle()
+                finally:
+                    self._file.close()
 
 
 def put_planes(file: h5py.File, i: int, start: int, stop: int, planes: Array) -> None:
@@ -344,4 +367,9 @@ def _lay_out(
         scale.make_scale(axis_name)
         delta.dims[i].label = axis_name
         delta.dims[i].attach_scale(scale)
-    file.create_dataset("completed", data=np.zeros(n or 1, np.uint8)).make_scale("completed")
+    numbers = file.create_dataset("realization", data=np.arange(n or 1))
+    numbers.attrs["units"] = "1"
+    numbers.make_scale("realization")
+    completed = file.create_dataset("completed", data=np.zeros(n or 1, np.uint8))
+    completed.dims[0].label = "realization"
+    completed.dims[0].attach_scale(numbers)

@@ -22,6 +22,7 @@ import h5py
 from physscore._version import __version__
 from physscore.core import InputError
 from physscore.processes import without_addresses
+from physscore.store.holding import begun, require_free
 
 FORMAT = "physscore"
 FORMAT_VERSION = 1
@@ -79,6 +80,7 @@ def check_output(
                         f"output {path} would replace {existing}, which is read: give another name"
                     )
             if not (overwrite or resume):
+                require_free(existing, path)
                 hint = " or --resume to go on with it" if verb != "exists" else ""
                 raise InputError(f"output {existing} {verb}: use --overwrite to replace it{hint}")
     folder = path.parent
@@ -125,13 +127,10 @@ def unwritten() -> Any:
 
 @contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn a failure of the file system into one sentence, and leave nothing that was only begun."""
+    """Turn a failure of the file system into one sentence."""
     try:
         yield
-    except BaseException as error:
-        new_of(Path(path)).unlink(missing_ok=True)
-        if not isinstance(error, OSError | RuntimeError):  # h5py reports some failed writes as RuntimeError
-            raise
+    except (OSError, RuntimeError) as error:  # h5py reports some failed writes as RuntimeError
         number = getattr(error, "errno", None)
         full = number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in str(error)
         reason = "the disk is full" if full else str(error).splitlines()[0]
@@ -142,11 +141,12 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
 def whole_file(path: Path, need: int) -> Iterator[Path]:
     """Give the name under which a file with ``need`` bytes of data is written.
 
-    It takes its place, and that of an unfinished job, once it is whole and on the disk.
+    It takes its place, and that of an unfinished job, once it is whole and on the disk. One of HDF5 is opened
+    without its own lock: the name is held.
     """
     require_space(path, need)
     fresh = new_of(path)
-    with writing(path):
+    with writing(path), begun(fresh, path):
         yield fresh
         with open(fresh, "rb+") as written:
             os.fsync(written.fileno())

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -23,17 +25,58 @@ except ImportError:  # Windows, where a file that is open cannot be replaced
 Place = tuple[int, int]
 
 
-def opened(part: Path, output: Path) -> h5py.File:
+@contextmanager
+def begun(fresh: Path, output: Path) -> Iterator[int | None]:
+    """Hold the name under which a file begins: of jobs that begin together one goes on.
+
+    What goes wrong leaves no file. It gives what :func:`opened` takes over; None where there are no locks.
+
+    Raises
+    ------
+    InputError
+        If another job holds the name.
+    """
+    held = None if fcntl is None else _held(fresh, output)
+    try:
+        yield held
+    except BaseException:
+        if held is None or place_of(fresh) == _place(os.fstat(held)):  # not what another job began meanwhile
+            fresh.unlink(missing_ok=True)
+        raise
+    finally:
+        if held is not None:
+            os.close(held)
+
+
+def _held(fresh: Path, output: Path) -> int:
+    descriptor = os.open(fresh, os.O_RDWR | os.O_CREAT, 0o666)
+    if not _locked(descriptor) or place_of(fresh) != _place(os.fstat(descriptor)):
+        os.close(descriptor)
+        raise _another(output)
+    return descriptor
+
+
+def opened(part: Path, output: Path, held: int | None = None) -> h5py.File:
     """Open an unfinished file for writing, and hold it until it is closed.
+
+    Parameters
+    ----------
+    part, output
+        The file, and the name that it will have.
+    held
+        What holds it already.
 
     Raises
     ------
     InputError
         If another job holds it.
     """
-    require_free(part, output)  # within one process HDF5 would give the same file again
+    if held is None:
+        require_free(part, output)  # within one process HDF5 would give the same file again
     file = h5py.File(part, "r+", locking=False)
-    if not _locked(file.id.get_vfd_handle()):
+    if held is not None:
+        os.dup2(held, file.id.get_vfd_handle(), inheritable=False)  # the lock ends with the file
+    elif not _locked(file.id.get_vfd_handle()):
         file.close()
         raise _another(output)
     return file
@@ -52,7 +95,7 @@ def require_free(part: Path, output: Path) -> None:
     except OSError:  # there is none, or opening it will say what is wrong
         return
     try:
-        if not _locked(descriptor):
+        if not _free(descriptor):
             raise _another(output)
     finally:
         os.close(descriptor)
@@ -78,6 +121,10 @@ def place_of(path: Path) -> Place | None:
         found = path.stat()
     except FileNotFoundError:
         return None
+    return _place(found)
+
+
+def _place(found: os.stat_result) -> Place:
     return found.st_dev, found.st_ino
 
 
@@ -87,12 +134,26 @@ def _another(output: Path) -> InputError:
     )
 
 
+def _free(descriptor: int) -> bool:
+    """Return whether nobody holds an open file, without holding it for a moment where the system can tell."""
+    if not hasattr(fcntl, "F_OFD_GETLK"):
+        return _locked(descriptor)
+    try:
+        found = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _whole())
+    except OSError:  # a disk without locks
+        return True
+    return bool(struct.unpack("hhqqi4x", found)[0] == fcntl.F_UNLCK)
+
+
+def _whole() -> bytes:
+    return struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+
+
 def _locked(descriptor: int) -> bool:
     """Lock an open file; return False if another one holds it."""
     try:
         if hasattr(fcntl, "F_OFD_SETLK"):
-            whole = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, whole)
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _whole())
         elif fcntl is not None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):

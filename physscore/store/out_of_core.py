@@ -179,6 +179,7 @@ def write_field(
         measured = power_spectrum(delta, prior.grid)
         check = check_field(delta, prior) if isinstance(prior, LognormalField) else None
         writer.complete(number, measured, check or measured.compare(prior.power))
+        writer.flush()  # else a kill would lose all that the scratch holds
         scratch.remove()
 
 

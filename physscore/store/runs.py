@@ -26,6 +26,7 @@ from physscore.kernels.state import Draws, State
 from physscore.store.hdf5 import (
     check_output,
     describe,
+    new_of,
     open_hdf5,
     part_of,
     require_same,
@@ -34,7 +35,7 @@ from physscore.store.hdf5 import (
     unwritten,
     writing,
 )
-from physscore.store.holding import Place, opened, place_of, require_free, require_own
+from physscore.store.holding import Place, begun, opened, place_of, require_free, require_own
 
 if TYPE_CHECKING:
     from physscore.sampling.engine import Engine
@@ -81,6 +82,7 @@ class RunWriter:
         self.path = check_output(path, overwrite=overwrite, resume=resume)
         self.part = part_of(self.path)
         self.seed, self.settings, self.overwrite = seed, settings, overwrite
+        self._file: h5py.File | None = None
         self._place: Place | None = None
         self.finished = resume and self.path.exists()
         if not self.finished:
@@ -95,13 +97,12 @@ class RunWriter:
         self, engine: Engine, kept: int, state: State, shape: tuple[int, ...], about: dict[str, Any]
     ) -> None:
         """Make room for ``kept`` draws of shape ``shape``, and write down all that is known."""
-        require_free(self.part, self.path)  # the warm-up may have been long
-        check_output(self.path, overwrite=self.overwrite)
-        size = state.x.dtype.itemsize
-        require_space(self.path, kept * int(np.prod(shape)) * size)
-        fresh = self.part.with_name(self.part.name + ".new")  # so that a .part is always readable
-        with writing(self.path):
-            with h5py.File(fresh, "w") as file:
+        require_space(self.path, kept * int(np.prod(shape)) * state.x.dtype.itemsize)
+        fresh = new_of(self.path)  # so that a .part is always readable
+        with writing(self.path), begun(fresh, self.path) as held:
+            require_free(self.part, self.path)  # the warm-up may have been long
+            check_output(self.path, overwrite=self.overwrite)
+            with h5py.File(fresh, "w", locking=False) as file:
                 describe(file, "run", self.seed, self.settings, "1")
                 _write_about(file, engine.kernel, about)
                 _make_room(file, kept, shape, state.x.dtype)
@@ -111,8 +112,9 @@ class RunWriter:
                     file[slot]["step"][0] = state.step
             with open(fresh, "rb+") as room:
                 reserve(room.fileno(), fresh.stat().st_size)
-            self._place = place_of(fresh)
             os.replace(fresh, self.part)
+            self._file = opened(self.part, self.path, held)
+            self._place = place_of(self.part)
 
     def restore(self, engine: Engine) -> tuple[State, Array, int]:
         """Return the state to go on from, the tally and the draws that are there; tune ``engine`` alike."""
@@ -155,6 +157,7 @@ class RunWriter:
     def write(self, first: int, draws: Draws, state: State, tally: Array) -> None:
         """Write draws first, first + 1, ..., and the state after them."""
         file = self._file
+        assert file is not None
         require_own(self.part, self._place, self.path)
         with writing(self.path):
             file["samples/x"][first : first + len(draws.x)] = draws.x
@@ -171,6 +174,7 @@ class RunWriter:
 
     def finish(self, drift_to_noise: float) -> None:
         """Give the file its final name, once everything is on the disk."""
+        assert self._file is not None
         with writing(self.path):
             self._file["drift_to_noise"][0] = drift_to_noise
             self._file.close()
@@ -180,12 +184,10 @@ class RunWriter:
             os.replace(self.part, self.path)
 
     def __enter__(self) -> RunWriter:
-        with writing(self.path):
-            self._file = opened(self.part, self.path)
-            place, self._place = self._place, place_of(self.part)
-        if place not in (None, self._place):
-            self._file.close()
-            require_own(self.part, place, self.path)
+        if self._file is None:
+            with writing(self.path):
+                self._file = opened(self.part, self.path)
+                self._place = place_of(self.part)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -280,7 +282,7 @@ def write_run(path: Path, run: Run) -> None:
     about |= {"swap_every": run.swap_every, "first_step": run.first_step}
     check_storable(run.kernel)
     kept = run.draws.shape[0]
-    with h5py.File(path, "w") as file:
+    with h5py.File(path, "w", locking=False) as file:
         describe(file, "run", run.seed, {}, "1")
         _write_about(file, run.kernel, about)
         _make_room(file, kept, tuple(run.draws.shape[1:]), run.draws.dtype)
