@@ -48,6 +48,8 @@ def _assignments(
     callback=numbers(float),
     help="Side of its box, or one for each dimension.",
 )
+@click.option("--contrast", is_flag=True,
+              help="The first file holds densities or counts: measure x / mean - 1.")  # fmt: skip
 @click.option(
     "--compare", "model_text", help="Model: planck2018, eh98, powerlaw:..., or a file, as in physscore field."
 )
@@ -73,6 +75,7 @@ def command(
     path: Path,
     dataset: str | None,
     box_size: tuple[float, ...] | None,
+    contrast: bool,
     model_text: str | None,
     redshift: float | None,
     cross: Path | None,
@@ -114,9 +117,7 @@ def command(
         raise InputError("--shot-noise and --cross exclude each other: a cross spectrum has no shot noise")
     if redshift is not None and model_text is None:
         raise InputError("--redshift is that of a model: give one by --compare")
-    if box_size is not None and dataset is None:
-        raise InputError(f"--box is for a --dataset in a file that is not ours: {path} says its own")
-    with FieldFile(path, dataset=dataset, box_size=box_size) as fields:
+    with FieldFile(path, dataset=dataset, box_size=box_size, contrast=contrast) as fields:
         if not fields.completed:
             raise InputError(f"file {path} holds no finished field yet")
         if model_text is not None and fields.settings.get("cells"):
@@ -129,6 +130,13 @@ def command(
             warnings.warn(
                 f"{path} holds some cells of a larger field: power is measured as if they were periodic, "
                 "which they are not",
+                stacklevel=1,
+            )
+        own = fields.settings.get("command") == "field"  # contrasts, some of whose cells may all be positive
+        if not (own or contrast) and fields.is_density(fields.independent().indices[0]):
+            warnings.warn(
+                f"{path} holds no negative value, as densities and counts do: the power of their contrast, "
+                "x / mean - 1, is measured with --contrast",
                 stacklevel=1,
             )
         if fields.chains is not None:

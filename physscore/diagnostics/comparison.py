@@ -55,9 +55,10 @@ class Verdict:
         return bool(self.p_value >= 1e-4 and abs(self.amplitude_pull) <= 4.0)
 
     def __str__(self) -> str:
+        chi2 = f"{self.chi2:.1f}" if self.chi2 < 1e6 else f"{self.chi2:.6g}"
         return (
-            f"{'passed' if self.passed else 'FAILED'}: chi2 = {self.chi2:.1f} for {self.dof} bins "
-            f"(p = {self.p_value:.3g}), amplitude {self.amplitude:.5f} +- {self.amplitude_error:.1g} "
+            f"{'passed' if self.passed else 'FAILED'}: chi2 = {chi2} for {self.dof} bins "
+            f"(p = {self.p_value:.3g}), amplitude {self.amplitude:.6g} +- {self.amplitude_error:.1g} "
             f"({self.amplitude_pull:+.1f} sigma)"
         ) + ("" if math.isfinite(self.chi2) else ", and power where the model has none")
 

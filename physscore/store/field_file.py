@@ -6,7 +6,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,23 @@ from physscore.store.fields import CHECKS
 from physscore.store.hdf5 import FORMAT, open_hdf5, reading, require_same
 from physscore.store.spectra import read_spectrum
 
+_PIECE = 1 << 26  # bytes of a field that are read at a time
+_FEW = 6  # names in a sentence
+
 
 @dataclass(frozen=True)
 class FieldView:
-    """A field in an open file, of which parts are read by index."""
+    """A field in an open file, of which parts are read by index: as x / mean - 1 where there is a mean."""
 
     dataset: Any
     place: tuple[int, ...]
+    mean: float | None = None
 
     def __getitem__(self, key: Any) -> Array:
-        return np.asarray(self.dataset[(*self.place, *(key if isinstance(key, tuple) else (key,)))])
+        part = np.asarray(self.dataset[(*self.place, *(key if isinstance(key, tuple) else (key,)))])
+        if self.mean is None:
+            return part
+        return np.asarray(part.astype(np.result_type(part, np.float32), copy=False) / self.mean - 1)
 
 
 class FieldFile:
@@ -46,6 +53,8 @@ class FieldFile:
         Path of the dataset of fields inside a file that is not ours.
     box_size
         Its side length, or one for each dimension.
+    contrast
+        Whether the fields are densities or counts, of which :meth:`read` and :meth:`view` give x / mean - 1.
     batched
         Whether the first dimension of such a dataset counts fields. [default: as the lengths say]
 
@@ -73,14 +82,20 @@ class FieldFile:
         dataset: str | None = None,
         box_size: Sequence[float] | None = None,
         batched: bool | None = None,
+        contrast: bool = False,
     ) -> None:
-        self.path = Path(path)
+        self.path, self.contrast = Path(path), contrast
         self.chains: int | None = None
         self.file = open_hdf5(self.path)
         try:
             if dataset is None:
                 with reading(self.path):
                     self._read_ours()
+                if box_size is not None:
+                    raise InputError(
+                        f"box_size is {box_size}: {self.path} says its own; --box is for a --dataset in a "
+                        "file that is not ours"
+                    )
             else:
                 self._read_foreign(dataset, box_size, batched)
         except BaseException:
@@ -93,9 +108,10 @@ class FieldFile:
             self._read_run()
             return
         if file.attrs.get("format") != FORMAT or file.attrs.get("kind") != "fields":
+            known = [] if file.attrs.get("format") == FORMAT else _names_of_arrays(file)
             raise InputError(
-                f"file {self.path} is not a file of physscore fields: for another one name the dataset "
-                "(--dataset) and the side of its box (--box)"
+                f"file {self.path} is not a file of physscore fields: name one of its datasets with --dataset"
+                f"{': ' if known else ''}{', '.join(known)}, and the side of its box with --box"
             )
         header = file["Header"].attrs
         self.delta = file[str(file.attrs.get("dataset", "fields/delta"))]
@@ -169,7 +185,32 @@ class FieldFile:
 
     def read(self, i: int = 0) -> Array:
         """Return field ``i``, of shape ``grid.shape``."""
-        return np.asarray(self.delta[self._place(i)])
+        return self.view(i)[...]
+
+    def is_density(self, i: int = 0) -> bool:
+        """Return whether no value of field ``i`` is negative, and some are positive, as in no contrast."""
+        positive = any(part.max() > 0 for part in self._planes(i))
+        return positive and all(part.min() >= 0 for part in self._planes(i))
+
+    def _planes(self, i: int) -> Iterator[Array]:
+        """Give field ``i``, which may be larger than memory, in pieces."""
+        view = FieldView(self.delta, self._place(i))
+        n, size = self.grid.shape[0], self.delta.dtype.itemsize * self.grid.n_cells
+        step = max(1, _PIECE * n // max(size, 1))
+        yield from (view[start : start + step] for start in range(0, n, step))
+
+    def _mean(self, i: int) -> float:
+        total = 0.0
+        for part in self._planes(i):
+            if part.min() < 0:
+                raise InputError(
+                    f"field {i} in {self.path} has the value {part.min():.4g}: contrast (--contrast) is for "
+                    "densities and counts, which are not negative"
+                )
+            total += float(part.sum(dtype=np.float64))
+        if not 0 < total < math.inf:
+            raise InputError(f"field {i} in {self.path} has the sum {total:g}: a contrast needs one above 0")
+        return total / self.grid.n_cells
 
     def finished(self) -> Array:
         """Return the fields that are there, with a warning if these are not all.
@@ -194,7 +235,7 @@ class FieldFile:
 
     def view(self, i: int = 0) -> FieldView:
         """Return field ``i``, of which parts are read when they are asked for."""
-        return FieldView(self.delta, self._place(i))
+        return FieldView(self.delta, self._place(i), self._mean(i) if self.contrast else None)
 
     def independent(self) -> FieldSequence:
         """Return the completed fields to be read one at a time, without the second ones of pairs,
@@ -243,3 +284,15 @@ class FieldFile:
 
     def __exit__(self, *_: object) -> None:
         self.file.close()
+
+
+def _names_of_arrays(file: h5py.File) -> list[str]:
+    """Return the names of what may be fields in a file, the first few."""
+    names: list[str] = []
+
+    def add(name: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset) and item.ndim and item.dtype.kind in "fiub":
+            names.append(name)
+
+    file.visititems(add)
+    return names if len(names) <= _FEW else [*names[:_FEW], "..."]
