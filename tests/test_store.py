@@ -190,6 +190,20 @@ def test_existing_output_is_kept(tmp_path):
     assert len(ps.load(path).delta) == 2
 
 
+def test_what_python_calls_the_options_of_the_shell(tmp_path):
+    path = tmp_path / "f.h5"
+    write_some(path, [0])
+    with pytest.raises(
+        InputError, match=r"--overwrite .*--resume .*\(in Python overwrite=True, resume=True\)"
+    ):
+        writer(path)
+    with pytest.raises(InputError, match=r"use --overwrite \(in Python overwrite=True\)"):
+        FieldWriter(path, GRID, n=3, dtype=np.dtype("f4"), seed=2, settings={"a": 1}, resume=True)
+    ps.save(path, ps.Fields(draw(1), GRID), overwrite=True)
+    with pytest.raises(InputError, match=r"exists: use --overwrite to .* \(in Python overwrite=True\)"):
+        ps.save(path, ps.Fields(draw(1), GRID))
+
+
 @pytest.mark.parametrize("name", ["no/folder/f.h5", "."])
 def test_impossible_output(tmp_path, name):
     with pytest.raises(InputError, match=r"output .*(there is no folder|is a folder)"):

@@ -224,7 +224,7 @@ def _differing(about: dict[str, Any], settings: dict[str, Any], task: Task) -> s
 
 def _another(path: Path, differing: str) -> InputError:
     what = f"output {path} belongs to another training (its {differing} differ)"
-    return InputError(f"{what}: resume it with the same, or use --overwrite")
+    return InputError(f"{what}: resume it with the same, or use --overwrite (in Python overwrite=True)")
 
 
 def _number(value: Any) -> float | None:

@@ -201,7 +201,8 @@ class EvidenceWriter:
         if not np.allclose(found, known, rtol=0.0, atol=_ALIKE * scale, equal_nan=True):
             raise InputError(
                 f"output {path} belongs to another job (the energies of {self.target!r} at its states are "
-                "others): resume it with the same target and reference, or use --overwrite"
+                "others): resume it with the same target and reference, or use --overwrite (in Python "
+                "overwrite=True)"
             )
 
     def __enter__(self) -> EvidenceWriter:
@@ -267,7 +268,10 @@ def _read(file: h5py.File, path: Path) -> LogZ:
     if file.attrs.get("format") != "physscore" or file.attrs.get("kind") != "evidence":
         raise InputError(f"file {path} is not a file of a physscore estimate of log Z")
     if unfinished(file) is not None:
-        raise InputError(f"file {path} holds an unfinished estimate: the same command with --resume ends it")
+        raise InputError(
+            f"file {path} holds an unfinished estimate: the same command with --resume (in Python "
+            "resume=True) ends it"
+        )
     with reading(path):
         found = json.loads(file.attrs["estimate"])
         found["estimates"] = {name: tuple(pair) for name, pair in found["estimates"].items()}

@@ -81,8 +81,10 @@ def check_output(
                     )
             if not (overwrite or resume):
                 require_free(existing, path)
-                hint = " or --resume to go on with it" if verb != "exists" else ""
-                raise InputError(f"output {existing} {verb}: use --overwrite to replace it{hint}")
+                hint, options = "use --overwrite to replace it", "overwrite=True"
+                if existing != path:
+                    hint, options = f"{hint} or --resume to go on with it", f"{options}, resume=True"
+                raise InputError(f"output {existing} {verb}: {hint} (in Python {options})")
     folder = path.parent
     if not folder.is_dir():
         raise InputError(f"output {path} cannot be written: there is no folder {folder}")
@@ -185,7 +187,9 @@ def describe(
 def require_same(file: h5py.File, path: Path, seed: int | None, settings: dict[str, Any]) -> None:
     """Refuse to go on with the file of another job, whichever process it is of."""
     if file.attrs.get("format") != FORMAT or "settings" not in file.attrs:
-        raise InputError(f"output {path} is not a file of physscore: use --overwrite to replace it")
+        raise InputError(
+            f"output {path} is not a file of physscore: replace it by --overwrite (in Python overwrite=True)"
+        )
     with reading(path):
         found = {
             "seed": int(file.attrs["seed"]) if "seed" in file.attrs else None,
@@ -200,7 +204,7 @@ def require_same(file: h5py.File, path: Path, seed: int | None, settings: dict[s
     if differing:
         raise InputError(
             f"output {path} belongs to another job ({'; '.join(differing)}): "
-            "resume it with the same settings, or use --overwrite"
+            "resume it with the same settings, or use --overwrite (in Python overwrite=True)"
         )
 
 

@@ -111,7 +111,7 @@ def require_own(part: Path, place: Place | None, output: Path) -> None:
     """
     if place_of(part) != place:
         raise InputError(
-            f"output {output} was taken over by another job (--overwrite): nothing of this one is left"
+            f"output {output} was taken over by another job that replaces it: nothing of this one is left"
         )
 
 

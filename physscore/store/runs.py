@@ -151,7 +151,7 @@ class RunWriter:
         if not _same_energies(found, known):
             raise InputError(
                 f"output {self.path} belongs to another job (the energies of its states are not those of "
-                f"{target!r}): give the same target, or use --overwrite"
+                f"{target!r}): give the same target, or use --overwrite (in Python overwrite=True)"
             )
 
     def write(self, first: int, draws: Draws, state: State, tally: Array) -> None:
@@ -209,7 +209,8 @@ def _require_same_target(engine: Engine, state: State, part: Path) -> None:
     if what:
         raise InputError(
             f"output {part} belongs to another job (the {what} at its states is not that of "
-            f"{engine.target!r}): resume it with the same target, or use --overwrite"
+            f"{engine.target!r}): resume it with the same target, or use --overwrite (in Python "
+            "overwrite=True)"
         )
 
 
