@@ -9,6 +9,7 @@ from scipy import integrate, stats
 from scipy.special import kv
 
 import physscore as ps
+from physscore.evidence.excess import excess_of
 from physscore.evidence.reference import reference_for
 from physscore.points import evaluate
 
@@ -34,6 +35,38 @@ def test_arrays_and_compiled_forms_agree(prior):
     found, gradient = evaluate(prior.point, x)
     np.testing.assert_allclose(found, energy, rtol=1e-13)
     np.testing.assert_allclose(gradient, -score, rtol=1e-12, atol=1e-14)
+
+
+def test_far_out_the_energy_is_that_of_a_normal_number():
+    """Where 1 + a^2 overflows, the fitted reference was infinite, and the target infinitely likely."""
+    prior = ps.JohnsonSU(0.0, [1.0, 2.0], [0.79, 0.0])
+    z = np.array([[-800.0, 0.0], [300.0, 1.0], [500.0, -2.0], [800.0, 3.0]])
+    tail = 0.79 * np.abs(z[:, 0])
+    log_cosh = tail + np.log1p(np.exp(-2 * tail)) - math.log(2)
+    wanted = prior.energy(np.zeros((1, 2))) + 0.5 * (z**2).sum(axis=1) + log_cosh
+    x = prior.unwhiten(z)
+    energy, score = prior.energy_and_score(x)
+    np.testing.assert_allclose(energy, wanted, rtol=1e-13)
+    found, gradient = evaluate(prior.point, x)
+    np.testing.assert_allclose(found, wanted, rtol=1e-13)
+    np.testing.assert_allclose(gradient, -score, rtol=1e-12, atol=1e-300)
+    assert np.isnan(evaluate(prior.point, np.full((1, 2), np.nan))[0]).all()
+
+
+def test_states_beyond_the_reference_are_outside(monkeypatch):
+    prior = ps.JohnsonSU(0.0, 1.0, 0.5, dim=1)
+    whole = ps.JohnsonSU.energy_and_score
+
+    def bounded(self, x):
+        energy, score = whole(self, x)
+        return np.where(np.abs(x[:, 0]) > 3, np.inf, energy), score
+
+    monkeypatch.setattr(ps.JohnsonSU, "energy_and_score", bounded)
+    target = ps.from_functions(energy=lambda x: 0.5 * (x**2).sum(axis=1), score=lambda x: -x, shape=1)
+    u, slope = excess_of(prior, target)(np.array([[0.0], [50.0]]))
+    assert np.isfinite(u[0]) and u[1] == np.inf
+    fallen = ps.from_functions(energy=lambda x: np.full(len(x), -np.inf), score=lambda x: -x, shape=1)
+    assert excess_of(prior, fallen)(np.zeros((1, 1)))[0] == -np.inf  # of the target: to be seen
 
 
 def test_without_tails_it_is_normal():

@@ -16,7 +16,11 @@ from physscore.arrays import as_states, cupy, on_gpu, to_host
 from physscore.core import Array, InputError, Point, Prior
 from physscore.elementary import asinh, log
 from physscore.energies.gaussian import Gaussian
+from physscore.philox import select
 from physscore.points import compiled_block, energy_and_score, from_block
+
+_LOG_2 = math.log(2.0)
+_FAR = 1e9  # beyond it 1 + a^2 is a^2, which may overflow: asinh a = log 2a, cosh asinh a = a
 
 
 @compiled_block
@@ -42,10 +46,13 @@ def _johnson_block(x, params, gradient_out, energy_out):
         else:
             for j in range(n):
                 a = tail * t[j]
-                square = 1.0 + a * a
-                z = asinh(a) / tail
-                energy_out[j] += 0.5 * (z * z + log(square))
-                t[j] = z / math.sqrt(square) + tail * a / square
+                far = abs(a) > _FAR
+                near = select(far, 1.0, a)
+                size = select(far, abs(a), math.sqrt(1.0 + near * near))
+                ending = select(a < 0.0, -1.0, 1.0) * (log(size) + _LOG_2)
+                z = select(far, ending, asinh(near)) / tail
+                energy_out[j] += 0.5 * z * z + log(size) + 0.0 * size  # no number where there is none
+                t[j] = z / size + tail * (a / size) / size
     for i in range(d):
         w = inverse[i * d + i] if dense else inverse[i]
         for j in range(n):
@@ -118,9 +125,9 @@ class JohnsonSU(Prior):
         t, inverse = self._unmixed(states), self._inverse
         with np.errstate(over="ignore", invalid="ignore"):  # what a diverging chain is offered
             a, z = self.tails * t, self._drawn_in(t)
-            square = 1.0 + a * a
-            energy = self._normal._offset + 0.5 * (z * z + np.log(square)).sum(axis=1)
-            slope = -(z / np.sqrt(square) + self.tails * a / square)
+            size = np.hypot(1.0, a)  # cosh(asinh a), which does not overflow as a^2 does
+            energy = self._normal._offset + (0.5 * z * z + np.log(size)).sum(axis=1)
+            slope = -(z / size + self.tails * (a / size) / size)
             score = slope * inverse if inverse.ndim == 1 else slope @ inverse
         return energy, score.astype(states.dtype, copy=False)
 

@@ -84,7 +84,20 @@ class Excess:
         if self.own:
             energy = energy - (self.offset + 0.5 * np.einsum("ni,ni->n", y, y))
             slope -= y
+        else:
+            energy = self._beyond_reference(energy, y)
         return np.asarray(energy, np.float64), slope
+
+    def _beyond_reference(self, energy: Array, y: Array) -> Array:
+        """Return u, which is +inf where the reference has no density: no state is worth more than all others
+        for that."""
+        lowest = np.isneginf(energy)
+        if not lowest.any():
+            return energy
+        none = np.isposinf(self.reference.energy(self.to_state(y[lowest])))
+        energy = energy.copy()
+        energy[lowest] = np.where(none, np.inf, -np.inf)
+        return energy
 
     def _pull_back(self, y: Array, gradient: Array) -> Array:
         z = y.reshape(len(y), *self.shape)
