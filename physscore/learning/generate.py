@@ -97,7 +97,7 @@ def generate(
     require_memory(4 * 8 * n * score.dim, f"making {n} states")
     require_space(path, 8 * n * score.dim)
     draws = score.sample(n, seed=seed, steps=steps, progress=progress)
-    with whole_file(path, draws.nbytes) as fresh, h5py.File(fresh, "w") as file:
+    with whole_file(path, draws.nbytes) as fresh, h5py.File(fresh, "w", locking=False) as file:
         describe(file, "draws", seed, settings, "1")
         file["draws"] = draws
     return found
