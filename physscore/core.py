@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from functools import cached_property, wraps
 from inspect import isabstract
 from types import FunctionType
-from typing import Any, NamedTuple, cast, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+_Kind = TypeVar("_Kind", "Energy", "Score")
 
 
 class InputError(ValueError):
@@ -137,15 +138,15 @@ class Score(ABC):
         """Return the score itself, as ``sum`` begins with 0."""
         return self if isinstance(other, int) and other == 0 else combine([(1.0, other), (1.0, self)])
 
-    def __neg__(self) -> Any:
-        """Return what belongs to the inverse of the density: an energy of an energy, as the following do."""
+    def __neg__(self) -> Score:
+        """Return what belongs to the inverse of the density."""
         return self * -1.0
 
-    def __sub__(self, other: Score) -> Any:
+    def __sub__(self, other: Score) -> Score:
         """Return what belongs to the quotient of the two densities."""
         return combine([(1.0, self), (-1.0, other)])
 
-    def __truediv__(self, temperature: float) -> Any:
+    def __truediv__(self, temperature: float) -> Score:
         """Return what belongs to the density at a ``temperature``: to the power 1 / temperature."""
         number = isinstance(temperature, int | float | np.number) and not isinstance(temperature, bool)
         if not number or temperature == 0:
@@ -198,19 +199,14 @@ class Energy(Score):
             )
         return self.energy(x), self.score(x)
 
-    @overload
-    def __add__(self, other: Energy) -> Energy: ...
-    @overload
-    def __add__(self, other: Score) -> Score: ...
-    def __add__(self, other: Score) -> Score:
-        """Return the energy of the product of the two densities."""
-        return combine([(1.0, self), (1.0, other)])
+    if TYPE_CHECKING:  # of an energy they are energies
 
-    def __mul__(self, factor: float) -> Energy:
-        """Return ``factor`` times the energy: the density to the power ``factor``."""
-        return cast(Energy, combine([(factor, self)]))
-
-    __rmul__ = __mul__
+        def __add__(self, other: _Kind) -> _Kind: ...
+        def __sub__(self, other: _Kind) -> _Kind: ...
+        def __mul__(self, factor: float) -> Energy: ...
+        def __rmul__(self, factor: float) -> Energy: ...
+        def __neg__(self) -> Energy: ...
+        def __truediv__(self, temperature: float) -> Energy: ...
 
 
 class Prior(Energy):

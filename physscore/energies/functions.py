@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from operator import index
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,21 @@ from physscore.points import evaluate
 _DOUBLE = float(np.finfo(np.float64).eps)
 
 
+@overload
+def from_functions(
+    *, energy: Callable[[Array], Array], score: Callable[[Array], Array], shape: int | Sequence[int],
+    name: str = ..., simulate: Callable[..., Energy] | None = ...,
+) -> Energy: ...  # fmt: skip
+@overload
+def from_functions(
+    *, energy_and_score: Callable[[Array], tuple[Array, Array]], shape: int | Sequence[int],
+    name: str = ..., simulate: Callable[..., Energy] | None = ...,
+) -> Energy: ...  # fmt: skip
+@overload
+def from_functions(
+    *, score: Callable[[Array], Array], shape: int | Sequence[int], name: str = ...,
+    simulate: Callable[..., Energy] | None = ...,
+) -> Score: ...  # fmt: skip
 def from_functions(
     *,
     energy: Callable[[Array], Array] | None = None,
@@ -29,7 +44,7 @@ def from_functions(
     shape: int | Sequence[int],
     name: str = "from_functions",
     simulate: Callable[..., Energy] | None = None,
-) -> Any:
+) -> Energy | Score:
     """Return an energy, or only a score, made of vectorised functions.
 
     The functions are given copies of the states, which they may change.
@@ -122,6 +137,12 @@ class _EnergyFunctions(Energy):
         return self._name
 
 
+def is_own(energy: Energy) -> bool:
+    """Return whether an energy and its score are formulas of the user's own."""
+    built_in = type(energy).__module__.partition(".")[0] == "physscore"
+    return not built_in or isinstance(energy, _EnergyFunctions | CompiledEnergy)
+
+
 def checked_energy(energy: Any, x: Array, rounding: Rounding | None = None) -> npt.NDArray[np.float64]:
     """Return the energies that a function returned for ``x``, as an array of their own.
 
@@ -146,7 +167,7 @@ def checked_energy(energy: Any, x: Array, rounding: Rounding | None = None) -> n
 class Rounding:
     """How much the lowest energies of a model are rounded: its others may be those of trial steps far out.
 
-    If all are so large that float32 rounds them by more than 0.1, as with a large constant, kernels that
+    If all are so large that they are rounded by more than 0.1, as with a large constant, kernels that
     accept or reject, and log Z, see steps in place of a slope.
     """
 
@@ -161,14 +182,13 @@ class Rounding:
         if not isinstance(energy, np.ndarray) or energy.dtype.kind != "f" or not energy.size:
             return
         eps = float(np.finfo(energy.dtype).eps) if eps is None else eps
-        if eps <= _DOUBLE:
-            return
         self._lowest = min(self._lowest, float(np.abs(energy).min()))
         if 0.1 < self._lowest * eps < np.inf:
-            limit = f"{0.1 / eps:.0e}".replace("e+0", "e")
+            limit = f"{0.1 / eps:.0e}".replace("e+0", "e").replace("e+", "e")
+            or_double = ", or compute them in float64" if eps > _DOUBLE else ""
             warnings.warn(
                 f"energies are {dtype or energy.dtype} and above {limit}, where they are rounded by 0.1 and "
-                "more: leave a constant out, or compute them in float64",
+                f"more: leave a constant out{or_double}",
                 stacklevel=4,
             )
 

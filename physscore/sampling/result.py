@@ -27,6 +27,8 @@ from physscore.diagnostics.power import PowerSpectrum, power_spectrum
 from physscore.grid import Grid
 from physscore.kernels.kernel import Kernel
 from physscore.kernels.metric import Diagonal, Fourier
+from physscore.sampling.arviz import as_arviz
+from physscore.sampling.causes import bias
 
 _LOOKED_AT = 10_000  # components of a field whose mixing is judged
 _PIECE_BYTES = 1 << 26
@@ -70,6 +72,8 @@ class Run:
         Steps of the kernel in each of those that ``thin`` counts: 1, but for a tempered run.
     first_step : int
         Number of the first step, warm-up or not: where the run that this one goes on with stopped, else 0.
+    causes : list of str
+        What ``sample`` found that may explain why a run has not mixed; not kept in files.
     """
 
     draws: Any
@@ -88,6 +92,7 @@ class Run:
     complete: bool = True
     swap_every: int = 1
     first_step: int = 0
+    causes: list[str] = field(default_factory=list)
     file: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -230,12 +235,18 @@ class Run:
         """All draws of all chains, (kept * chains, *shape), in memory."""
         return to_host(self.draws[...]).reshape(-1, *self.shape)
 
-    @cached_property
+    @property
     def mixing(self) -> Mixing:
         """Whether the run has mixed, and if not, why, in words.
 
-        Judged are all components, or 10000 evenly spaced ones where there are more, and the energy.
+        Judged are all components, or 10000 evenly spaced ones where there are more, the energy, and the bias
+        of a step that is not rejected. ``causes`` are told where it has not.
         """
+        reasons = [*self._judged.reasons, *filter(None, [bias(self)])]
+        return Mixing(not reasons, [*reasons, *self.causes] if reasons else [])
+
+    @cached_property
+    def _judged(self) -> Mixing:
         kept, chains = self.draws.shape[:2]
         if kept < 4:
             return Mixing(False, [f"cannot be judged: {kept} draws a chain are kept, and 4 are needed"])
@@ -321,22 +332,7 @@ class Run:
         InputError
             If ArviZ is not installed, or a parameter has the name of one of its dimensions.
         """
-        for name in {"chain", "draw"}.intersection(self.names or ()):
-            raise InputError(
-                f"names holds {name!r}, which is a dimension of ArviZ's: give run.names another for it"
-            )
-        try:
-            import arviz
-        except ImportError as error:
-            raise InputError('ArviZ is not installed: pip install "physscore[arviz]"') from error
-        draws = np.swapaxes(to_host(self.draws[...]), 0, 1)
-        posterior = {"x": draws}
-        if self.names is not None:
-            posterior = {name: draws[..., i] for i, name in enumerate(self.names)}
-        stats = {"lp": -np.asarray(self.energies[...]).T}
-        if int(arviz.__version__.partition(".")[0]) < 1:
-            return arviz.from_dict(posterior=posterior, sample_stats=stats)
-        return arviz.from_dict({"posterior": posterior, "sample_stats": stats})
+        return as_arviz(self)
 
     def summary(self) -> dict[str, Any]:
         """Return the run in numbers, ready for JSON."""

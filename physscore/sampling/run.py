@@ -32,6 +32,7 @@ from physscore.kernels.langevin import MALA
 from physscore.kernels.metric import Dense, Diagonal, Fourier, Metric
 from physscore.kernels.state import Draws, Info, State
 from physscore.processes import ending_together, on_root, require_same_everywhere, world
+from physscore.sampling.causes import NOT_A_NUMBER, causes
 from physscore.sampling.engine import Engine, first_states, grid_of, whole
 from physscore.sampling.pace import Pace
 from physscore.sampling.result import Run
@@ -225,10 +226,12 @@ def sample(
                     writer.finish(drift_to_noise(engine, state))
             on_root(comm, lambda: None)  # the file is there now
             run = RunFile(output).run()
+        run.causes = causes(engine, state, run)
     if run.n_divergent:
+        found = [why for why in run.causes if why.startswith(NOT_A_NUMBER)]
+        why = "their step is too long for where they were, or the energy falls without bound"
         warnings.warn(
-            f"{run.n_divergent} of {chains} chains diverged: their step is too long for where they were, "
-            "or the energy falls without bound; see run.divergent",
+            f"{run.n_divergent} of {chains} chains diverged: {(found or [why])[0]}; see run.divergent",
             stacklevel=2,
         )
     return run
@@ -262,7 +265,7 @@ def drift_to_noise(engine: Engine, state: State) -> float:
 
 def iterate(
     target: Score,
-    kernel: Kernel,
+    kernel: Kernel | None = None,
     *,
     chains: int = 16,
     warmup: int = 0,
@@ -276,7 +279,7 @@ def iterate(
     Parameters
     ----------
     target, kernel, chains, warmup, seed, init, dtype, device
-        As in :func:`sample`; "auto" settings need a warm-up.
+        As in :func:`sample`; "auto" settings, as the default kernel has, need a warm-up.
 
     Yields
     ------
@@ -290,6 +293,7 @@ def iterate(
     InputError
         If an argument makes no sense.
     """
+    kernel = MALA() if kernel is None else kernel
     chains, warmup, seed = whole(chains=chains), whole(0, warmup=warmup), whole(0, seed=seed)
     init, first_step = _going_on(init, chains)
     device = checked_device(device_of(init) if device is None else device)

@@ -18,6 +18,7 @@ from physscore.kernels.state import Info, State
 from physscore.sampling.engine import Engine
 
 _LOOKED_AT = 1 << 20  # chains times components
+_AS_REJECTED = 30.0  # one step that runs away counts as so many rejections
 
 
 class StepSize(ABC):
@@ -32,8 +33,8 @@ class StepSize(ABC):
         """Find a step size that is about right; forget what was learned with another metric."""
 
     @abstractmethod
-    def adjust(self, info: Info) -> None:
-        """Change the step size by what happened in a round of steps."""
+    def adjust(self, info: Info, steps: int) -> None:
+        """Change the step size by what happened in a round of ``steps``."""
 
     @abstractmethod
     def finish(self) -> None:
@@ -59,7 +60,12 @@ def tuned_by(engine: Engine, state: State, look: Callable[[int], object] = lambd
 
 
 class _ByAcceptance(StepSize):
-    """Dual averaging of the mean acceptance of all chains (Nesterov 2009; Hoffman & Gelman 2014, eq. 6)."""
+    """Dual averaging of the mean acceptance of all chains (Nesterov 2009; Hoffman & Gelman 2014, eq. 6).
+
+    Where steps run away, more are to be accepted, but for a quarter of what else is rejected.
+    In light tails that makes chains move more, and few still run away; in necks some do whatever the step
+    is, and the verdict tells.
+    """
 
     @property
     def goal(self) -> float:
@@ -82,10 +88,12 @@ class _ByAcceptance(StepSize):
         self.start = math.log(2 * step)
         self.count, self.error, self.average = 0, 0.0, 0.0
 
-    def adjust(self, info: Info) -> None:
+    def adjust(self, info: Info, steps: int) -> None:
         self.count += 1
         gain = 1 / (self.count + 10)
-        self.error += gain * (self.goal - float(info.acceptance.mean()) - self.error)
+        more = _AS_REJECTED * float(info.divergent.mean()) / steps
+        goal = min(self.goal + more, (3 + self.goal) / 4)
+        self.error += gain * (goal - float(info.acceptance.mean()) - self.error)
         log_step = min(self.start - math.sqrt(self.count) / 0.05 * self.error, math.log(self.most))
         self.average += self.count**-0.75 * (log_step - self.average)
         self._set(math.exp(log_step))
@@ -108,7 +116,7 @@ class _ByExponent(StepSize):
         self._set(step)
         self.count, self.average = 0, 0.0
 
-    def adjust(self, info: Info) -> None:
+    def adjust(self, info: Info, steps: int) -> None:
         self.count += 1
         # A leapfrog twice as long is a step size four times as large.
         change = float(info.exponent.mean()) * math.log(4.0) / math.sqrt(self.count)
@@ -128,7 +136,7 @@ class _ByCurvature(StepSize):
         self.largest = 0.0  # of W^T H W: with another W it says nothing
         self.finish()
 
-    def adjust(self, info: Info) -> None:
+    def adjust(self, info: Info, steps: int) -> None:
         """Do nothing: the curvature is measured between the stages."""
 
     def finish(self) -> None:

@@ -73,9 +73,10 @@ def warm_up(engine: Engine, state: State, steps: int, pace: Pace | None = None) 
         if tuner and stage > 0 and (learner or (last and chooses)):
             tuner.restart()
         while done < end:
-            info = run(min(max(1, steps // _ROUNDS), end - done))
+            n = min(max(1, steps // _ROUNDS), end - done)
+            info = run(n)
             if tuner:
-                tuner.adjust(info)
+                tuner.adjust(info, n)
             if learner and stage > 0:
                 learner.add(state)
         if learner and stage > 0 and not last and steps:
