@@ -95,7 +95,15 @@ def test_files_that_are_written_whole(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_goes_wrong_leaves_no_file(tmp_path):
-    with pytest.raises(ps.InputError, match="broken"), whole_file(tmp_path / "a.h5", 10):
-        raise OSError("broken")
+@pytest.mark.parametrize("replaced", [False, True])
+def test_what_goes_wrong_leaves_no_file(tmp_path, replaced):
+    def broken():
+        with whole_file(tmp_path / "a.h5", 10) as fresh:
+            if replaced:  # as safetensors does
+                (tmp_path / "other").write_text("")
+                (tmp_path / "other").replace(fresh)
+            raise OSError("broken")
+
+    with pytest.raises(ps.InputError, match="broken"):
+        broken()
     assert not list(tmp_path.iterdir())

@@ -40,8 +40,8 @@ def begun(fresh: Path, output: Path) -> Iterator[int | None]:
     try:
         yield held
     except BaseException:
-        if held is None or place_of(fresh) == _place(os.fstat(held)):  # not what another job began meanwhile
-            fresh.unlink(missing_ok=True)
+        if held is None or place_of(fresh) == _place(os.fstat(held)) or _is_free(fresh):
+            fresh.unlink(missing_ok=True)  # not what another job began meanwhile
         raise
     finally:
         if held is not None:
@@ -90,15 +90,8 @@ def require_free(part: Path, output: Path) -> None:
     InputError
         If so.
     """
-    try:
-        descriptor = os.open(part, os.O_RDWR)
-    except OSError:  # there is none, or opening it will say what is wrong
-        return
-    try:
-        if not _free(descriptor):
-            raise _another(output)
-    finally:
-        os.close(descriptor)
+    if not _is_free(part):
+        raise _another(output)
 
 
 def require_own(part: Path, place: Place | None, output: Path) -> None:
@@ -134,15 +127,21 @@ def _another(output: Path) -> InputError:
     )
 
 
-def _free(descriptor: int) -> bool:
-    """Return whether nobody holds an open file, without holding it for a moment where the system can tell."""
-    if not hasattr(fcntl, "F_OFD_GETLK"):
-        return _locked(descriptor)
+def _is_free(path: Path) -> bool:
+    """Return whether nobody holds a file, without holding it for a moment where the system can tell."""
     try:
+        descriptor = os.open(path, os.O_RDWR)
+    except OSError:  # there is none, or opening it will say what is wrong
+        return True
+    try:
+        if not hasattr(fcntl, "F_OFD_GETLK"):
+            return _locked(descriptor)
         found = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _whole())
+        return bool(struct.unpack("hhqqi4x", found)[0] == fcntl.F_UNLCK)
     except OSError:  # a disk without locks
         return True
-    return bool(struct.unpack("hhqqi4x", found)[0] == fcntl.F_UNLCK)
+    finally:
+        os.close(descriptor)
 
 
 def _whole() -> bytes:
