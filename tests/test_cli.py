@@ -218,7 +218,7 @@ REFUSED = {
     "negative P": (("--spectrum", "negative.txt"), "must not be negative"),
     "unsorted k": (("--spectrum", "unsorted.txt"), "rising"),
     "table too short": (("--spectrum", "short.txt"), "covers k from 0.1 to 0.2"),
-    "words in a table": (("--spectrum", "words.txt"), "line 1: it must be two numbers"),
+    "words in a table": (("--spectrum", "words.txt"), "line 3: it must be two numbers"),
     "negative seed": (("--seed", "-1"), "seed is -1"),
     "odd pairs": (("--paired", "-n", "3"), "even number"),
     "more fields than a seed has": (("-n", "20000000"), "one seed has 16777216 fields"),
@@ -236,7 +236,7 @@ def test_bad_input_is_one_sentence_and_code_two(tmp_path, name):
     np.savetxt(tmp_path / "negative.txt", [[0.01, 1], [0.1, -1], [1, 1]])
     np.savetxt(tmp_path / "unsorted.txt", [[0.01, 1], [1, 1], [0.1, 1]])
     np.savetxt(tmp_path / "short.txt", [[0.1, 1], [0.2, 1]])
-    (tmp_path / "words.txt").write_text("k P\n1 2\n")
+    (tmp_path / "words.txt").write_text("k P\n1 2\n2 three\n")
     (tmp_path / "old.h5").write_text("")
     out = physscore("field", *SMALL, "-o", "f.h5", *options, cwd=tmp_path, code=2)
     assert out.stdout == ""
