@@ -73,7 +73,7 @@ class Rows:
                 self.dataset("completed")[numbers[0] : numbers[-1] + 1] = 1
             self._unmarked.clear()
             self.file.flush()
-        self._due = time.monotonic() + _EVERY
+            self._due = time.monotonic() + _EVERY  # the first row does not wait
 
 
 def _runs(numbers: Iterable[int]) -> Iterator[list[int]]:
