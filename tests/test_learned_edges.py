@@ -8,6 +8,8 @@ import torch
 import physscore as ps
 from physscore import learning
 from physscore.diagnostics.derivatives import directional
+from physscore.energies.transformed import Transformed
+from physscore.evidence import reference
 from physscore.learning.data import moved
 from physscore.learning.fitted import fitted
 from physscore.learning.generate import generate
@@ -83,6 +85,49 @@ def test_no_energy_beyond_the_wall_of_positive_data():
     assert (score[1] == 0).all()
     run = ps.sample(fit, ps.MALA(), chains=8, steps=50, warmup=50, init=x[:8].astype(float))
     assert (run.draws > 0).all()
+
+
+def test_a_learned_energy_of_positive_data_works_as_any_other():
+    x = np.exp(np.random.default_rng(0).normal(size=(2000, 2)))
+    fit = learning.train("mlp", x, kind="energy", loss="denoising", sigma=0.3, steps=30)
+    assert fit.has_walls
+    with pytest.raises(ps.InputError, match="has bounds, which ULA steps over"):
+        ps.sample(fit, ps.ULA(0.01), chains=4, steps=2, init=np.ones(2))
+    states = np.array([[-1.0, 1.0], [1.0, 2.0]])
+    assert (fit.score(states)[0] == 0).all()
+    np.testing.assert_array_equal(fit.score(states), fit.energy_and_score(states)[1])
+    assert (np.array(fit.directional(states, states))[:, 0] == 0).all()
+    energy = fit.energy(np.array([[10.0**-k, 1.0] for k in (320, 309, 307, 100, 1)]))
+    assert not np.isneginf(energy).any()  # 1 / x is infinite
+    assert np.isfinite(energy[2:]).all()
+    for target in (fit, fit + ps.GaussianNoise(np.ones(2), 1.0)):
+        run = ps.sample(target, ps.MALA(0.01), chains=30, steps=2, warmup=0)  # from its own starts
+        assert (run.draws > 0).all()
+    found = reference.fitted(fit, 0)
+    assert isinstance(found, Transformed)
+    spread = np.log(found.sample(500, seed=0)).std()
+    assert 0.7 < spread < 3  # of the logarithms 1, in a reference that is wider
+
+
+def test_a_prior_of_coordinates_is_one_of_states():
+    data = np.exp(np.random.default_rng(0).normal(size=(3000, 1)) * [0.5, 1.0])
+    prior = Transformed(
+        ps.Gaussian([0.3, -0.2], [[1.0, 0.5], [0.5, 2.0]]), learning.normalisation.Components.fit(data)
+    )
+    one = Transformed(ps.Gaussian(0.3, 2.0), learning.normalisation.Components.fit(data[:, :1]))
+    u = np.linspace(-9, 9, 20_001)
+    assert np.exp(u - one.energy(np.exp(u)[:, np.newaxis])).sum() * (u[1] - u[0]) == pytest.approx(
+        1, abs=1e-3
+    )
+    x = prior.sample(20, seed=1)
+    z = prior.whiten(x)
+    np.testing.assert_allclose(prior.unwhiten(z), x, rtol=1e-7)
+    assert ps.check_score(prior, x).passed
+    v, h = np.random.default_rng(1).normal(size=z.shape), 1e-6
+    change = (prior.energy(prior.unwhiten(z + h * v)) - prior.energy(prior.unwhiten(z - h * v))) / (2 * h)
+    slope = prior.pull_back(z, -prior.score(x))
+    np.testing.assert_allclose((slope * v).sum(axis=1), change, rtol=1e-4, atol=1e-4)
+    assert (prior.pull_back(np.full((1, 2), -1e4), np.ones((1, 2))) == 0).all()  # rounded to the wall
 
 
 def test_axes_of_a_box_with_different_sides_stay_apart():

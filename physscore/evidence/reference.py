@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from scipy.special import ndtr
 
 from physscore.arrays import device_of, namespace, row_dots, to_host
 from physscore.core import Array, Energy, InputError, Prior
-from physscore.energies.coordinates import FieldModes, has_field, prior_and_likelihood
+from physscore.energies.coordinates import FieldModes, has_field, prior_and_likelihood, terms_of
 from physscore.energies.fourier_gaussian import FourierGaussian
 from physscore.energies.gaussian import Gaussian
 from physscore.energies.johnson import JohnsonSU
 from physscore.energies.lattice import Lattice
 from physscore.energies.lognormal import LognormalField
+from physscore.energies.priors import Parameters
+from physscore.energies.transformed import Transformed, WhiteningOf, crude_of
 from physscore.evidence.annealed import Particles
 from physscore.evidence.excess import FieldExcess, excess_of
 from physscore.evidence.pilot import Pilot, check_start, nearest_mean, nearest_variances
@@ -24,6 +27,7 @@ from physscore.sampling.engine import grid_of
 
 _MOST_STAGES, _STAGES = 40, 10
 _FAR = 100.0  # standard deviations of the crude reference
+_INSIDE = 0.01  # of the standard normal, so that some of its draws are
 _DIRECTIONS, _DISTANT = 16, 40.0  # that are looked along, and standard deviations that they are followed
 _ABOVE, _STEEP = 20.0, 100.0  # times as far as the lowest quarter reaches, as the others' squared slopes
 _FLAT = 0.03  # mean probability to accept such a move: where tails are as heavy as |x|^-1.2 it is 0.01
@@ -73,7 +77,7 @@ def fitted(
             "of 1 to 3 dimensions"
         )
     field = isinstance(target, Lattice) or len(target.shape) > 1 or has_field(target)
-    crude = _crude_field(target) if field else Gaussian(0.0, 1.0, dim=target.dim)
+    crude = _crude_field(target) if field else _crude(target)
     excess = excess_of(crude, target, device)
     n = int(np.clip(2**23 // excess.dim, 8, 32 if field else 256))
     kernel = HMC(harmonic=field)
@@ -114,7 +118,12 @@ def fitted(
         return excess.normal(mean, widen * spread)
     mean, covariance = rows.mean(axis=0), np.atleast_2d(np.cov(rows.T))
     covariance = 0.95 * covariance + 0.05 * np.diag(np.diag(covariance))
-    tails = _tails(Gaussian(mean, covariance).whiten(rows))
+    found = _wide(mean, covariance, _tails(Gaussian(mean, covariance).whiten(rows)))
+    return crude.of(found) if isinstance(crude, Transformed) else found
+
+
+def _wide(mean: Array, covariance: Array, tails: Array) -> Prior:
+    """Return a density with more than a covariance, and with tails where there are some."""
     if not tails.any():
         return Gaussian(mean, _WIDEN * covariance)
     std = np.sqrt(np.divide(np.expm1(2 * tails**2), 2 * tails**2, out=np.ones_like(tails), where=tails > 0))
@@ -195,6 +204,18 @@ def _energy(particles: Particles) -> tuple[float, float, int]:
     energy = _energies(particles)
     energy = energy[np.isfinite(energy)]  # some may still be outside of walls
     return float(np.mean(energy)), float(np.std(energy)), len(energy)
+
+
+def _crude(target: Energy) -> Prior:
+    """Return where a fit of vectors begins: in coordinates of their own, where a term has such, or the prior
+    where bounds leave little of the standard normal, which is compiled."""
+    own = (crude_of(term) for _, term in terms_of(target))
+    normal = Gaussian(0.0, 1.0, dim=target.dim)
+    prior = prior_and_likelihood(target)[0]
+    bounds = [prior.lower, prior.upper] if isinstance(prior, Parameters) else [[-np.inf], [np.inf]]
+    walled = np.diff(ndtr(bounds), axis=0).prod() < _INSIDE
+    beginning = Transformed(normal, WhiteningOf(cast(Parameters, prior))) if walled else normal
+    return next((found for found in own if found is not None), beginning)
 
 
 def _crude_field(target: Energy) -> FourierGaussian:

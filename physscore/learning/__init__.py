@@ -3,7 +3,8 @@
 ``losses`` are functions of a model and a batch. ``mlp`` and ``unet`` map states to scores, to which
 ``preconditioning`` gives the right size at every noise level, and the Gaussian part. ``training`` fits them
 to data (``data``, ``task``, ``optimiser``, ``muon``). ``fitted`` is what comes out: a score with its
-coordinates (``normalisation``), which samples, counts and goes into a file (``files``, ``generate``).
+coordinates (``normalisation``), which samples, counts and goes into a file (``files``, ``generate``);
+``fitted_energy`` is one that knows its energy.
 ``conformance`` tests all of these, ours or foreign, in closed form.
 """
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from physscore.learning import conformance as conformance
     from physscore.learning import losses as losses
     from physscore.learning.fitted import Fitted as Fitted
-    from physscore.learning.fitted import FittedEnergy as FittedEnergy
+    from physscore.learning.fitted_energy import FittedEnergy as FittedEnergy
     from physscore.learning.mlp import MLP as MLP
     from physscore.learning.normalisation import Normalisation as Normalisation
     from physscore.learning.preconditioning import Preconditioned as Preconditioned
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Fitted": "fitted",
-    "FittedEnergy": "fitted",
+    "FittedEnergy": "fitted_energy",
     "MLP": "mlp",
     "Normalisation": "normalisation",
     "Preconditioned": "preconditioning",

@@ -17,7 +17,7 @@ from torch import nn
 
 from physscore import noise
 from physscore.arrays import as_states
-from physscore.core import Array, Energy, InputError, Score
+from physscore.core import Array, InputError, Score
 from physscore.energies.fourier_gaussian import FourierGaussian
 from physscore.energies.learned import from_torch
 from physscore.energies.torch_modules import takes_sigma
@@ -172,7 +172,8 @@ class Fitted(Score):
         states = as_states(x, self.shape)
         slope = self.normalisation.slope(states)
         inner = self.at().score(slope.y)
-        return np.asarray(inner * slope.first + slope.log_first_slope, states.dtype)
+        with np.errstate(over="ignore"):  # close to a wall
+            return np.asarray(inner * slope.first + slope.log_first_slope, states.dtype)
 
     def directional(self, x: Array, v: Array) -> tuple[Array, Array]:
         """Return the score of physical states and its derivative along ``v``, J v: both of their shape."""
@@ -180,9 +181,16 @@ class Fitted(Score):
         slope = self.normalisation.slope(states)
         inner: Any = self.at()
         s, product = inner.directional(slope.y, slope.first * along)
-        bent = s * slope.first * slope.log_first_slope + slope.log_first_bend
-        score = s * slope.first + slope.log_first_slope
-        return np.asarray(score, states.dtype), np.asarray(slope.first * product + bent * along, states.dtype)
+        with np.errstate(over="ignore", invalid="ignore"):
+            bent = s * slope.first * slope.log_first_slope + slope.log_first_bend
+            score = s * slope.first + slope.log_first_slope
+            product = slope.first * product + bent * along
+        return np.asarray(score, states.dtype), np.asarray(product, states.dtype)
+
+    def starts(self, n: int, *, seed: int) -> Array:
+        """Return states (n, *shape) that chains may start from: white noise of the coordinates."""
+        white = noise.normal(n, math.prod(self.shape), seed=seed, draw=_START)
+        return self.normalisation.inverse(white.reshape(n, *self.shape))
 
     def sample(
         self,
@@ -319,33 +327,10 @@ class Fitted(Score):
         return np.asarray(self.model.eigenvalues, np.float64) + self.sigma_max**2
 
 
-class FittedEnergy(Fitted, Energy):
-    """A learned energy of states: all that a :class:`Fitted` has, and E of physical states.
-
-    It is +inf, with a score of 0, below the smallest value that the data can have, where there is one.
-    """
-
-    def energy(self, x: Array) -> npt.NDArray[np.float64]:
-        """Return -log p up to a constant, of physical states: (n,)."""
-        return self.energy_and_score(x)[0]
-
-    def energy_and_score(self, x: Array) -> tuple[npt.NDArray[np.float64], Array]:
-        """Return both."""
-        states = as_states(x, self.shape)
-        inside = self.normalisation.holds(states).reshape(len(states), -1).all(axis=1)
-        energies, scores = np.full(len(states), np.inf), np.zeros(states.shape, states.dtype)
-        if inside.any():
-            slope = self.normalisation.slope(states[inside])
-            inner = self.at()
-            assert isinstance(inner, Energy)
-            energy, score = inner.energy_and_score(slope.y)
-            energies[inside] = energy - np.log(slope.first).reshape(len(energy), -1).sum(axis=1)
-            scores[inside] = score * slope.first + slope.log_first_slope
-        return energies, scores
-
-
 def fitted(*args: Any, **settings: Any) -> Fitted:
-    """Return a :class:`FittedEnergy` of a model that is an energy, a :class:`Fitted` of any other."""
+    """Return a ``FittedEnergy`` of a model that is an energy, a :class:`Fitted` of any other."""
+    from physscore.learning.fitted_energy import FittedEnergy
+
     kind = FittedEnergy if getattr(args[0], "kind", "score") == "energy" else Fitted
     return kind(*args, **settings)
 

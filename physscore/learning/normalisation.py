@@ -18,6 +18,7 @@ _Floats = npt.NDArray[np.float64]
 _SKEWED = 1.0  # skewness above which "auto" makes the distribution of one cell normal
 _BEYOND = 20  # data beyond the outermost knot
 _KNOTS = 65
+_SMALLEST = float(np.finfo(float).tiny)  # above the wall: the slope of the logarithm is its inverse
 _ALIKE = 1e-15  # of the mean: so little is rounding
 
 
@@ -109,6 +110,11 @@ class Normalisation:
         """Whether the map is a straight line."""
         return not len(self.knots_x)
 
+    @property
+    def bounded(self) -> bool:
+        """Whether there is a smallest value."""
+        return not self.linear and self.shift is not None
+
     def forward(self, x: Array) -> _Floats:
         """Return the coordinates of physical states, of the same shape."""
         values = np.asarray(x, np.float64)
@@ -141,12 +147,15 @@ class Normalisation:
         if self.shift is None:
             return Slope(y, first / self.std, bend, change)
         inner = 1 / (values + self.shift)
-        return Slope(y, first * inner / self.std, (bend - 1) * inner, (change - (bend - 1)) * inner**2)
+        with np.errstate(over="ignore"):  # of the bend, close to the wall
+            log_bend = (change - (bend - 1)) * inner**2
+        return Slope(y, first * inner / self.std, (bend - 1) * inner, log_bend)
 
     def holds(self, x: Array) -> npt.NDArray[np.bool_]:
-        """Return where values are larger than the smallest that the data can have."""
+        """Return where values are larger than the smallest that the data can have, by a number whose inverse
+        is finite."""
         values = np.asarray(x, np.float64)
-        return np.full(values.shape, True) if self.shift is None else values + self.shift > 0
+        return np.full(values.shape, True) if self.shift is None else values + self.shift >= _SMALLEST
 
     def settings(self) -> dict[str, Any]:
         """Return all its numbers, ready for JSON."""
@@ -159,7 +168,7 @@ class Normalisation:
         if self.shift is None:
             return x
         inner = x + self.shift
-        if (inner <= 0).any():
+        if (inner < _SMALLEST).any():
             raise InputError(
                 f"x holds {float(x.min()):g}: the data of this score are larger than {0.0 - self.shift:g}"
             )
@@ -226,6 +235,11 @@ class Components:
     def linear(self) -> bool:
         """Whether all maps are straight lines."""
         return not self._bent
+
+    @property
+    def bounded(self) -> bool:
+        """Whether a component has a smallest value."""
+        return any(part.bounded for part in self.parts)
 
     def forward(self, x: Array) -> _Floats:
         """Return the coordinates of vectors (..., d)."""

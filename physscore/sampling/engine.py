@@ -213,7 +213,8 @@ def draws_of(prior: Prior, n: int, seed: int, device: str) -> Array:
 
 
 def first_states(target: Score, chains: int, seed: int, init: Any, dtype: Any, device: str = "cpu") -> Array:
-    """Return where chains start: at ``init``, at draws from a posterior's prior, or at standard normals.
+    """Return where chains start: at ``init``, at draws from a posterior's prior, where a learned term says, or
+    at standard normals.
 
     Raises
     ------
@@ -238,5 +239,8 @@ def first_states(target: Score, chains: int, seed: int, init: Any, dtype: Any, d
         likelihood is not None or hasattr(prior, "lower") or isinstance(prior, LognormalField)
     ):
         return draws_of(prior, chains, seed, device).astype(dtype, copy=False)
+    for _, term in terms_of(target):
+        if callable(starts := getattr(term, "starts", None)):  # of learned ones, whose data have their scale
+            return cast(Array, xp.asarray(starts(chains, seed=seed), dtype))
     start = normal(chains, target.dim, seed=seed, draw=3, dtype=dtype, device=device)
     return start.reshape(chains, *target.shape)
