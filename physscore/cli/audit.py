@@ -202,7 +202,7 @@ def _audit_score(
         raise InputError(f"--states is {n}: it must be a number of maps, at least 1")
     x = _spread(reference.independent(), n).astype(np.float64)
     audit = audit_score(
-        score, x, step_size=step_size, grid=reference.grid, seed=seed, evaluations=evaluations,
+        score, x, draws=True, step_size=step_size, grid=reference.grid, seed=seed, evaluations=evaluations,
         progress=progress,
     )  # fmt: skip
     if picture is not None:

@@ -17,6 +17,7 @@ from physscore.diagnostics.hyvarinen import DivergenceStatistics, statistics_of_
 from physscore.diagnostics.integrability import DENSE, CurlFraction, curl_fraction, curl_of_jacobians
 from physscore.diagnostics.line_integrals import PathGaps, Rays, path_gaps, rays
 from physscore.diagnostics.score_error import BandErrors, ScoreError, bands_of_values, error_of_values
+from physscore.diagnostics.score_identities import ScoreIdentities, identities
 from physscore.diagnostics.stability import (
     DriftToNoise,
     JacobianSpectrum,
@@ -49,6 +50,9 @@ class ScoreAudit:
       the relative Fisher divergence above 0.1, or in a band of k the gain outside 0.8 to 1.25 or the cosine
       below 0.9;
     * without a truth: the scale that Stein's identity gives it is negative;
+    * with draws: that scale is off 1 by more than 0.1, and by four errors, or E[s] = 0 or
+      E[s (x - mean)^T] = -1 is broken by more than 0.1, in units of the standard deviations of the states and
+      of the rms of that component of the score, where all of that is right by a chance of at most 10^-3;
     * with a step size: it is beyond the stable one at more than one state in 20.
 
     Attributes
@@ -67,6 +71,8 @@ class ScoreAudit:
     spectrum : JacobianSpectrum or None
     drift : DriftToNoise or None
     rays : Rays or None
+    identities : ScoreIdentities or None
+        With draws only.
     energy : str
         What ``rays`` are compared with.
     step_size : float or None
@@ -91,6 +97,7 @@ class ScoreAudit:
     spectrum: JacobianSpectrum | None = None
     drift: DriftToNoise | None = None
     rays: Rays | None = None
+    identities: ScoreIdentities | None = None
     energy: str = ""
     step_size: float | None = None
     evaluations: int = 0
@@ -105,7 +112,8 @@ class ScoreAudit:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the numbers and the words, ready for JSON."""
-        parts = ("curl", "paths", "divergence", "error", "bands", "spectrum", "drift", "rays")
+        parts = ("curl", "paths", "divergence", "error", "bands", "spectrum", "drift", "rays",
+                 "identities")  # fmt: skip
         found = {name: getattr(self, name) for name in parts}
         return {
             "target": self.target, "passed": self.passed, "reasons": self.reasons, "remarks": self.remarks,
@@ -125,6 +133,7 @@ def audit_score(
     x: Any,
     *,
     truth: Any = None,
+    draws: bool = False,
     step_size: float | None = None,
     grid: Grid | None = None,
     seed: int = 0,
@@ -142,6 +151,10 @@ def audit_score(
         Independent states (n, *shape), where the score will be used; best held-out draws.
     truth
         The true score, an object of the same kind, where it is known.
+    draws
+        Whether the states are independent draws from the density that the score should be of: it then must
+        have the size that Stein's identity says, and E[s] = 0 and E[s (x - mean)^T] = -1. The weights of
+        modes that are far apart no score tells.
     step_size
         That of unadjusted Langevin, eps in x + eps s + sqrt(2 eps) xi, if it should be judged.
     grid
@@ -180,7 +193,7 @@ def audit_score(
     if isinstance(evaluations, bool) or not isinstance(evaluations, int | np.integer) or evaluations < 1:
         raise InputError(f"evaluations is {evaluations!r}: it must be a whole number of at least 1")
     with tqdm(desc="audit", unit=" evaluations", disable=None if progress else True) as target.bar:
-        about = _parts(target, known, states, box, step_size, evaluations, seed)
+        about = _parts(target, known, states, box, step_size, evaluations, seed, draws)
     audit = ScoreAudit(**about, evaluations=target.evaluations)
     audit.reasons.extend(words.reasons(audit))
     audit.remarks.extend(words.remarks(audit))
@@ -195,6 +208,7 @@ def _parts(
     step_size: float | None,
     evaluations: int,
     seed: int,
+    draws: bool,
 ) -> dict[str, Any]:
     """Return all that is measured."""
     found = target.score(states)
@@ -209,6 +223,8 @@ def _parts(
     if good.sum() >= _FEWEST:
         about |= _derivatives(target, states[good], found[good], evaluations, seed)
         about |= _integrals(target, known, states[good], evaluations, seed)
+        if draws:
+            about["identities"] = identities(found[good], states[good], box)
         about["drift"] = drift_of_values(found[good], step_size)
         if true is not None:
             about["error"] = error_of_values(found[good], true[good])

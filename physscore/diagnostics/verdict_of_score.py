@@ -14,6 +14,7 @@ from physscore.diagnostics.estimates import Estimate
 if TYPE_CHECKING:
     from physscore.diagnostics.score_error import BandErrors, ScoreError
     from physscore.diagnostics.score_field import ScoreAudit
+    from physscore.diagnostics.score_identities import ScoreIdentities
 
 CURL = 0.01  # share of the antisymmetric part
 PATHS = 0.1  # of the difference of log p
@@ -45,6 +46,13 @@ def reasons(audit: ScoreAudit) -> list[str]:
                 f"the score points the wrong way: draws from its density would have the scale 1, and these "
                 f"states have {_text(scale)} (Stein's identity), so its sign is wrong, or they are no draws"
             )
+        elif audit.identities is not None and abs(scale.value - 1) > max(SCALE, BAND_ERRORS * scale.error):
+            found.append(
+                f"the score has the wrong size: its states are draws, and it should be multiplied by "
+                f"{_text(scale)} (Stein's identity)"
+            )
+    if audit.identities is not None:
+        found += _broken(audit.identities)
     found += _not_a_gradient(audit)
     if audit.step_size is not None and audit.spectrum is not None:
         steps = audit.spectrum.stable_steps
@@ -55,6 +63,19 @@ def reasons(audit: ScoreAudit) -> list[str]:
                 f"{_bearable(steps)}"
             )
     return found
+
+
+def _broken(identities: ScoreIdentities) -> list[str]:
+    broken = np.flatnonzero(identities.broken)
+    if not len(broken):
+        return []
+    worst = broken[np.abs(identities.z[broken]).argmax()]
+    value = _text(Estimate(identities.values[worst], identities.errors[worst]))
+    return [
+        f"the score is not that of the density of its states: {len(broken)} of {len(identities.values)} "
+        f"means that are 0 for a right one are not, most clearly {identities.names[worst]}, off by {value} (in "
+        "standard deviations of the states)"
+    ]
 
 
 def _not_the_truth(error: ScoreError) -> list[str]:
@@ -250,6 +271,11 @@ def _gradient_rows(audit: ScoreAudit) -> _Cells:
             ("Hyvarinen's score", _text(stats.hyvarinen)),
             ("scale by Stein", f"{_text(stats.stein_scale)} (1 if the states are draws from its density)"),
         ]
+    if (held := audit.identities) is not None:
+        found.append((
+            "E[s], E[s (x-mean)]", f"{len(held.values)} means, off by {_short(np.abs(held.z).max())} errors "
+            f"at most (chance allows {_short(held.limit)})",
+        ))  # fmt: skip
     return found
 
 

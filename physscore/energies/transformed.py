@@ -53,7 +53,7 @@ def inside(coordinates: Map, states: Array) -> npt.NDArray[np.bool_]:
 
 
 def through(energy: Energy, coordinates: Map, states: Array) -> tuple[_Floats, Array]:
-    """Return E(y) - log |dy/dx| and the score of it over states (n, *shape): +inf and 0 where there is no y."""
+    """Return E(y) - log |dy/dx| and its score over states (n, *shape): +inf and 0 where there is no y."""
     within = inside(coordinates, states)
     energies, scores = np.full(len(states), np.inf), np.zeros(states.shape, states.dtype)
     if within.any():

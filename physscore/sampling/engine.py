@@ -213,8 +213,8 @@ def draws_of(prior: Prior, n: int, seed: int, device: str) -> Array:
 
 
 def first_states(target: Score, chains: int, seed: int, init: Any, dtype: Any, device: str = "cpu") -> Array:
-    """Return where chains start: at ``init``, at draws from a posterior's prior, where a learned term says, or
-    at standard normals.
+    """Return where chains start: at ``init``, at draws from a posterior's prior, at the ``starts`` of a
+    learned term, or at standard normals.
 
     Raises
     ------
