@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from physscore.diagnostics.field_audit import FieldAudit as FieldAudit
     from physscore.diagnostics.field_audit import compare_fields as compare_fields
     from physscore.diagnostics.integrability import curl_fraction as curl_fraction
-    from physscore.diagnostics.power import PowerSpectrum as PowerSpectrum
     from physscore.diagnostics.particles import draw_particles as draw_particles
     from physscore.diagnostics.particles import paint as paint
+    from physscore.diagnostics.power import PowerSpectrum as PowerSpectrum
     from physscore.diagnostics.power import power_spectrum as power_spectrum
     from physscore.diagnostics.score_error import band_errors as band_errors
     from physscore.diagnostics.score_error import fisher_divergence as fisher_divergence
@@ -114,7 +114,9 @@ if TYPE_CHECKING:
     from physscore.sampling.noise_prediction import cosine_betas as cosine_betas
     from physscore.sampling.noise_prediction import epsilon_to_score as epsilon_to_score
     from physscore.sampling.noise_prediction import linear_betas as linear_betas
+    from physscore.sampling.noise_prediction import score_at_from_denoiser as score_at_from_denoiser
     from physscore.sampling.noise_prediction import score_at_from_epsilon as score_at_from_epsilon
+    from physscore.sampling.noise_prediction import score_at_from_v as score_at_from_v
     from physscore.sampling.probability_flow import encode as encode
     from physscore.sampling.probability_flow import probability_flow as probability_flow
     from physscore.sampling.result import Run as Run
@@ -235,7 +237,9 @@ _HOMES = {
     "reverse_sde": "sampling.diffusion",
     "sample": "sampling.run",
     "save": "store",
+    "score_at_from_denoiser": "sampling.noise_prediction",
     "score_at_from_epsilon": "sampling.noise_prediction",
+    "score_at_from_v": "sampling.noise_prediction",
     "score_error": "diagnostics.score_error",
     "score_flow": "sampling.flow",
     "simulation_based_calibration": "diagnostics.calibration",

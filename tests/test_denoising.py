@@ -185,6 +185,25 @@ def test_predicted_noise_is_a_score():
         np.testing.assert_allclose(score_at(float(between)).score(x), expected, rtol=0.01, atol=1e-3)
 
 
+MIXTURE = ps.GaussianMixture([0.2, 0.5, 0.3], [[-3.0, 0], [1.5, 2], [2, -2.5]], [0.3, 0.6, 1.0])
+
+
+def test_predicted_v_is_a_score():
+    def v(x, step):
+        kept = KEPT[step]
+        level = float(np.sqrt((1 - kept) / kept))
+        noise = -level * ps.smoothed(MIXTURE, level).score(x / np.sqrt(kept))
+        clean = (x - np.sqrt(1 - kept) * noise) / np.sqrt(kept)
+        return np.sqrt(kept) * noise - np.sqrt(1 - kept) * clean
+
+    x = np.random.default_rng(1).normal(size=(50, 2)) * 3
+    score_at = ps.score_at_from_v(v, KEPT, shape=2)
+    for step in (0, 30, 299):
+        level = float(np.sqrt((1 - KEPT[step]) / KEPT[step]))
+        expected = ps.smoothed(MIXTURE, level).score(x)
+        np.testing.assert_allclose(score_at(level).score(x), expected, rtol=1e-6, atol=1e-8)
+
+
 def test_samplers_take_predicted_noise():
     betas = linear_betas(300, 3e-4, 0.06)
     score_at = score_at_from_epsilon(exact_epsilon, KEPT, shape=2)

@@ -265,3 +265,72 @@ def test_trial_steps_far_out_are_not_warned_of():
     """They were in 10 of 10 runs; a warning is an error in the tests."""
     for seed in range(3):
         ps.sample(ps.from_torch(_Bowl(), 2), ps.HMC(), chains=50, steps=100, seed=seed)
+
+
+def _three(x, sigma, class_labels):
+    return x
+
+
+def _labelled(x, y):
+    return x + y[:, None]
+
+
+def _keyword(x, sigma, *, labels):
+    return x
+
+
+class _Steps(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Embedding(10, 2)
+
+    def forward(self, x, t):
+        return x + self.table(t)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (_three, "module needs class_labels beside the states"),
+        (_keyword, "module needs labels beside the states"),
+        (_labelled, "the module's second argument is 'y', which is no noise level"),
+        (_Steps(), "module looks up a whole number"),
+        (lambda x, sigma: (x, x), "module returned a tuple: it must return a tensor"),
+    ],
+    ids=["third argument", "keyword", "label", "steps", "tuple"],
+)
+def test_modules_of_other_conventions_are_refused(module, message):
+    with pytest.raises(ps.InputError, match=message):
+        ps.from_torch(module, 2, sigma=0.5).score(X)
+
+
+class Denoiser(torch.nn.Module):
+    """EDM's, of N(0, 4)."""
+
+    def forward(self, x, sigma, class_labels=None):
+        return 4 / (4 + sigma.reshape(-1, 1) ** 2) * x
+
+
+def test_a_denoiser_is_a_score():
+    x = np.random.default_rng(1).normal(size=(50, 2)) * 3
+    mixture = ps.GaussianMixture([0.2, 0.5, 0.3], [[-3.0, 0], [1.5, 2], [2, -2.5]], [0.3, 0.6, 1.0])
+
+    def clean(x, sigma):
+        x += sigma**2 * ps.smoothed(mixture, sigma).score(x)
+        return x
+
+    of_functions = ps.score_at_from_denoiser(clean, shape=2)
+    of_modules = ps.score_at_from_denoiser(Denoiser(), shape=2)
+    for sigma in (0.05, 1.0, 30.0):
+        expected = ps.smoothed(mixture, sigma).score(x)
+        np.testing.assert_allclose(of_functions(sigma).score(x), expected, rtol=1e-6, atol=1e-8)
+        score, product = of_modules(sigma).directional(x, x)
+        np.testing.assert_allclose(of_modules(sigma).score(x), -x / (4 + sigma**2), rtol=1e-6)
+        np.testing.assert_allclose(score, -x / (4 + sigma**2), rtol=1e-6)
+        np.testing.assert_allclose(product, -x / (4 + sigma**2), rtol=1e-6)
+    with pytest.raises(ps.InputError, match="sigma is 0"):
+        of_functions(0.0)
+    with pytest.raises(ps.InputError, match=r"denoiser\(x, 1\) returned \(1, 2\)"):
+        ps.score_at_from_denoiser(lambda x, sigma: x[:1], shape=2)(1.0).score(x)
+    with pytest.raises(ps.InputError, match="denoiser is 3"):
+        ps.score_at_from_denoiser(3, shape=2)

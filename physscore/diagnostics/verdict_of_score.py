@@ -73,8 +73,8 @@ def _broken(identities: ScoreIdentities) -> list[str]:
     value = _text(Estimate(identities.values[worst], identities.errors[worst]))
     return [
         f"the score is not that of the density of its states: {len(broken)} of {len(identities.values)} "
-        f"means that are 0 for a right one are not, most clearly {identities.names[worst]}, off by {value} (in "
-        "standard deviations of the states)"
+        f"means that are 0 for a right one are not, most clearly {identities.names[worst]}, off by {value} "
+        "(in standard deviations of the states)"
     ]
 
 

@@ -56,11 +56,13 @@ def from_torch(
     Raises
     ------
     InputError
-        If torch is missing, or the module does not return what it must, or has dropout or batch
-        normalisation in training mode, or returns something else each time for other reasons.
+        If torch is missing, or the module does not return what it must, or needs other arguments, or has
+        dropout or batch normalisation in training mode, or returns something else each time for other
+        reasons.
     """
     _require_torch()
     from physscore.energies.module_calls import ModuleCalls
+    from physscore.energies.torch_modules import check_arguments
 
     sides = state_shape(shape)
     if not callable(module):
@@ -69,27 +71,13 @@ def from_torch(
         raise InputError(f"kind is {kind!r}: it must be 'score' or 'energy'")
     if sigma is not None and not 0 < sigma < math.inf:
         raise InputError(f"sigma is {sigma}: a noise level must be positive")
-    _check_arguments(module, sigma, parameters)
+    check_arguments(module, sigma, parameters)
     about = ModuleCalls(module, sides, sigma, parameters)
     about.require_one_function()
     if kind is None:
         kind = about.kind()
     label = name or type(module).__name__
     return LearnedEnergy(about, label) if kind == "energy" else LearnedScore(about, label)
-
-
-def _check_arguments(module: Any, sigma: float | None, parameters: Any) -> None:
-    """Refuse a noise level or parameters that the module would never see, or their absence."""
-    from physscore.energies.torch_modules import needs_sigma, takes_parameters, takes_sigma
-
-    if sigma is not None and not takes_sigma(module):
-        raise InputError(
-            f"sigma is {sigma}, but the module has no argument for a noise level after the states"
-        )
-    if sigma is None and needs_sigma(module):
-        raise InputError("sigma is None, but the module needs a noise level: give it as sigma=")
-    if parameters is not None and not takes_parameters(module):
-        raise InputError('parameters are given, but the module has no argument "parameters"')
 
 
 class LearnedScore(Score):

@@ -19,6 +19,7 @@ same shape or to energies (n,). Of states of one number (n, 1) are scores, unles
 
 
 _NAMES = ("sigma", "sigmas", "noise", "noise_level", "level", "t", "time")
+_CONDITIONS = ("class_labels", "class_label", "labels", "label", "y", "c", "cond", "condition", "context")
 _energies = Known()  # models that return energies
 _differentiating = Known()  # models that call autograd themselves
 _arguments_of = Known()
@@ -42,12 +43,46 @@ def takes_parameters(model: Model) -> bool:
     return _takes(model).parameters
 
 
+def check_arguments(model: Model, sigma: Any, parameters: Any) -> None:
+    """Refuse a noise level or parameters that a module would never see, or their absence, and arguments that
+    nothing is known of.
+
+    Raises
+    ------
+    InputError
+        If so.
+    """
+    takes = _takes(model)
+    more = [name for name in takes.needed if name != "parameters"]
+    if more:
+        raise InputError(
+            f"module needs {' and '.join(more)} beside the states and a noise level: give it in a function, "
+            f"as in lambda x, sigma: module(x, sigma, {more[0]})"
+        )
+    if sigma is not None and takes.second in _CONDITIONS:
+        raise InputError(
+            f"sigma is {sigma}, but the module's second argument is {takes.second!r}, which is no noise "
+            f"level: give it in a function, as in lambda x: module(x, {takes.second})"
+        )
+    if sigma is not None and not takes.sigma:
+        raise InputError(
+            f"sigma is {sigma}, but the module has no argument for a noise level after the states"
+        )
+    if sigma is None and takes.needs_sigma:
+        raise InputError("sigma is None, but the module needs a noise level: give it as sigma=")
+    if parameters is not None and not takes.parameters:
+        raise InputError('parameters are given, but the module has no argument "parameters"')
+
+
 class _Arguments(NamedTuple):
     """What a model takes beside the states."""
 
     sigma: bool
     needs_sigma: bool
     parameters: bool
+    second: str = ""
+    needed: tuple[str, ...] = ()
+    """What must be given beyond the second."""
 
 
 def _takes(model: Model) -> _Arguments:
@@ -80,8 +115,11 @@ def _inspected(function: Any, skipped: int) -> _Arguments:
     physical = any(a.kind is a.VAR_KEYWORD or a.name == "parameters" for a in arguments)
     if any(a.kind is a.VAR_POSITIONAL for a in arguments):
         return _Arguments(True, False, physical)
+    empty = inspect.Parameter.empty
     given = [a for a in arguments if a.kind in (a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD)]
-    return _of_names([(a.name, a.default is inspect.Parameter.empty) for a in given], physical)
+    named = [a.name for a in arguments if a.kind is a.KEYWORD_ONLY and a.default is empty]
+    found = _of_names([(a.name, a.default is empty) for a in given], physical)
+    return found._replace(needed=(*found.needed, *named))
 
 
 def _of_names(given: list[tuple[str, bool]], physical: bool) -> _Arguments:
@@ -89,7 +127,8 @@ def _of_names(given: list[tuple[str, bool]], physical: bool) -> _Arguments:
     if len(given) < 2 or given[1][0] == "parameters":
         return _Arguments(False, False, physical)
     name, needed = given[1]
-    return _Arguments(needed or name in _NAMES, needed, physical)
+    more = tuple(other for other, must in given[2:] if must)
+    return _Arguments(needed or name in _NAMES, needed, physical, name, more)
 
 
 def call(model: Model, x: Tensor, sigma: Any = None, parameters: Tensor | None = None) -> Tensor:
@@ -100,14 +139,33 @@ def call(model: Model, x: Tensor, sigma: Any = None, parameters: Tensor | None =
     named = {} if parameters is None else {"parameters": parameters}
     if torch.is_grad_enabled() or not _differentiating.get(model):
         try:
-            return model(*arguments, **named)
+            return _called(model, arguments, named)
         except RuntimeError:  # of its own call of autograd, perhaps
             if torch.is_grad_enabled():
                 raise
     with torch.inference_mode(False), torch.enable_grad():
-        found = model(*(tensor.clone() for tensor in arguments), **{k: t.clone() for k, t in named.items()})
+        copies = {name: tensor.clone() for name, tensor in named.items()}
+        found = _called(model, [tensor.clone() for tensor in arguments], copies)
     _differentiating.set(model, True)
     return found.detach()
+
+
+def _called(model: Model, arguments: list[Any], named: dict[str, Any]) -> Tensor:
+    try:
+        found = model(*arguments, **named)
+    except RuntimeError as error:
+        if "scalar types: Long, Int" in str(error):
+            raise InputError(
+                "module looks up a whole number, as a table of steps does, and was given a noise level: give "
+                "ps.score_at_from_epsilon a function of states and steps"
+            ) from error
+        raise
+    if not isinstance(found, Tensor):
+        raise InputError(
+            f"module returned a {type(found).__name__}: it must return a tensor, as lambda x: module(x)[0] "
+            "does of a tuple"
+        )
+    return found
 
 
 def has_energy(model: Any) -> bool:

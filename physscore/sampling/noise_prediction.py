@@ -1,4 +1,4 @@
-"""Prediction of the noise, as in DDPM: another face of the same score."""
+"""Prediction of the noise, of v, or of the clean state, as in DDPM and EDM: other faces of the same score."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from physscore.arrays import real_numbers, unmasked
+from physscore.arrays import real_number, real_numbers, unmasked
 from physscore.core import Array, InputError, Score
 from physscore.energies.functions import state_shape
+from physscore.energies.learned import from_torch
 from physscore.sampling.engine import whole
 from physscore.sampling.levels import ScoreAt, short
 
@@ -132,13 +133,77 @@ def score_at_from_epsilon(
     InputError
         If ``alphas_bar`` does not fall between 1 and 0.
     """
-    if not callable(epsilon):
-        raise InputError(f"epsilon is {epsilon!r}: it must be a function of states and a step")
+    return partial(NoisePrediction, *_of_steps(epsilon, "epsilon", alphas_bar), state_shape(shape))
+
+
+def score_at_from_v(
+    v: Callable[[Array, int], Array], alphas_bar: Any, *, shape: int | Sequence[int]
+) -> ScoreAt:
+    """Return the same of a network that predicts v = sqrt(abar) xi - sqrt(1 - abar) x_0.
+
+    The noise is then sqrt(abar) v + sqrt(1 - abar) x_t (Salimans & Ho 2022, arXiv:2202.00512).
+
+    Parameters
+    ----------
+    v
+        A function of states x_t (n, *shape) and the step t = 0, 1, ..., that returns the predicted v.
+    alphas_bar, shape
+        As in :func:`score_at_from_epsilon`.
+
+    Raises
+    ------
+    InputError
+        If ``alphas_bar`` does not fall between 1 and 0.
+    """
+    v, kept = _of_steps(v, "v", alphas_bar)
+
+    def epsilon(x: Array, step: int) -> Array:
+        found = np.asarray(_detached(v(x, step)))
+        if found.shape != x.shape:
+            raise InputError(f"v(x, {step}) returned {found.shape}, expected {x.shape}")
+        return np.asarray(math.sqrt(kept[step]) * found + math.sqrt(1 - kept[step]) * x)
+
+    return partial(NoisePrediction, epsilon, kept, state_shape(shape))
+
+
+def score_at_from_denoiser(
+    denoiser: Callable[[Array, float], Array], *, shape: int | Sequence[int]
+) -> ScoreAt:
+    """Return the score at each noise level of a denoiser D(x, sigma) = E[x_0 | x], as in EDM.
+
+    The score is (D - x) / sigma^2 (Karras et al. 2022, arXiv:2206.00364, equation 3).
+
+    Parameters
+    ----------
+    denoiser
+        A function of states (n, *shape) and sigma, a number, that returns clean states; or a
+        ``torch.nn.Module``, which is given tensors, sigma as (n,).
+    shape
+        Shape of one state.
+
+    Returns
+    -------
+    function of sigma
+        What samplers take as ``score_at``.
+
+    Raises
+    ------
+    InputError
+        If ``denoiser`` is no function.
+    """
+    if not callable(denoiser):
+        raise InputError(f"denoiser is {denoiser!r}: it must be a function of states and sigma")
+    return partial(Denoised, denoiser, state_shape(shape))
+
+
+def _of_steps(network: Any, name: str, alphas_bar: Any) -> tuple[Any, _Floats]:
+    if not callable(network):
+        raise InputError(f"{name} is {network!r}: it must be a function of states and a step")
     kept = np.asarray(alphas_bar, np.float64)
     good = kept.ndim == 1 and kept.size and ((kept > 0) & (kept < 1)).all() and (np.diff(kept) < 0).all()
     if not good:
         raise InputError(f"alphas_bar is {short(alphas_bar)}: it must fall, between 1 and 0")
-    return partial(NoisePrediction, epsilon, kept, state_shape(shape))
+    return network, kept
 
 
 class NoisePrediction(Score):
@@ -172,6 +237,30 @@ class NoisePrediction(Score):
                 raise InputError(f"epsilon(x, {step}) returned {found.shape}, expected {x.shape}")
             total = total + weight * found
         return np.asarray(-total / self.sigma)
+
+
+class Denoised(Score):
+    """The score at one noise level of a network that predicts clean states: ``score_at_from_denoiser``."""
+
+    def __init__(self, denoiser: Any, shape: tuple[int, ...], sigma: float) -> None:
+        self.shape, self.sigma = shape, real_number(sigma, "sigma")
+        if not 0 < self.sigma < math.inf:
+            raise InputError(f"sigma is {sigma}: a noise level must be positive")
+        self._denoiser = denoiser
+        if hasattr(denoiser, "state_dict"):  # of torch: it has derivatives as well
+            module = from_torch(denoiser, shape, kind="score", sigma=self.sigma)
+            self._denoiser = lambda x, _: module.score(x)
+            self.directional = lambda x, v: self._slope(x, v, *module.directional(x, v))
+
+    def score(self, x: Array) -> Array:
+        """Return the score at states (n, *shape)."""
+        found = np.asarray(_detached(self._denoiser(x.copy(), self.sigma)))
+        if found.shape != x.shape:
+            raise InputError(f"denoiser(x, {self.sigma:g}) returned {found.shape}, expected {x.shape}")
+        return np.asarray((found - x) / self.sigma**2)
+
+    def _slope(self, x: Array, v: Array, clean: Array, product: Array) -> tuple[Array, Array]:
+        return (clean - x) / self.sigma**2, (product - v) / self.sigma**2
 
 
 def _detached(found: Any) -> Any:
