@@ -193,3 +193,23 @@ def test_a_square_is_said_to_be_taken_for_a_map(files, tmp_path):
     options = ["--reference", tmp_path / "square.h5", "--dataset", "x", "--generated-dataset", "x"]
     result = CliRunner().invoke(command, [str(o) for o in (tmp_path / "square.h5", *options)])
     assert "has shape (20, 20): it is taken for a single map, not for 20 of one dimension" in result.stderr
+
+
+def test_a_score_of_vectors_needs_no_box(tmp_path, monkeypatch):
+    x = np.random.default_rng(0).normal(size=(60, 3))
+    with h5py.File(tmp_path / "v.h5", "w") as file:
+        file["x"] = x
+    law = ps.from_functions(score=lambda x: -x, shape=3)
+    law.fields = False
+    monkeypatch.setattr(ps, "load", lambda path: law, raising=False)
+    score = tmp_path / "score.safetensors"
+    score.touch()
+    found = json.loads(audit(score, "--reference", tmp_path / "v.h5", "--dataset", "x", "--json"))
+    assert found["passed"] is True
+    assert "E[s] of component 0" in found["identities"]["names"]
+    law = ps.from_functions(score=lambda x: -0.2 * x, shape=3)
+    found = CliRunner().invoke(
+        command, [str(o) for o in (score, "--reference", tmp_path / "v.h5", "--dataset", "x")]
+    )
+    assert found.exit_code == 1
+    assert "the score has the wrong size" in found.output

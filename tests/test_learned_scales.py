@@ -227,3 +227,27 @@ def test_an_energy_of_states_of_one_number_says_so():
 
     x = torch.linspace(-2, 2, 50, dtype=torch.float64)[:, None]
     assert torch.allclose(losses.exact(Bowl(), x), (0.5 * x**2 - 1).mean())
+
+
+def test_all_components_that_do_not_vary_are_named():
+    x = X[:, [0] * 12].copy()
+    x[:, 1:11] = 3.0
+    with pytest.raises(ps.InputError, match=r"not vary in 10 components \(1, 2, 3, 4, 5, 6, 7, 8, \.\.\.\)"):
+        Components.fit(x)
+
+
+def test_parameters_beyond_the_training_are_said(tmp_path):
+    y = np.linspace(-4, 4, 600)[:, np.newaxis]
+    fit = learning.train("mlp", X, parameters=y, names=["y"], steps=3, loss="denoising", sigma=0.5)
+    fit.save(tmp_path / "a.safetensors")
+    for one in (fit, ps.load(tmp_path / "a.safetensors")):
+        with pytest.warns(
+            UserWarning, match="y is 8: the model was trained from -.* to .*, and guesses beyond"
+        ):
+            one.conditioned({"y": 8.0})
+        assert one.conditioned([3.0]).conditioned([1.0]).parameter_range.shape == (2, 1)
+        with pytest.raises(ps.InputError, match="parameters is .nan.: they must be finite"):
+            one.conditioned([np.nan])
+    old = {name: value for name, value in fit.describe().items() if name != "parameter_range"}
+    write_tensors(tmp_path / "old.safetensors", dict(fit.model.state_dict()), old)
+    assert ps.load(tmp_path / "old.safetensors").conditioned([8.0]).parameter_range is None

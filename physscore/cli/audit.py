@@ -96,7 +96,7 @@ def command(
             for name, value in fields_only.items():
                 if value:
                     raise InputError(f"{name} is for files of fields: {path} is a score")
-            maps = stack.enter_context(_open(reference, dataset, box_size, "--dataset"))
+            maps = stack.enter_context(_open(reference, dataset, box_size, "--dataset", boxed=False))
             audit = _audit_score(
                 path, maps, states, evaluations, step_size, seed, picture, progress=not as_json
             )
@@ -202,16 +202,19 @@ def _audit_score(
         raise InputError(f"--states is {n}: it must be a number of maps, at least 1")
     x = _spread(reference.independent(), n).astype(np.float64)
     audit = audit_score(
-        score, x, draws=True, step_size=step_size, grid=reference.grid, seed=seed, evaluations=evaluations,
-        progress=progress,
+        score, x, draws=True, step_size=step_size, seed=seed, evaluations=evaluations, progress=progress,
+        grid=reference.grid if getattr(score, "fields", True) else None,
     )  # fmt: skip
     if picture is not None:
         plot_score_audit(picture, audit)
     return audit
 
 
-def _open(path: Path, dataset: str | None, box_size: tuple[float, ...] | None, option: str) -> FieldFile:
-    """Open a file of fields, ours or another, whose box may stand in its attribute BoxSize."""
+def _open(
+    path: Path, dataset: str | None, box_size: tuple[float, ...] | None, option: str, *, boxed: bool = True
+) -> FieldFile:
+    """Open a file of fields, ours or another, whose box may stand in its attribute BoxSize; vectors, which
+    need not be ``boxed``, have none."""
     from physscore.core import InputError
     from physscore.store import FieldFile
     from physscore.store.hdf5 import open_hdf5
@@ -236,6 +239,8 @@ def _open(path: Path, dataset: str | None, box_size: tuple[float, ...] | None, o
         raise InputError(f"dataset {dataset!r} of {path} has shape {shape}: it must be (maps, *cells) in 1 "
                          "to 3 dimensions")  # fmt: skip
     box = box_size if box_size is not None else None if stored is None else tuple(np.atleast_1d(stored))
+    if box is None and not boxed and len(shape) == 2 and shape[0] != shape[1]:
+        box = (float(shape[1]),)  # unit cells, of which nothing follows
     if box is None:
         raise InputError(f"--box is missing: file {path} has no attribute BoxSize")
     one = len(shape) == 2 and shape[0] == shape[1]  # which may be either

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,8 @@ class Fitted(Score):
         Of fields: the sides of their box.
     names, parameter_mean, parameter_std
         Of the physical parameters that it is conditional on, if it is.
+    parameter_range
+        The smallest and the largest that it was trained with, (2, p), where they are known.
     about
         Where it comes from: data, settings, metrics; ready for JSON.
     """
@@ -75,6 +78,7 @@ class Fitted(Score):
         names: tuple[str, ...] = (),
         parameter_mean: Any = (),
         parameter_std: Any = (),
+        parameter_range: Any = None,
         about: dict[str, Any] | None = None,
     ) -> None:
         self.model, self.shape, self.normalisation = model.eval(), tuple(shape), normalisation
@@ -83,6 +87,8 @@ class Fitted(Score):
         self.box_size, self.names, self.about = box_size, tuple(names), about or {}
         self.parameter_mean = np.asarray(parameter_mean, np.float64)
         self.parameter_std = np.asarray(parameter_std, np.float64)
+        ends = parameter_range
+        self.parameter_range = None if ends is None else np.reshape(ends, (2, len(self.names)))
         self.parameters: npt.NDArray[np.float64] | None = None
         self._in_double = InDouble()
 
@@ -116,10 +122,12 @@ class Fitted(Score):
     def conditioned(self, parameters: Any) -> Fitted:
         """Return the score at given physical parameters: a vector, or a table name -> value.
 
+        Outside of the range that it was trained in it warns, as the score is then a guess.
+
         Raises
         ------
         InputError
-            If they are not those that the model was trained with.
+            If they are not those that the model was trained with, or not finite.
         """
         if isinstance(parameters, dict):
             if set(parameters) != set(self.names):
@@ -133,10 +141,17 @@ class Fitted(Score):
                 f"parameters has shape {values.shape}: the model has {len(self.names)} parameters "
                 f"({', '.join(self.names)})"
             )
+        if not np.isfinite(values).all():
+            raise InputError(f"parameters is {values.tolist()}: they must be finite")
+        if self.parameter_range is not None:
+            for name, value, low, high in zip(self.names, values, *self.parameter_range, strict=True):
+                if not low <= value <= high:
+                    said = f"{name} is {value:g}: the model was trained from {low:.4g} to {high:.4g}"
+                    warnings.warn(f"{said}, and guesses beyond", stacklevel=2)
         found = type(self)(
             self.model, self.shape, self.normalisation, sigmas=(self.sigma_min, self.sigma_max),
             level=self.level, box_size=self.box_size, names=self.names, parameter_mean=self.parameter_mean,
-            parameter_std=self.parameter_std, about=self.about,
+            parameter_std=self.parameter_std, parameter_range=self.parameter_range, about=self.about,
         )  # fmt: skip
         found.parameters = values
         return found
@@ -287,6 +302,7 @@ class Fitted(Score):
             "level": self.level, "names": list(self.names),
             "box_size": None if self.box_size is None else list(self.box_size),
             "parameter_mean": self.parameter_mean.tolist(), "parameter_std": self.parameter_std.tolist(),
+            **({} if self.parameter_range is None else {"parameter_range": self.parameter_range.tolist()}),
             "about": self.about,
         }  # fmt: skip
 
@@ -311,15 +327,13 @@ class Fitted(Score):
         size = int(np.prod(self.shape))
         white = noise.normal(n, size, seed=seed, draw=_START, first=first).reshape(n, *self.shape)
         if not self.fields:  # components may have means of their own, and go together
-            try:
+            with suppress(InputError):  # a score without a peak at so much noise
                 return MatchedNormal(Level(self.at, self.sigma_max), exact=False).of_white(white)
-            except InputError:  # a score without a peak at so much noise
-                return np.asarray(white * math.hypot(self.sigma_max, 1.0))
-        if not (isinstance(self.model, Preconditioned) and self.model.analytic):
-            return np.asarray(white * math.hypot(self.sigma_max, 1.0))
-        axes = range(1, len(self.shape) + 1)
-        modes = scipy.fft.rfftn(white, axes=axes) * np.sqrt(self._end())
-        return np.asarray(scipy.fft.irfftn(modes, self.shape, axes=axes))
+        elif isinstance(self.model, Preconditioned) and self.model.analytic:
+            axes = range(1, len(self.shape) + 1)
+            modes = scipy.fft.rfftn(white, axes=axes) * np.sqrt(self._end())
+            return np.asarray(scipy.fft.irfftn(modes, self.shape, axes=axes))
+        return np.asarray(white * math.hypot(self.sigma_max, 1.0))
 
     def _end(self) -> npt.NDArray[np.float64]:
         """Return the variance of each mode at the largest noise, where a field is all but Gaussian."""
@@ -377,7 +391,8 @@ def from_description(
             model, shape, normalisation, sigmas=(low, high),
             level=about.get("level"), box_size=box,
             names=tuple(map(str, about["names"])), parameter_mean=about["parameter_mean"],
-            parameter_std=about["parameter_std"], about=about["about"],
+            parameter_std=about["parameter_std"], parameter_range=about.get("parameter_range"),
+            about=about["about"],
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):

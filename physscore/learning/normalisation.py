@@ -19,6 +19,7 @@ _SKEWED = 1.0  # skewness above which "auto" makes the distribution of one cell 
 _BEYOND = 20  # data beyond the outermost knot
 _KNOTS = 65
 _SMALLEST = float(np.finfo(float).tiny)  # above the wall: the slope of the logarithm is its inverse
+_NAMED = 8  # components in a message, at most
 _ALIKE = 1e-15  # of the mean: so little is rounding
 
 
@@ -222,14 +223,19 @@ class Components:
         InputError
             As there, or if a component does not vary.
         """
-        parts = []
-        for i, column in enumerate(np.asarray(x, np.float64).T):
-            if column.std() <= _ALIKE * abs(column.mean()):
+        columns = np.asarray(x, np.float64).T
+        alike = [i for i, column in enumerate(columns) if column.std() <= _ALIKE * abs(column.mean())]
+        if alike:
+            which = ", ".join(map(str, alike[:_NAMED])) + (", ..." if len(alike) > _NAMED else "")
+            if len(alike) == 1:
+                mean = columns[alike[0]].mean()
                 raise InputError(
-                    f"data are all {column.mean():g} in component {i}: there is nothing to learn of it"
+                    f"data are all {mean:g} in component {which}: there is nothing to learn of it"
                 )
-            parts.append(Normalisation.fit(column, transform))
-        return cls(parts)
+            raise InputError(
+                f"data do not vary in {len(alike)} components ({which}): there is nothing to learn of these"
+            )
+        return cls([Normalisation.fit(column, transform) for column in columns])
 
     @property
     def linear(self) -> bool:

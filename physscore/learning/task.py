@@ -183,7 +183,7 @@ class Task:
         return fitted(
             self.model, self.shape, self.normalisation, sigmas=self.sigmas, level=level,
             box_size=self.box_size, names=self.names, parameter_mean=self.parameter_mean,
-            parameter_std=self.parameter_std, about=about,
+            parameter_std=self.parameter_std, parameter_range=self.parameter_range, about=about,
         )  # fmt: skip
 
     def _level(self) -> float | None:
@@ -290,6 +290,7 @@ class Task:
         self.names: tuple[str, ...] = ()
         self.parameter_mean: Any = ()
         self.parameter_std: Any = ()
+        self.parameter_range: Any = None
         if data.parameters is None or held.parameters is None:
             if names:
                 raise InputError(f"names is {list(names)}, but there are no parameters")
@@ -299,6 +300,7 @@ class Task:
         if len(self.names) != count:
             raise InputError(f"names is {list(self.names)}: there are {count} parameters")
         self.parameter_mean = data.parameters.mean(axis=0, dtype=np.float64)
+        self.parameter_range = np.stack([data.parameters.min(axis=0), data.parameters.max(axis=0)])
         spread = data.parameters.std(axis=0, dtype=np.float64)
         self.parameter_std = np.where(spread > 0, spread, 1.0)
         both = [(t - self.parameter_mean) / self.parameter_std for t in (data.parameters, held.parameters)]
