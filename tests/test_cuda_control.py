@@ -9,7 +9,7 @@ from test_cuda import card  # noqa: F401, a fixture
 from physscore.arrays import to_host
 from physscore.evidence.control import controls, of_cells
 from physscore.evidence.share import Share
-from physscore.evidence.shifts import smoothed
+from physscore.evidence.shifts import View, smoothed
 
 ISLANDS = 8
 
@@ -91,7 +91,11 @@ def test_shifted_particles_are_the_same(card: Any) -> None:  # noqa: F811
     y, score = example(40, 7)[:2]
     u, slope = evaluate(y)
     share, scale = Share(u, np.ones(len(u)), 0.4, 0.7), np.linspace(0.5, 1.5, 7)
-    settings = share, 0.5, 2, (1, 5, 3)
+    views = [View(slice(0, 30), share, 0.3), View(slice(10, 40), share, 0.1)]
+    settings = views, 0.5, 2, (1, 5, 3)
     expected = smoothed(evaluate, y, u, slope, score, Coordinates(scale), *settings)
     there = evaluate, card.asarray(y), u, card.asarray(slope), card.asarray(score)
-    same(smoothed(*there, Coordinates(card.asarray(scale)), *settings), expected)
+    for one, other in zip(
+        smoothed(*there, Coordinates(card.asarray(scale)), *settings), expected, strict=True
+    ):
+        same(one, other)

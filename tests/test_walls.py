@@ -5,6 +5,7 @@ import math
 import numba
 import numpy as np
 import pytest
+from scipy import integrate
 from scipy.stats import chi2, norm
 
 import physscore as ps
@@ -98,3 +99,22 @@ def test_none_of_a_wall_is_a_wall():
     np.testing.assert_array_equal(energy, [0.0, np.inf])
     np.testing.assert_array_equal(gradient, np.zeros((2, 1)))
     np.testing.assert_array_equal(box.score(x), np.zeros((2, 1)))
+
+
+@pytest.mark.parametrize(("prior", "mean", "width"), [
+    (ps.Uniform(10, 20), 15.0, 0.5), (ps.Uniform(10, 20), 10.0, 0.5), (ps.LogUniform(1e3, 1e5), 1e4, 300.0),
+    (ps.TruncatedNormal(-8.0, 1.0, high=-5.0), -6.0, 0.2),
+])  # fmt: skip
+def test_a_reference_is_fitted_within_bounds_far_from_0(prior, mean, width):
+    """Against quadrature; a normal one around 0 has nothing there to begin with. 12 z-scores, |z| < 4.5."""
+    likelihood = ps.from_functions(
+        energy_and_score=lambda x: (0.5 * ((x[:, 0] - mean) / width) ** 2, (mean - x) / width**2), shape=1
+    )
+    target = ps.Parameters(a=prior) + likelihood
+    low, high = max(prior.lower[0], mean - 9 * width), min(prior.upper[0], mean + 9 * width)
+    exact = np.log(integrate.quad(lambda a: np.exp(-target.energy([[a]])[0]), low, high, points=[mean])[0])
+    for seed in range(3):
+        found = ps.estimate_log_z(target, "fitted", particles=200, seed=seed)
+        assert found.verdict == "pass"
+        assert abs(found.log_z - exact) < 4.5 * found.error
+        assert found.error < 0.05

@@ -18,11 +18,11 @@ from physscore import noise
 from physscore.arrays import device_of, namespace, on_gpu, row_dots, to_host
 from physscore.core import Array, InputError
 from physscore.evidence.bridge import Populations, log_mean, normalised
-from physscore.evidence.control import Controls, controls, enough_for_cells, of_cells
+from physscore.evidence.control import Controls, controls, enough_for_cells, halves, of_cells
 from physscore.evidence.excess import Excess, FieldExcess
 from physscore.evidence.plan import Plan
 from physscore.evidence.share import Share
-from physscore.evidence.shifts import along_axes, smoothed
+from physscore.evidence.shifts import View, along_axes, smoothed
 from physscore.evidence.tempered import Tempered
 from physscore.kernels.kernel import Kernel
 from physscore.kernels.loops import Loop
@@ -102,23 +102,35 @@ class Particles:
         """Return control variates for the means over islands of what particles add to Bennett's estimate of
         log Z, given weights (islands, n), those between islands, the steps to both neighbours, in how many
         directions particles are shifted for more of them, and the kernel's step."""
+        rows = halves(*weights.shape)
+        if not rows:
+            return Controls(np.zeros(len(weights)), np.zeros(len(weights)))
         tempered = self.tempered
         v, score = self.moved or tempered.leave(self.y, self.slope)[:2]
-        share = Share(self.u, (weights * between[:, np.newaxis]).ravel(), below, above)
-        added, rate = share(self.u)
+        all_weights, views, parts = (weights * between[:, np.newaxis]).ravel(), [], []
+        for half, pair in zip((rows[1][1], rows[0][1]), rows, strict=True):
+            # What comes in by the means of its own particles is of second order, and among the first islands
+            # takes off such a term of Bennett's; of later ones it would stay when that falls.
+            those = slice(None) if self.first == 0 else half
+            share = Share(self.u[those], all_weights[those], below, above)
+            parts.append(share(self.u[half]))
+            mean = float(share(self.u[those])[0].mean())
+            views += [View(part, share, mean) for part in pair]
+        added, rate = np.hstack(parts)
         rate = namespace(device_of(v)).asarray(rate)
         slope = tempered.pull(self.slope * rate[:, np.newaxis])
         excess, more, shifted = tempered.excess, None, None
         if isinstance(excess, FieldExcess) and enough_for_cells(*weights.shape):
             more = of_cells(*excess.cells(self.y, score, tempered.mean, tempered.scale))
-        here = self.evaluate, self.y, self.u, self.slope, score, tempered, share, step
+        here = self.evaluate, self.y, self.u, self.slope, score, tempered, views, step
         if directions == v.shape[1] and not on_gpu(v):
             shifted = along_axes(*here)
         elif directions:
             shifted = smoothed(*here, directions, (self.seed, self.first, self.step))
         return controls(
             v, score, slope, added.reshape(weights.shape), weights, between, excess.groups,
-            dense=tempered.dense, more=more, shifted=shifted,
+            dense=tempered.dense, more=more,
+            shifted=None if shifted is None else list(zip(shifted[::2], shifted[1::2], strict=True)),
         )  # fmt: skip
 
     def move(self, settings: Moves, n: int) -> Array:

@@ -14,6 +14,7 @@ energy, over long ones it is bounded, where the energy itself would bring in tai
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -173,6 +174,15 @@ def enough_for_cells(islands: int, n: int) -> bool:
     return islands // 2 * n >= particles_that_fit(field=True)
 
 
+def halves(islands: int, n: int) -> list[tuple[slice, slice]]:
+    """Return the particles that fit, and those that are corrected, of either half; none if too few."""
+    half = islands // 2 * n
+    if half < _LEAST:
+        return []
+    some = [slice(start, min(stop, start + _MOST)) for start, stop in ((0, half), (half, islands * n))]
+    return [(some[0], slice(half, islands * n)), (some[1], slice(0, half))]
+
+
 def particles_that_fit(field: bool) -> int:
     """Return how many particles, those of half of the islands, fit all kinds of fields."""
     return _EACH * (_ORDERS + 1 + FUNCTIONS + _POWERS * field)
@@ -191,7 +201,8 @@ def of_cells(x: Array, score: Array, variances: Array) -> npt.NDArray[np.float64
 
 def controls(
     v: Array, score: Array, slope: Array, u: Array, weights: Array, between: Array,
-    groups: Array | None, *, dense: bool, more: Array | None = None, shifted: Array | None = None,
+    groups: Array | None, *, dense: bool, more: Array | None = None,
+    shifted: Sequence[tuple[Array, Array]] | None = None,
 ) -> Controls:  # fmt: skip
     """Return control variates for the means of ``u`` over islands.
 
@@ -203,34 +214,34 @@ def controls(
     slope : array (islands * n, d)
         Gradient of u over them.
     u, weights : array (islands, n)
-        The function, and weights that sum to 1 in each island.
+        The function, which may be another one in each half, and weights that sum to 1 in each island.
     between : array (islands,)
         Weights of the islands, of mean 1.
     groups
         Coordinates that are alike.
     dense
         Whether H has more than a diagonal; never on a card.
-    more, shifted : array (k, islands * n)
-        What other fields add; ``shifted`` where particles are few, too.
+    more : array (k, islands * n)
+        What other fields add.
+    shifted
+        What fields add that depend on the function, and are of use where particles are few, too: of each of
+        the ``halves``, for the particles that fit and for those that are corrected, arrays (k, rows).
     """
     islands, n = u.shape
     found = Controls(np.zeros(islands), np.zeros(islands))
-    half = islands // 2
-    if half * n < _LEAST:
+    rows = halves(islands, n)
+    if not rows:
         return found
     assert not (dense and on_gpu(v))
     projections, fields = _projected(v, score, slope, weights)
     if groups is not None:  # what is odd in one coordinate has another sign in each of a group
         _share(projections[1::2], groups)
-    radial = _along_radius(v, score)
-    added = [part for part in (more, shifted) if part is not None]
-    others = np.vstack([radial, *added])
-    n_shifted = 0 if shifted is None else len(shifted)
-    by_island = np.einsum("kin,in->ki", others.reshape(-1, islands, n), weights)
+    others = np.vstack([_along_radius(v, score), *([] if more is None else [more])])
+    n_shifted = len(shifted[0][0]) if shifted else 0
     hessian = _hessian(v, score, slope, weights) if dense else None
-    first, second = slice(0, half), slice(half, islands)
-    for fit, apply in ((first, second), (second, first)):
-        some = slice(fit.start * n, min(fit.stop * n, fit.start * n + _MOST))
+    first, second = slice(0, islands // 2), slice(islands // 2, islands)
+    for i, (fit, apply) in enumerate(((first, second), (second, first))):
+        some, corrected = rows[i]
         factors = projections[:, fit].mean(axis=1)
         values = _summed(v[some], score[some], factors)
         outer = namespace(device_of(v)).asarray(between[apply])
@@ -247,7 +258,10 @@ def controls(
         ]
         if hessian is not None:
             terms[1] = _bent(v[some], score[some], *hessian, fit, apply, between)
-        terms += [_Field(a[some], b[apply]) for a, b in zip(others, by_island, strict=True)]
+        added = [(others[:, some], others[:, corrected]), *([shifted[i]] if shifted else [])]
+        fitted, applied = (np.vstack(parts) for parts in zip(*added, strict=True))
+        means = np.einsum("kin,in->ki", applied.reshape(len(applied), -1, n), weights[apply])
+        terms += [_Field(a, b) for a, b in zip(fitted, means, strict=True)]
         many = len(values[0]) // _EACH
         if many < len(terms):
             low, high = terms[:2]

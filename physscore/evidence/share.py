@@ -18,7 +18,7 @@ class Share:
     Parameters
     ----------
     u, weights : array (n,)
-        Of all particles there, over which E is taken.
+        Of the particles over which E is taken.
     below, above : float
         Steps in beta to the neighbours; 0 where there is none.
     """

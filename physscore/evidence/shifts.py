@@ -11,7 +11,8 @@ normal deviates xi, and its divergence that of xi . (gradient there - gradient a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,27 +30,36 @@ _DIRECTIONS = 1024  # the number of the deviates that the first direction is mad
 _AT_ONCE = 1 << 22  # components of the particles that are shifted together
 
 
+class View(NamedTuple):
+    """Particles, and what they are taken to add to log Z, with its mean: where both come from other
+    particles than those that are corrected, control variates have the mean zero, however few there are."""
+
+    rows: slice
+    share: Share
+    mean: float
+
+    def __call__(self, u: Array) -> tuple[Array, Array]:
+        """Return g, less its mean, and its derivative, of the rows of u."""
+        g, rate = self.share(u[self.rows])
+        return g - self.mean, rate
+
+
 @compiled
-def _add_along(g, g_there, slope, u_there, slope_there, axis, score, mean, h, out, start, stop):
-    """Add to div f + f . s what comes from one axis: of g and its derivative here and there, gradients of u,
-    and the score over v along the axis."""
+def _along(axis, slope, slope_there, u_there, out, start, stop):
+    """Fill the components of the gradients of u along an axis, here and there; 0 where u is infinite."""
     for row in range(start, stop):
-        along, along_there = 0.0, 0.0
+        here, there = 0.0, 0.0
         for i in range(len(axis)):
-            along += axis[i] * slope[row, i]
-            if u_there[row] < np.inf:
-                along_there += axis[i] * slope_there[row, i]
-        along, along_there = g[1][row] * along, g_there[1][row] * along_there
-        a, b = g[0][row] - mean, g_there[0][row] - mean
-        out[0, row] += (along_there - along + score[row] * (b - a)) / h
-        out[1, row] += (2.0 * (b * along_there - a * along) + score[row] * (b * b - a * a)) / h
+            here += axis[i] * slope[row, i]
+            there += axis[i] * slope_there[row, i]
+        out[0, row], out[1, row] = here, there if u_there[row] < np.inf else 0.0
 
 
 def along_axes(
     evaluate: Callable[[Array], tuple[Array, Array]], y: Array, u: Array, slope: Array, score: Array,
-    tempered: Tempered, share: Share, step: float,
-) -> npt.NDArray[np.float64] | None:  # fmt: skip
-    """Return the values of both control variates at particles, of shape (2, n); None if some are of no use.
+    tempered: Tempered, views: Sequence[View], step: float,
+) -> list[npt.NDArray[np.float64]] | None:  # fmt: skip
+    """Return the values of both control variates, arrays (2, rows) of each view; None if some are of no use.
 
     Parameters
     ----------
@@ -61,54 +71,56 @@ def along_axes(
         Over v.
     tempered
         The density there, and its coordinates.
-    share
-        What particles add.
+    views
+        Which particles, and what they add.
     step : float
         The kernel's, over v.
     """
     h = _FAR * step
-    out = np.zeros((FUNCTIONS, len(y)))
-    g = share(u)
-    mean = float(g[0].mean())
-    for axis, along in zip(tempered.push(np.eye(y.shape[1])), score.T, strict=True):
+    at_home, along = [view(u) for view in views], np.empty((2, len(y)))
+    out = [np.zeros((FUNCTIONS, len(g))) for g, _ in at_home]
+    for axis, pushed in zip(tempered.push(np.eye(y.shape[1])), score.T, strict=True):
         u_there, slope_there = evaluate(y + h * axis)
-        parallel(
-            _add_along, len(y), g, share(u_there), slope, u_there, slope_there, axis,
-            np.ascontiguousarray(along), mean, h, out, at_least=1000,
-        )  # fmt: skip
-    return out if (np.abs(out) < _USELESS).all() else None
+        parallel(_along, len(y), axis, slope, slope_there, u_there, along, at_least=1000)
+        for view, (a, rate), total in zip(views, at_home, out, strict=True):
+            (b, rate_there), s = view(u_there), pushed[view.rows]
+            here, there = rate * along[0, view.rows], rate_there * along[1, view.rows]
+            total[0] += (there - here + s * (b - a)) / h
+            total[1] += (2.0 * (b * there - a * here) + s * (b * b - a * a)) / h
+    return out if all((np.abs(total) < _USELESS).all() for total in out) else None
 
 
 def smoothed(
     evaluate: Callable[[Array], tuple[Array, Array]], y: Array, u: Array, slope: Array, score: Array,
-    tempered: Tempered, share: Share, step: float, directions: int, place: tuple[int, int, int],
-) -> npt.NDArray[np.float64] | None:  # fmt: skip
+    tempered: Tempered, views: Sequence[View], step: float, directions: int, place: tuple[int, int, int],
+) -> list[npt.NDArray[np.float64]] | None:  # fmt: skip
     """Return the same in many dimensions, or on a card, by shifts in a few random ``directions``.
 
     The ``place`` of the random numbers is a seed, the number of the first particle, and that of the step.
     """
     device, d, h = device_of(y), y.shape[1], _FAR * step
     seed, first, number = place
-    a, rate = share(u)
-    mean = a.mean()
-    out = np.zeros((FUNCTIONS, len(y)))
+    at_home = [view(u) for view in views]
+    out = [np.zeros((FUNCTIONS, len(g))) for g, _ in at_home]
     many = max(1, _AT_ONCE // d)
-    for start in range(0, len(y), many):
-        rows = slice(start, min(start + many, len(y)))
-        here = tempered.pull(slope[rows])
-        for i in range(directions):
+    u_there, along = np.empty(len(y)), np.empty((3, len(y)))
+    for i in range(directions):
+        for start in range(0, len(y), many):
+            rows = slice(start, min(start + many, len(y)))
             xi = normal(
                 rows.stop - start, d, seed=seed, step=number, draw=_DIRECTIONS + i, first=first + start,
                 device=device,
             )  # fmt: skip
-            u_there, slope_there = evaluate(y[rows] + h * tempered.push(xi))
-            b, rate_there = share(u_there)
+            u_there[rows], slope_there = evaluate(y[rows] + h * tempered.push(xi))
             there = tempered.pull(slope_there)
-            there[namespace(device).asarray(~(u_there < np.inf))] = 0.0
-            along = rate_there * to_host(row_dots(there, xi)), rate[rows] * to_host(row_dots(here, xi))
-            pushed = rate_there * to_host(row_dots(there, score[rows]))
-            b, c = 2.0 * (b - mean), 2.0 * (a[rows] - mean)
-            out[0, rows] += pushed + (along[0] - along[1]) / h
-            out[1, rows] += b * pushed + (b * along[0] - c * along[1]) / h
-    out /= directions
-    return out if (np.abs(out) < _USELESS).all() else None
+            there[namespace(device).asarray(~(u_there[rows] < np.inf))] = 0.0
+            pairs = (tempered.pull(slope[rows]), xi), (there, xi), (there, score[rows])
+            along[:, rows] = [to_host(row_dots(*pair)) for pair in pairs]
+        for view, (a, rate), total in zip(views, at_home, out, strict=True):
+            b, rate_there = view(u_there)
+            here, there, pushed = along[:, view.rows] * (rate, rate_there, rate_there)
+            total[0] += pushed + (there - here) / h
+            total[1] += 2.0 * (b * pushed + (b * there - a * here) / h)
+    for total in out:
+        total /= directions
+    return out if all((np.abs(total) < _USELESS).all() for total in out) else None
