@@ -307,3 +307,12 @@ def test_predicted_noise_with_a_graph():
     found = score_at(1.0).score(np.ones((3, 2)))
     np.testing.assert_allclose(found, -np.sqrt(0.5), rtol=1e-2)
     np.testing.assert_array_equal(epsilon_to_score(weight[None], 0.75), -2.0 * np.ones((1, 2)))
+
+
+def test_a_score_that_no_noise_has_made_smooth_is_said():
+    """The likelihood of clean states at all noise levels led to states of 1e39, without a word."""
+    levels = edm_levels(0.01, 30.0, 40)
+    likelihood = ps.GaussianNoise([0.3, 0.4], 0.7)
+    with pytest.warns(UserWarning, match="the score at sigma = 30 is .* times as steep") as said:
+        heun(ps.guided(NORMAL, lambda sigma: likelihood), levels, 20, seed=1)
+    assert len(said) == 1

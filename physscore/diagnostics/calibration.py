@@ -160,7 +160,10 @@ def tarp(
     A ball around a random reference point that reaches to the truth holds a share of the posterior; for a
     right posterior that share is uniform, so that its ECDF is the expected coverage at each credibility.
     The deviation of the ECDF is tested exactly. Balls see correlations that ``simulation_based_calibration``
-    cannot; a posterior that is the prior passes unless the references depend on the data.
+    cannot, around random points the strong ones only: if one of 0.9 is left out, 300 simulations show it in
+    half of all cases and 2000 in all, one of 0.5 they show in one of ten. Around ``references`` that go with
+    the data, as its estimate plus a constant, 300 show both. A posterior that is the prior passes unless the
+    references depend on the data.
 
     Parameters
     ----------

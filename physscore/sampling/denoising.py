@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from physscore.sampling.noise_prediction import check_betas
 from physscore.sampling.start import first_states
 
 _Floats = npt.NDArray[np.float64]
+_STEEP = 100.0  # far above 1: chains may start far away
 
 
 def edm_levels(sigma_min: float, sigma_max: float, n: int, rho: float = 7.0) -> _Floats:
@@ -116,7 +118,7 @@ def heun(
     shape = last.shape
     rows_at_once = pieces(n, math.prod(shape), batch)
     x = first_states(Level(score_at, levels[0]), n, float(levels[0]), seed, init)
-    n_steps = len(levels) - 1
+    n_steps, warned = len(levels) - 1, False
     for i in counted(range(n_steps), n_steps, "Heun", progress):
         sigma, target = float(levels[i]), float(levels[i + 1])
         grown = 1.0
@@ -129,6 +131,7 @@ def heun(
                 xi = deviates(rows, shape, seed=seed, step=i, draw=CHURN)
                 y = y + sigma * math.sqrt(grown**2 - 1) * churn_noise * xi
             slope = -here.sigma * here.score(y)
+            warned = warned or _warn_if_steep(slope, here.sigma)
             ahead = y + (target - here.sigma) * slope
             slope = 0.5 * (slope - target * there.score(ahead))
             x[rows] = y + (target - here.sigma) * slope
@@ -136,6 +139,19 @@ def heun(
         for rows in rows_at_once:
             x[rows] = last.denoised(x[rows])
     return x
+
+
+def _warn_if_steep(slope: Array, sigma: float) -> bool:
+    """Warn if sigma times the score is much larger than noise: over a density smoothed with N(0, sigma^2) the
+    mean square of a component is 1 at most. Return whether it is so."""
+    size = float(np.median(np.sqrt((slope**2).reshape(len(slope), -1).mean(axis=1))))
+    if size > _STEEP:
+        warnings.warn(
+            f"the score at sigma = {sigma:.3g} is {size:.3g} times as steep as that of any density with so "
+            "much noise, and draws may run away: is a likelihood that of clean states, or noise too small?",
+            stacklevel=3,
+        )
+    return size > _STEEP
 
 
 def ddpm(
