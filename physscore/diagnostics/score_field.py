@@ -50,9 +50,10 @@ class ScoreAudit:
       the relative Fisher divergence above 0.1, or in a band of k the gain outside 0.8 to 1.25 or the cosine
       below 0.9;
     * without a truth: the scale that Stein's identity gives it is negative;
-    * with draws: that scale is off 1 by more than 0.1, and by four errors, or E[s] = 0 or
-      E[s (x - mean)^T] = -1 is broken by more than 0.1, in units of the standard deviations of the states and
-      of the rms of that component of the score, where all of that is right by a chance of at most 10^-3;
+    * with draws: that scale and -E[s . (x - mean)] a component are both off 1 by more than 0.1, and the scale
+      by four errors, or E[s] = 0 or E[s (x - mean)^T] = -1 is broken by more than 0.3, in units of the
+      standard deviations of the states and of the rms of that component of the score, as a right one is by a
+      chance of at most 10^-3;
     * with a step size: it is beyond the stable one at more than one state in 20.
 
     Attributes

@@ -23,9 +23,7 @@ from physscore.grid import Grid
 _Floats = npt.NDArray[np.float64]
 
 FALSE_ALARM = 1e-3  # of all together
-TOLERANCE = (
-    0.1  # of the rms of a component of the score, in units of 1 / the standard deviation of the states
-)
+TOLERANCE = 0.3  # of the rms of a component of the score: an error of a tenth in squares makes no more
 _SKEWED = 10.0  # states a degree of freedom: the products are skewed, and their errors seem small by chance
 _PAIRS = 8  # dimensions up to which all pairs of whitened components are looked at,
 _STATES = 10  # with so many states for each
@@ -44,6 +42,8 @@ class ScoreIdentities:
         What they are compared with: 1, or the rms of that component of the score if it is larger.
     n : int
         Number of states.
+    gain : float
+        -E[s . (x - mean)] over the number of components: 1, and c if a right score is multiplied by c.
     """
 
     names: list[str]
@@ -51,6 +51,7 @@ class ScoreIdentities:
     errors: _Floats
     sizes: _Floats
     n: int
+    gain: float
 
     @property
     def z(self) -> _Floats:
@@ -66,15 +67,16 @@ class ScoreIdentities:
 
     @property
     def broken(self) -> npt.NDArray[np.bool_]:
-        """Which of them do not hold: beyond chance, and by more than a tenth."""
+        """Which of them do not hold: beyond chance, and the tolerance."""
         return np.asarray((np.abs(self.z) > self.limit) & (np.abs(self.values) > TOLERANCE * self.sizes))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the numbers, ready for JSON."""
         return {
             "names": self.names, "values": plain(self.values), "errors": plain(self.errors),
-            "sizes": plain(self.sizes), "largest_z": plain(float(np.abs(self.z).max())),
-            "limit": plain(self.limit), "broken": int(self.broken.sum()),
+            "sizes": plain(self.sizes), "gain": plain(self.gain),
+            "largest_z": plain(float(np.abs(self.z).max())), "limit": plain(self.limit),
+            "broken": int(self.broken.sum()),
         }  # fmt: skip
 
 
@@ -107,7 +109,8 @@ def identities(found: Array, x: Array, grid: Grid | None = None) -> ScoreIdentit
         f"E[s (x - mean)] of component {good[i]}" + ("" if i == j else f" and {good[j]}")
         for i, j in zip(first, second, strict=True)
     ]
-    return _of_columns(np.hstack([s, products]), names, np.hstack([size, size[first]]))
+    gain = 1 - float(products[:, first == second].mean())
+    return _of_columns(np.hstack([s, products]), names, np.hstack([size, size[first]]), gain)
 
 
 def _of_shells(found: Array, x: Array, grid: Grid) -> ScoreIdentities:
@@ -120,16 +123,17 @@ def _of_shells(found: Array, x: Array, grid: Grid) -> ScoreIdentities:
     size = np.sqrt(own.power.mean(axis=0) * there.power.mean(axis=0)) / unit
     good = (cross.n_modes > 0) & (there.power.mean(axis=0) > 0) & (size > 0)
     products = cross.power[:, good] * (n / (n - 1)) / unit + 1
+    gain = 1 - float(np.average(products.mean(axis=0), weights=cross.n_modes[good]))
     names = [f"E[s (x - mean)] of the modes at k = {k:.3g}" for k in cross.k[good]]
     mean = found.reshape(n, -1).mean(axis=1)
     rms = math.sqrt((mean**2).mean())
     if rms > 1e-6 * math.sqrt((found**2).mean()):  # a field without a score of its mean has rounding there
         names = ["E[s] of the mean", *names]
         products = np.column_stack([mean / rms, products])
-        return _of_columns(products, names, np.append(1.0, np.maximum(size[good], 1.0)))
-    return _of_columns(products, names, np.maximum(size[good], 1.0))
+        return _of_columns(products, names, np.append(1.0, np.maximum(size[good], 1.0)), gain)
+    return _of_columns(products, names, np.maximum(size[good], 1.0), gain)
 
 
-def _of_columns(columns: _Floats, names: list[str], sizes: _Floats) -> ScoreIdentities:
+def _of_columns(columns: _Floats, names: list[str], sizes: _Floats, gain: float) -> ScoreIdentities:
     errors = columns.std(axis=0, ddof=1) / math.sqrt(len(columns))
-    return ScoreIdentities(names, columns.mean(axis=0), errors, sizes, len(columns))
+    return ScoreIdentities(names, columns.mean(axis=0), errors, sizes, len(columns), gain)

@@ -46,7 +46,10 @@ def reasons(audit: ScoreAudit) -> list[str]:
                 f"the score points the wrong way: draws from its density would have the scale 1, and these "
                 f"states have {_text(scale)} (Stein's identity), so its sign is wrong, or they are no draws"
             )
-        elif audit.identities is not None and abs(scale.value - 1) > max(SCALE, BAND_ERRORS * scale.error):
+        elif audit.identities is not None and (
+            _off(scale.value, audit.identities.gain) > SCALE
+            and abs(scale.value - 1) > BAND_ERRORS * _known(scale.error)
+        ):
             found.append(
                 f"the score has the wrong size: its states are draws, and it should be multiplied by "
                 f"{_text(scale)} (Stein's identity)"
@@ -63,6 +66,12 @@ def reasons(audit: ScoreAudit) -> list[str]:
                 f"{_bearable(steps)}"
             )
     return found
+
+
+def _off(scale: float, gain: float) -> float:
+    """Return by how much the size of a score is wrong, from its best scale and its gain: an error of the
+    direction alone makes one of the two smaller, and not the other one larger."""
+    return min(abs(scale - 1), abs(gain - 1)) if (scale < 1) == (gain > 1) else 0.0
 
 
 def _broken(identities: ScoreIdentities) -> list[str]:
@@ -83,9 +92,7 @@ def _not_the_truth(error: ScoreError) -> list[str]:
     scale, gain, cosine, fisher = error.scale, error.gain, error.cosine, error.fisher
     if not math.isfinite(scale.value):
         return ["the score is zero at all states"]
-    off = abs(scale.value - 1)
-    # An error of the direction alone makes one of the two smaller, and not the other one larger.
-    size = min(off, abs(gain.value - 1)) if (scale.value < 1) == (gain.value > 1) else 0.0
+    off, size = abs(scale.value - 1), _off(scale.value, gain.value)
     if scale.value < 0 and -scale.value > ERRORS * _known(scale.error):
         found.append(
             f"the score points the wrong way: its best scale is {_text(scale)}, so its sign is wrong"
