@@ -167,7 +167,7 @@ def checked_energy(energy: Any, x: Array, rounding: Rounding | None = None) -> n
 class Rounding:
     """How much the lowest energies of a model are rounded: its others may be those of trial steps far out.
 
-    If all are so large that they are rounded by more than 0.1, as with a large constant, kernels that
+    If all are so large that float32 rounds them by more than 0.1, as with a large constant, kernels that
     accept or reject, and log Z, see steps in place of a slope.
     """
 
@@ -182,13 +182,14 @@ class Rounding:
         if not isinstance(energy, np.ndarray) or energy.dtype.kind != "f" or not energy.size:
             return
         eps = float(np.finfo(energy.dtype).eps) if eps is None else eps
+        if eps <= _DOUBLE:  # such energies are those of places far from where a run ends, which looks at them
+            return
         self._lowest = min(self._lowest, float(np.abs(energy).min()))
         if 0.1 < self._lowest * eps < np.inf:
-            limit = f"{0.1 / eps:.0e}".replace("e+0", "e").replace("e+", "e")
-            or_double = ", or compute them in float64" if eps > _DOUBLE else ""
+            limit = f"{0.1 / eps:.0e}".replace("e+0", "e")
             warnings.warn(
                 f"energies are {dtype or energy.dtype} and above {limit}, where they are rounded by 0.1 and "
-                f"more: leave a constant out{or_double}",
+                "more: leave a constant out, or compute them in float64",
                 stacklevel=4,
             )
 
