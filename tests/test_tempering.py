@@ -126,7 +126,7 @@ def test_ladders_begin_where_the_target_has_an_energy():
 def test_steps_that_ran_away_are_few_of_all_there_were(tmp_path):
     """Into the light tails of x^6 a few per cent of the steps run away, however many there are to a round."""
     target = ps.from_functions(energy=lambda x: (x**6).sum(1), score=lambda x: -6 * x**5, shape=2)
-    run = ps.temper(target, chains=16, steps=200, swap_every=5, seed=1)
+    run = ps.temper(target, kernel=ps.MALA(0.7), chains=16, steps=200, swap_every=5, seed=1)
     assert run.swap_every == 5
     assert 0.02 < run.divergent.mean() / 1000 < 0.05
     assert run.n_divergent == 0

@@ -62,7 +62,7 @@ def causes(engine: Engine, state: State, run: Run) -> list[str]:
             warnings.simplefilter("ignore")
             if run.n_divergent:
                 found.append(_not_a_number(engine, state))
-            if own and not run.mixing.passed:
+            if own and run.doubts():
                 what = _rounded(state) or _random(engine, state)
                 found += [what] if what else [_wrong_score(term, engine, state) for term in own]
     except Exception:  # of an energy at a state of ours: the run is there all the same

@@ -235,17 +235,20 @@ class Run:
         """All draws of all chains, (kept * chains, *shape), in memory."""
         return to_host(self.draws[...]).reshape(-1, *self.shape)
 
-    @property
+    @cached_property
     def mixing(self) -> Mixing:
         """Whether the run has mixed, and if not, why, in words.
 
         Judged are all components, or 10000 evenly spaced ones where there are more, the energy, and the bias
         of a step that is not rejected. ``causes`` are told where it has not.
         """
-        reasons = [*self._judged.reasons, *filter(None, [bias(self)])]
+        reasons = self.doubts()
         return Mixing(not reasons, [*reasons, *self.causes] if reasons else [])
 
-    @cached_property
+    def doubts(self) -> list[str]:
+        """Return why the run may not have mixed, without their ``causes``."""
+        return [*self._judged().reasons, *filter(None, [bias(self)])]
+
     def _judged(self) -> Mixing:
         kept, chains = self.draws.shape[:2]
         if kept < 4:
