@@ -10,6 +10,7 @@ import torch
 import physscore as ps
 from physscore import learning
 from physscore.learning import losses
+from physscore.learning.data import read
 from physscore.learning.files import write_tensors
 from physscore.learning.level import known_from
 from physscore.learning.normalisation import Components, Normalisation, from_settings
@@ -171,13 +172,13 @@ def test_files_of_the_first_format_are_read(tmp_path):
 
 def test_data_far_from_zero_keep_their_digits():
     x = X[:, :1] + [[1e8, 0.0]] + X[:, 1:] * [[0.0, 1.0]]
-    assert learning.data.read(x).x.std() > 0
+    assert read(x).x.std() > 0
     fit = learning.train("mlp", x, steps=300, batch=128)
     draws = fit.sample(2000, seed=1)
     assert np.allclose(draws.std(axis=0), x.std(axis=0), rtol=0.2)
     maps = 1e8 + np.random.default_rng(0).normal(size=(20, 4, 4))
     with pytest.raises(ps.InputError, match="single precision does not keep apart"):
-        learning.data.read(maps)
+        read(maps)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +204,7 @@ def test_channels_are_refused(tmp_path):
         file["x"] = np.zeros((5, 4, 8, 8))
         file.attrs["BoxSize"] = [8.0, 8.0]
     with pytest.raises(ps.InputError, match="maps of several channels cannot be learned"):
-        learning.data.read(tmp_path / "a.h5", "x")
+        read(tmp_path / "a.h5", "x")
 
 
 def test_a_finished_file_of_another_training_is_refused(tmp_path):
