@@ -270,7 +270,7 @@ def real_number(x: Any, name: str) -> float:
         If it is none.
     """
     found = real_numbers(x, name)
-    if found.ndim or not np.isfinite(found):
+    if found.ndim or isinstance(x, bool) or not np.isfinite(found):
         raise InputError(f"{name} is {_short(x)}: it must be a finite number")
     return float(found)
 

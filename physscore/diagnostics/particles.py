@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from physscore.arrays import compiled, floating_dtype, parallel, real_number, real_numbers, unmasked
 from physscore.core import Array, InputError
-from physscore.diagnostics.mass_assignment import MASS_ASSIGNMENTS
+from physscore.diagnostics.mass_assignment import orders_of
 from physscore.fft import forward_fft, inverse_fft
 from physscore.grid import Grid, require_grid
 from physscore.philox import seed_key
@@ -103,10 +103,9 @@ def paint(
     """
     require_grid(grid)
     kind = floating_dtype(dtype)
-    if not (isinstance(mass_assignment, str) and mass_assignment in MASS_ASSIGNMENTS):
-        raise InputError(
-            f"mass_assignment is {mass_assignment!r}: it must be one of {', '.join(MASS_ASSIGNMENTS)}"
-        )
+    (order,) = orders_of(mass_assignment, 1)
+    if not order:
+        raise InputError("mass_assignment is None: name one to paint by, such as cic")
     x = unmasked(positions, "positions")
     if x.dtype not in (np.float32, np.float64):
         x = real_numbers(x, "positions")
@@ -123,7 +122,6 @@ def paint(
             raise InputError(f"{name} holds values that are not finite")
     if not total > 0:
         raise InputError(f"weights sums to {total:g}: a density contrast needs a positive mean")
-    order = MASS_ASSIGNMENTS[mass_assignment]
     field = _counts(x, w, grid, order, 0.0, kind)
     if interlaced:
         field = _interlaced(field, _counts(x, w, grid, order, 0.5, kind), grid)

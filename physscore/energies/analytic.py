@@ -75,7 +75,8 @@ def check_positive(**given: float) -> None:
         If one is not.
     """
     for name, value in given.items():
-        if not (isinstance(value, int | float | np.number) and 0 < value < math.inf):
+        number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+        if not (number and 0 < value < math.inf):
             raise InputError(f"{name} is {value!r}: it must be a positive number")
 
 

@@ -10,10 +10,9 @@ from scipy.special import ndtr
 
 from physscore.core import Array
 from physscore.energies import kinds
+from physscore.energies.analytic import check_positive
 from physscore.energies.priors import Univariate
-from physscore.energies.univariate import fraction_to_normal, number, positive
-
-_LOG_ROOT_2PI = 0.5 * math.log(2 * math.pi)
+from physscore.energies.univariate import Normal, fraction_to_normal
 
 
 class _Positive(Univariate):
@@ -41,21 +40,21 @@ class LogNormal(_Positive):
     kind = kinds.LOG_NORMAL
 
     def __init__(self, mean: float, std: float) -> None:
-        numbers = number("mean", mean), positive("std", std)
-        self.offset = math.log(numbers[1]) + _LOG_ROOT_2PI
-        super().__init__(*numbers)
+        self._of_log = Normal(mean, std)
+        self.offset = self._of_log.offset
+        super().__init__(*self._of_log.numbers)
 
     def _inside(self, x: Array) -> tuple[Array, Array]:
-        (mean, std), logs = self.numbers, self._log(x)
-        off = (logs - mean) / std
-        return self.offset + logs + 0.5 * off**2, (1 + off / std) / np.maximum(x, kinds.LEAST)
+        logs = self._log(x)
+        energy, slope = self._of_log._inside(logs)
+        return energy + logs, (1 + slope) / np.maximum(x, kinds.LEAST)
 
     def _to_normal(self, x: Array) -> Array:
-        return (np.log(x) - self.numbers[0]) / self.numbers[1]
+        return self._of_log._to_normal(np.log(x))
 
     def _from_normal(self, z: Array) -> Array:
-        mean, std = self.numbers
-        return np.asarray(np.exp(np.clip(mean + std * z, math.log(kinds.LEAST), math.log(kinds.MOST))))
+        logs = self._of_log._from_normal(z)
+        return np.asarray(np.exp(np.clip(logs, math.log(kinds.LEAST), math.log(kinds.MOST))))
 
 
 class HalfCauchy(_Positive):
@@ -70,9 +69,9 @@ class HalfCauchy(_Positive):
     kind = kinds.HALF_CAUCHY
 
     def __init__(self, scale: float) -> None:
-        spread = positive("scale", scale)
-        self.offset = math.log(0.5 * math.pi) + math.log(spread)
-        super().__init__(0.0, spread)
+        check_positive(scale=scale)
+        self.offset = math.log(0.5 * math.pi) + math.log(scale)
+        super().__init__(0.0, scale)
 
     def _given(self) -> tuple[float, ...]:
         return self.numbers[1:]
@@ -103,9 +102,9 @@ class Gamma(_Positive):
     kind = kinds.GAMMA
 
     def __init__(self, shape: float, rate: float) -> None:
-        a, b = positive("shape", shape), positive("rate", rate)
-        self.offset = float(special.gammaln(a)) - a * math.log(b)
-        super().__init__(a, b)
+        check_positive(shape=shape, rate=rate)
+        self.offset = float(special.gammaln(shape)) - shape * math.log(rate)
+        super().__init__(shape, rate)
 
     def _inside(self, x: Array) -> tuple[Array, Array]:
         a, b = self.numbers
@@ -116,8 +115,9 @@ class Gamma(_Positive):
         return fraction_to_normal(special.gammainc(a, b * x), special.gammaincc(a, b * x))
 
     def _from_normal(self, z: Array) -> Array:
-        a, b = self.numbers
-        return np.asarray(_gamma_from_normal(a, z) / b)
+        (a, b), tail = self.numbers, _nearer_tail(z)
+        scaled = np.where(z < 0, special.gammaincinv(a, tail), special.gammainccinv(a, tail))
+        return np.asarray(np.maximum(scaled, kinds.LEAST) / b)
 
 
 class InverseGamma(_Positive):
@@ -132,9 +132,10 @@ class InverseGamma(_Positive):
     kind = kinds.INVERSE_GAMMA
 
     def __init__(self, shape: float, scale: float) -> None:
-        a, b = positive("shape", shape), positive("scale", scale)
-        self.offset = float(special.gammaln(a)) - a * math.log(b)
-        super().__init__(a, b)
+        check_positive(scale=scale)
+        self._of_reciprocal = Gamma(shape, scale)
+        self.offset = self._of_reciprocal.offset
+        super().__init__(*self._of_reciprocal.numbers)
 
     def _inside(self, x: Array) -> tuple[Array, Array]:
         (a, b), x = self.numbers, np.maximum(x, kinds.LEAST)
@@ -142,24 +143,16 @@ class InverseGamma(_Positive):
             return self.offset + b / x + (a + 1) * np.log(x), (a + 1 - b / x) / x
 
     def _to_normal(self, x: Array) -> Array:
-        a, b = self.numbers
         with np.errstate(divide="ignore"):
-            return fraction_to_normal(special.gammaincc(a, b / x), special.gammainc(a, b / x))
+            return -self._of_reciprocal._to_normal(1 / x)
 
     def _from_normal(self, z: Array) -> Array:
-        a, b = self.numbers
-        return np.asarray(b / _gamma_from_normal(a, -z))
+        return np.asarray(1 / self._of_reciprocal._from_normal(-z))
 
 
 def _nearer_tail(z: Array) -> Array:
     """Return the standard normal probability beyond z, away from 0."""
     return np.asarray(ndtr(-np.abs(np.clip(z, -kinds.DEEPEST, kinds.DEEPEST))))
-
-
-def _gamma_from_normal(a: float, z: Array) -> Array:
-    tail = _nearer_tail(z)
-    below, above = special.gammaincinv(a, tail), special.gammainccinv(a, tail)
-    return np.asarray(np.maximum(np.where(z < 0, below, above), kinds.LEAST))
 
 
 class Beta(Univariate):
@@ -176,9 +169,9 @@ class Beta(Univariate):
     link = kinds.LOGIT
 
     def __init__(self, a: float, b: float) -> None:
-        numbers = positive("a", a), positive("b", b)
-        self.offset = float(special.betaln(*numbers))
-        super().__init__(*numbers)
+        check_positive(a=a, b=b)
+        self.offset = float(special.betaln(a, b))
+        super().__init__(a, b)
 
     def _inside(self, x: Array) -> tuple[Array, Array]:
         (a, b), x, left = self.numbers, np.maximum(x, kinds.LEAST), np.maximum(1 - x, kinds.BELOW_1)

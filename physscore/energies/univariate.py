@@ -9,23 +9,13 @@ import numpy as np
 from scipy import special
 from scipy.special import log_ndtr, ndtr, ndtri, ndtri_exp
 
+from physscore.arrays import real_number
 from physscore.core import Array, InputError
 from physscore.energies import kinds
+from physscore.energies.analytic import check_positive
 from physscore.energies.priors import Univariate
 
 _LOG_ROOT_2PI = 0.5 * math.log(2 * math.pi)
-
-
-def number(name: str, value: Any, wanted: str = "a finite number") -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not math.isfinite(value):
-        raise InputError(f"{name} is {value!r}: it must be {wanted}")
-    return float(value)
-
-
-def positive(name: str, value: Any) -> float:
-    if number(name, value, "a positive number") <= 0:
-        raise InputError(f"{name} is {value!r}: it must be a positive number")
-    return float(value)
 
 
 def _interval(low: Any, high: Any) -> tuple[float, float]:
@@ -142,7 +132,8 @@ class Normal(_NormalDensity):
     kind = kinds.NORMAL
 
     def __init__(self, mean: float, std: float) -> None:
-        numbers = number("mean", mean), positive("std", std)
+        check_positive(std=std)
+        numbers = real_number(mean, "mean"), float(std)
         self.offset = math.log(numbers[1]) + _LOG_ROOT_2PI
         super().__init__(*numbers)
 
@@ -166,9 +157,9 @@ class HalfNormal(_NormalDensity):
     bounds = (0.0, math.inf)
 
     def __init__(self, scale: float) -> None:
-        spread = positive("scale", scale)
-        self.offset = math.log(spread) + _LOG_ROOT_2PI - math.log(2)
-        super().__init__(0.0, spread)
+        check_positive(scale=scale)
+        self.offset = math.log(scale) + _LOG_ROOT_2PI - math.log(2)
+        super().__init__(0.0, scale)
 
     def _given(self) -> tuple[float, ...]:
         return self.numbers[1:]
@@ -196,7 +187,8 @@ class TruncatedNormal(_NormalDensity):
     kind = kinds.TRUNCATED_NORMAL
 
     def __init__(self, mean: float, std: float, low: float = -math.inf, high: float = math.inf) -> None:
-        numbers = number("mean", mean), positive("std", std)
+        check_positive(std=std)
+        numbers = real_number(mean, "mean"), float(std)
         try:
             self.bounds = float(low), float(high)
         except (TypeError, ValueError):

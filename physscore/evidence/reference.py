@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from scipy.special import ndtr
@@ -209,13 +209,13 @@ def _energy(particles: Particles) -> tuple[float, float, int]:
 def _crude(target: Energy) -> Prior:
     """Return where a fit of vectors begins: in coordinates of their own, where a term has such, or the prior
     where bounds leave little of the standard normal, which is compiled."""
-    own = (crude_of(term) for _, term in terms_of(target))
-    normal = Gaussian(0.0, 1.0, dim=target.dim)
-    prior = prior_and_likelihood(target)[0]
-    bounds = [prior.lower, prior.upper] if isinstance(prior, Parameters) else [[-np.inf], [np.inf]]
-    walled = np.diff(ndtr(bounds), axis=0).prod() < _INSIDE
-    beginning = Transformed(normal, WhiteningOf(cast(Parameters, prior))) if walled else normal
-    return next((found for found in own if found is not None), beginning)
+    for _, term in terms_of(target):
+        if (own := crude_of(term)) is not None:
+            return own
+    normal, prior = Gaussian(0.0, 1.0, dim=target.dim), prior_and_likelihood(target)[0]
+    if isinstance(prior, Parameters) and np.diff(ndtr([prior.lower, prior.upper]), axis=0).prod() < _INSIDE:
+        return Transformed(normal, WhiteningOf(prior))
+    return normal
 
 
 def _crude_field(target: Energy) -> FourierGaussian:

@@ -85,9 +85,8 @@ class Normalisation:
         values = np.asarray(x, np.float64).ravel()
         if not values.size or not np.isfinite(values).all():
             raise InputError("data hold values that are not finite: leave them out")
+        _check_varies(values)
         mean, std = float(values.mean()), float(values.std())
-        if not std > _ALIKE * abs(mean):
-            raise InputError(f"data are all {mean:g}: there is nothing to learn")
         if transform not in TRANSFORMS:
             raise InputError(f"transform is {transform!r}: it must be one of {', '.join(TRANSFORMS)}")
         if transform == "auto":
@@ -224,6 +223,7 @@ class Components:
             As there, or if a component does not vary.
         """
         columns = np.asarray(x, np.float64).T
+        _check_varies(columns)
         alike = [i for i, column in enumerate(columns) if column.std() <= _ALIKE * abs(column.mean())]
         if alike:
             which = ", ".join(map(str, alike[:_NAMED])) + (", ..." if len(alike) > _NAMED else "")
@@ -288,6 +288,11 @@ class Components:
     def settings(self) -> dict[str, Any]:
         """Return all numbers, ready for JSON."""
         return {"components": [part.settings() for part in self.parts]}
+
+
+def _check_varies(values: _Floats) -> None:
+    if values.size and values.std() <= _ALIKE * abs(values.mean()):
+        raise InputError(f"data are all {values.mean():g}: there is nothing to learn")
 
 
 def from_settings(settings: dict[str, Any]) -> Normalisation | Components:
