@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from physscore.cli.options import (
+    cells_along,
     device_option,
     files_of,
     json_option,
@@ -149,8 +150,7 @@ def command(
     from physscore.store.hdf5 import check_output, require_units
     from physscore.store.out_of_core import bytes_of, in_planes, tables_of, write_field
 
-    if dim is not None and len(shape) not in (1, dim):
-        raise InputError(f"--grid has {len(shape)} sides and --dim is {dim}: give one of the two")
+    shape = cells_along(shape, dim)
     if paired and (count is None or count % 2):
         raise InputError(f"-n is {count}: --paired needs an even number of fields")
     most = MAX_DRAWS * (2 if paired else 1)
@@ -163,7 +163,7 @@ def command(
         raise InputError(f"--processes is {processes}: it is for --dry-run; start a job's own with mpiexec")
     if plot:
         plots.require_matplotlib()
-    grid = Grid(shape * (dim or 3) if len(shape) == 1 else shape, box_size)
+    grid = Grid(shape, box_size)
     precision = np.dtype(dtype)
     working = bytes_of("1GB" if memory is None else memory)
     comm = world()

@@ -107,6 +107,15 @@ def picture_of(path: Path) -> Path:
     return picture if picture != path else path.with_suffix(".plot.png")
 
 
+def cells_along(shape: tuple[int, ...], dim: int | None) -> tuple[int, ...]:
+    """Return the cells along each axis as --grid and --dim say."""
+    if dim is not None and len(shape) not in (1, dim):
+        from physscore.core import InputError
+
+        raise InputError(f"--grid has {len(shape)} sides and --dim is {dim}: give one of the two")
+    return shape * (dim or 3) if len(shape) == 1 else shape
+
+
 def files_of(*names: str | Path | None) -> list[Path]:
     """Return what may be the files of names such as maps.h5, my_model.py:name, table.txt:extrapolate=zero."""
     known = [str(name) for name in names if name]
@@ -148,6 +157,10 @@ def print_summary(summary: dict[str, Any]) -> None:
     if cells_of := summary["settings"].get("cells"):
         ranges = ",".join(f"{start}:{stop}" for start, stop in cells_of)
         click.echo(f"cells: {ranges} of a larger field, so without its periodic boundaries")
+    if summary["settings"].get("command") == "paint":
+        about = summary["settings"]
+        how = about["mass_assignment"] + (", interlaced" if about["interlaced"] else "")
+        click.echo(f"particles: {about['particles']}, by {how}, shot noise {about['shot_noise']:.6g}")
     kinds = [kind for kind in ("lognormal", "fixed", "paired") if summary["settings"].get(kind)]
     if kinds:
         click.echo(f"kind: {', '.join(kinds)}")

@@ -27,14 +27,13 @@ from physscore.cli.options import (
 
 if TYPE_CHECKING:
     from physscore.diagnostics.power import PowerSpectrum
+    from physscore.store import FieldFile
 
 
-def _assignments(
-    ctx: click.Context, param: click.Parameter, value: str | None
-) -> str | list[str | None] | None:
+def _assignments(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str | None] | None:
     """Turn "cic,none" into a pair."""
-    if value is None or "," not in value:
-        return value
+    if value is None:
+        return None
     return [None if name.strip() == "none" else name.strip() for name in value.split(",")]
 
 
@@ -58,10 +57,12 @@ def _assignments(
     "--cross", type=click.Path(path_type=Path), help="A second file of ours: measure the cross spectrum."
 )
 @click.option("--bins", type=click.Choice(["linear", "log", "shells"]), default="linear", show_default=True)
-@click.option("--shot-noise", type=float, default=0.0, help="Volume per particle, subtracted.")
+@click.option("--shot-noise", type=float,
+              help="Volume per particle, subtracted. [default: that of physscore paint, else 0]")  # fmt: skip
 @click.option("--mass-assignment", metavar="NAME", callback=_assignments,
               help="How particles were put on the grid, ngp, cic, tsc or pcs: its window is divided out. "
-              "With --cross, cic,none if they are in the first file only.")  # fmt: skip
+              "With --cross, cic,none if they are in the first file only. "
+              "[default: that of physscore paint]")  # fmt: skip
 @click.option("--memory", metavar="SIZE",
               help="Measure in pieces of no more than this, as in 512MB. [default: all of it]")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="HDF5 file for the spectrum.")
@@ -80,8 +81,8 @@ def command(
     redshift: float | None,
     cross: Path | None,
     bins: str,
-    shot_noise: float,
-    mass_assignment: str | list[str | None] | None,
+    shot_noise: float | None,
+    mass_assignment: list[str | None] | None,
     memory: str | None,
     output: Path | None,
     plot: bool,
@@ -132,7 +133,10 @@ def command(
                 "which they are not",
                 stacklevel=1,
             )
-        own = fields.settings.get("command") == "field"  # contrasts, some of whose cells may all be positive
+        own = fields.settings.get("command") in (
+            "field",
+            "paint",
+        )  # contrasts, some of whose cells may all be positive
         if not (own or contrast) and fields.is_density(fields.independent().indices[0]):
             warnings.warn(
                 f"{path} holds no negative value, as densities and counts do: the power of their contrast, "
@@ -173,8 +177,7 @@ def command(
                 grid,
                 None if partner is None else FieldSequence(partner.read, chosen.indices, chosen.ndim),
                 bins=bins,
-                shot_noise=shot_noise,
-                mass_assignment=mass_assignment,
+                **_of_particles([fields, *([partner] if partner else [])], mass_assignment, shot_noise),
                 progress=comm is None or comm.rank == 0,
             )
             if model is not None:
@@ -236,6 +239,26 @@ def command(
         elif check is not None:
             print_verdict(model_text or "", check is not comparison, check, met=met)
     ctx.exit(1 if impossible is not None or (check is not None and not check.passed) else 0)
+
+
+def _of_particles(
+    files: list[FieldFile], mass_assignment: list[str | None] | None, shot_noise: float | None
+) -> dict[str, Any]:
+    """Return how one field or two were made of particles: as was asked for, else as physscore paint wrote."""
+    from physscore.core import InputError
+
+    painted = [file.settings if file.settings.get("command") == "paint" else {} for file in files]
+    if len({about["interlaced"] for about in painted if about}) > 1:
+        raise InputError(
+            f"of {files[0].path} and --cross {files[1].path} one is interlaced: paint both alike"
+        )
+    names = mass_assignment or [about.get("mass_assignment") for about in painted]
+    noises = [about.get("shot_noise", 0.0) for about in painted] if shot_noise is None else [shot_noise]
+    return {
+        "mass_assignment": names if len(names) > 1 else names[0],
+        "interlaced": any(names) and any(about.get("interlaced") for about in painted),
+        "shot_noise": noises if any(noises) and len(noises) > 1 else noises[0],
+    }
 
 
 def _print(measured: PowerSpectrum, result: dict[str, Any]) -> None:

@@ -101,33 +101,78 @@ def paint(
     InputError
         If there are no particles, shapes do not fit, or values are not finite.
     """
-    require_grid(grid)
-    kind = floating_dtype(dtype)
-    (order,) = orders_of(mass_assignment, 1)
-    if not order:
-        raise InputError("mass_assignment is None: name one to paint by, such as cic")
-    x = unmasked(positions, "positions")
-    if x.dtype not in (np.float32, np.float64):
-        x = real_numbers(x, "positions")
-    if x.ndim == 1 and grid.dim == 1:
-        x = x[:, np.newaxis]
-    if x.ndim != 2 or x.shape[1] != grid.dim or len(x) == 0:
-        raise InputError(f"positions has shape {x.shape}: it must be (n, {grid.dim}), with particles")
-    w = np.ones(1) if weights is None else real_numbers(weights, "weights")
-    if weights is not None and w.shape != (len(x),):
-        raise InputError(f"weights has shape {w.shape}: it must be ({len(x)},), one a particle")
-    total = float(w.sum()) if weights is not None else float(len(x))
-    for values, name in ((x, "positions"), (w, "weights")):
-        if not (math.isfinite(float(values.min())) and math.isfinite(float(values.max()))):
-            raise InputError(f"{name} holds values that are not finite")
-    if not total > 0:
-        raise InputError(f"weights sums to {total:g}: a density contrast needs a positive mean")
-    field = _counts(x, w, grid, order, 0.0, kind)
-    if interlaced:
-        field = _interlaced(field, _counts(x, w, grid, order, 0.5, kind), grid)
-    field *= kind.type(grid.n_cells / total)
-    field -= kind.type(1.0)
-    return field
+    painting = Painting(grid, mass_assignment=mass_assignment, interlaced=interlaced, dtype=dtype)
+    painting.add(positions, weights)
+    return painting.contrast()
+
+
+class Painting:
+    """What :func:`paint` does, for particles that come some at a time.
+
+    Parameters are those of :func:`paint`; ``n`` is the number of particles so far.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        *,
+        mass_assignment: str = "cic",
+        interlaced: bool = False,
+        dtype: npt.DTypeLike = "float64",
+    ) -> None:
+        require_grid(grid)
+        self.grid, self.dtype = grid, floating_dtype(dtype)
+        (self._order,) = orders_of(mass_assignment, 1)
+        if not self._order:
+            raise InputError("mass_assignment is None: name one to paint by, such as cic")
+        shifts = (0.0, 0.5) if interlaced else (0.0,)
+        self._counts = {shift: np.zeros(grid.cube, self.dtype) for shift in shifts}
+        self.n, self._total, self._squares = 0, 0.0, 0.0
+
+    def add(self, positions: Any, weights: Any = None) -> None:
+        """Add particles at positions (n, grid.dim), of some weights (n,) or 1."""
+        x, grid = unmasked(positions, "positions"), self.grid
+        if x.dtype not in (np.float32, np.float64):
+            x = real_numbers(x, "positions")
+        if x.ndim == 1 and grid.dim == 1:
+            x = x[:, np.newaxis]
+        if x.ndim != 2 or x.shape[1] != grid.dim or len(x) == 0:
+            raise InputError(f"positions has shape {x.shape}: it must be (n, {grid.dim}), with particles")
+        w = np.ones(1) if weights is None else real_numbers(weights, "weights")
+        if weights is not None and w.shape != (len(x),):
+            raise InputError(f"weights has shape {w.shape}: it must be ({len(x)},), one a particle")
+        for values, name in ((x, "positions"), (w, "weights")):
+            if not (math.isfinite(float(values.min())) and math.isfinite(float(values.max()))):
+                raise InputError(f"{name} holds values that are not finite")
+        for shift, counts in self._counts.items():
+            _add_counts(counts, x, w, grid, self._order, shift)
+        self.n += len(x)
+        self._total += float(len(x) if weights is None else w.sum())
+        self._squares += float(len(x) if weights is None else w @ w)
+
+    @property
+    def shot_noise(self) -> float:
+        """That of the power: V sum w^2 / (sum w)^2."""
+        return self.grid.volume * self._squares / self._total**2
+
+    def contrast(self) -> Array:
+        """Return the density contrast of all particles; nothing can be added to them after it.
+
+        Raises
+        ------
+        InputError
+            If there are none, or their weights do not add up to a mean.
+        """
+        if self.n == 0:
+            raise InputError("positions holds no particles")
+        if not self._total > 0:
+            raise InputError(f"weights sums to {self._total:g}: a density contrast needs a positive mean")
+        field, *shifted = (self._counts.pop(shift).reshape(self.grid.shape) for shift in tuple(self._counts))
+        if shifted:
+            field = _interlaced(field, shifted.pop(), self.grid)
+        field *= self.dtype.type(self.grid.n_cells / self._total)
+        field -= self.dtype.type(1.0)
+        return field
 
 
 def _one_field(delta: Any, grid: Grid) -> Array:
@@ -193,9 +238,8 @@ def _lowest_planes(  # type: ignore[no-untyped-def]
         out[j] = np.int64(i - np.floor(i / side) * side)
 
 
-def _counts(x: Array, weights: Array, grid: Grid, order: int, shift: float, dtype: np.dtype[Any]) -> Array:
-    """Return the sums of weights over cells whose places are shifted by a part of a cell."""
-    out = np.zeros(grid.cube, dtype)
+def _add_counts(out: Array, x: Array, weights: Array, grid: Grid, order: int, shift: float) -> None:
+    """Add weights to cells whose places are shifted by a part of a cell."""
     axes = np.array([[2], [0, 2], [0, 1, 2]][grid.dim - 1])
     per_length = np.array([n / side for n, side in zip(grid.shape, grid.box_size, strict=True)])
     side = grid.cube[0]
@@ -205,7 +249,6 @@ def _counts(x: Array, weights: Array, grid: Grid, order: int, shift: float, dtyp
     # Plane by plane, what is added to stays in the cache.
     bins, ends = np.argsort(planes, kind="stable"), np.cumsum(np.bincount(planes, minlength=side))
     parallel(_add, side, x, weights, per_length, axes, shift, order, bins, ends, out)
-    return out.reshape(grid.shape)
 
 
 def _interlaced(field: Array, shifted: Array, grid: Grid) -> Array:
