@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from physscore.diagnostics.field_audit import FieldAudit as FieldAudit
     from physscore.diagnostics.field_audit import compare_fields as compare_fields
     from physscore.diagnostics.integrability import curl_fraction as curl_fraction
+    from physscore.diagnostics.multipoles import PowerMultipoles as PowerMultipoles
+    from physscore.diagnostics.multipoles import power_multipoles as power_multipoles
     from physscore.diagnostics.particles import draw_particles as draw_particles
     from physscore.diagnostics.particles import paint as paint
     from physscore.diagnostics.power import PowerSpectrum as PowerSpectrum
@@ -174,6 +176,7 @@ _HOMES = {
     "Path": "paths",
     "Phi4": "energies.lattice",
     "PoissonCounts": "energies.likelihoods",
+    "PowerMultipoles": "diagnostics.multipoles",
     "PowerSpectrum": "diagnostics.power",
     "Prior": "core",
     "Ring": "energies.shells",
@@ -232,6 +235,7 @@ _HOMES = {
     "log_likelihood": "sampling.likelihood",
     "noise_levels": "paths",
     "paint": "diagnostics.particles",
+    "power_multipoles": "diagnostics.multipoles",
     "power_spectrum": "diagnostics.power",
     "probability_flow": "sampling.probability_flow",
     "reverse_sde": "sampling.diffusion",

@@ -22,12 +22,13 @@ _COMMANDS = {
     "field": "Generate density fields, write them to HDF5 and check their power spectrum.",
     "info": "Say what is in a file.",
     "logz": "Estimate log Z of models, with an error and a verdict, and compare them.",
+    "multipoles": "Measure how the power of fields depends on a line of sight.",
     "paint": "Put particles of snapshots or catalogues on a grid.",
     "sample": "Draw from a built-in model or your own, and say whether the chains have mixed.",
     "spectrum": "Measure the power spectrum of fields and compare it with a model.",
     "train": "Learn a score from a file of maps or vectors.",
 }
-_ALONE = ("audit", "info", "paint", "train")
+_ALONE = ("audit", "info", "multipoles", "paint", "train")
 
 
 class _Commands(click.Group):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,7 +132,8 @@ def title_of(fields: FieldFile) -> str:
     """Return what fields are, in one line."""
     redshift = "" if fields.redshift is None else f" at z = {fields.redshift:g}"
     seed = "" if fields.seed is None else f", seed {fields.seed}"
-    spectrum = fields.settings.get("spectrum", {}).get("name", "field")
+    painted = f"{fields.settings['particles']} particles" if fields.settings.get("particles") else "field"
+    spectrum = fields.settings.get("spectrum", {}).get("name", painted)
     kind = "lognormal field, " if fields.settings.get("lognormal") else ""
     cells = " x ".join(map(str, fields.grid.shape))
     box = f"{as_text(fields.grid.box_size)} {fields.length_unit}"
@@ -178,3 +179,17 @@ def print_verdict(model: str, lognormal: bool, verdict: Verdict, *, met: bool = 
 def print_json(result: dict[str, Any] | list[dict[str, Any]]) -> None:
     """Print a result, or several, as JSON."""
     click.echo(json.dumps(result, indent=2))
+
+
+def print_columns(
+    result: dict[str, Any], independent: int, columns: dict[str, Any], n_modes: Iterable[int]
+) -> None:
+    """Print what was measured in bins of k, the mean over the fields, as a table, and what was written."""
+    cells = " x ".join(map(str, result["shape"]))
+    click.echo(f"# {result['file']}: mean of {independent} independent field(s) of {cells} cells")
+    click.echo("# " + "  ".join(f"{name:>16}" for name in [*columns, "modes"]))
+    for *row, modes in zip(*columns.values(), n_modes, strict=True):
+        click.echo("  " + "  ".join(f"{value:16.8g}" for value in row) + f"  {modes:16d}")
+    for name in ("output", "picture"):
+        if name in result:
+            click.echo(f"# {name}: {result[name]}")

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import warnings
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
+from physscore.cli.measured import (
+    bins_option,
+    made_of_particles,
+    of_fields,
+    of_particles,
+    warn_of,
+)
 from physscore.cli.options import (
     files_of,
     json_option,
-    numbers,
     overwrite_option,
     picture_of,
     plot_option,
+    print_columns,
     print_json,
     print_verdict,
     redshift_option,
@@ -25,30 +29,9 @@ from physscore.cli.options import (
     title_of,
 )
 
-if TYPE_CHECKING:
-    from physscore.diagnostics.power import PowerSpectrum
-    from physscore.store import FieldFile
-
-
-def _assignments(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str | None] | None:
-    """Turn "cic,none" into a pair."""
-    if value is None:
-        return None
-    return [None if name.strip() == "none" else name.strip() for name in value.split(",")]
-
 
 @click.command(name="spectrum")
-@click.argument("path", type=click.Path(path_type=Path))
-@click.option("--dataset", help="Path of the fields in an HDF5 file that is not ours.")
-@click.option(
-    "--box",
-    "box_size",
-    metavar="LENGTH",
-    callback=numbers(float),
-    help="Side of its box, or one for each dimension.",
-)
-@click.option("--contrast", is_flag=True,
-              help="The first file holds densities or counts: measure x / mean - 1.")  # fmt: skip
+@of_fields
 @click.option(
     "--compare", "model_text", help="Model: planck2018, eh98, powerlaw:..., or a file, as in physscore field."
 )
@@ -56,13 +39,8 @@ def _assignments(ctx: click.Context, param: click.Parameter, value: str | None) 
 @click.option(
     "--cross", type=click.Path(path_type=Path), help="A second file of ours: measure the cross spectrum."
 )
-@click.option("--bins", type=click.Choice(["linear", "log", "shells"]), default="linear", show_default=True)
-@click.option("--shot-noise", type=float,
-              help="Volume per particle, subtracted. [default: that of physscore paint, else 0]")  # fmt: skip
-@click.option("--mass-assignment", metavar="NAME", callback=_assignments,
-              help="How particles were put on the grid, ngp, cic, tsc or pcs: its window is divided out. "
-              "With --cross, cic,none if they are in the first file only. "
-              "[default: that of physscore paint]")  # fmt: skip
+@bins_option
+@of_particles
 @click.option("--memory", metavar="SIZE",
               help="Measure in pieces of no more than this, as in 512MB. [default: all of it]")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="HDF5 file for the spectrum.")
@@ -119,36 +97,13 @@ def command(
     if redshift is not None and model_text is None:
         raise InputError("--redshift is that of a model: give one by --compare")
     with FieldFile(path, dataset=dataset, box_size=box_size, contrast=contrast) as fields:
-        if not fields.completed:
-            raise InputError(f"file {path} holds no finished field yet")
         if model_text is not None and fields.settings.get("cells"):
             raise InputError(f"--compare is for whole fields: {path} holds some cells of one, which have no "
                              "periodic spectrum")  # fmt: skip
         if model_text is not None and fields.settings.get("lognormal") and (shot_noise or mass_assignment):
             raise InputError(f"--compare is of the logarithm of the lognormal fields in {path}, which has no "
                              "--shot-noise and no --mass-assignment")  # fmt: skip
-        if fields.settings.get("cells"):
-            warnings.warn(
-                f"{path} holds some cells of a larger field: power is measured as if they were periodic, "
-                "which they are not",
-                stacklevel=1,
-            )
-        own = fields.settings.get("command") in (
-            "field",
-            "paint",
-        )  # contrasts, some of whose cells may all be positive
-        if not (own or contrast) and fields.is_density(fields.independent().indices[0]):
-            warnings.warn(
-                f"{path} holds no negative value, as densities and counts do: the power of their contrast, "
-                "x / mean - 1, is measured with --contrast",
-                stacklevel=1,
-            )
-        if fields.chains is not None:
-            warnings.warn(
-                f"{path} holds draws of chains: power is that of the last of each chain, since those before "
-                "are not independent of it; run.power_spectrum() in Python is that of all",
-                stacklevel=1,
-            )
+        warn_of(fields)
         comm = world()
         if sum([comm is not None, memory is not None, cross is not None]) > 1:
             raise InputError("mpiexec, --memory and --cross exclude each other")
@@ -177,7 +132,7 @@ def command(
                 grid,
                 None if partner is None else FieldSequence(partner.read, chosen.indices, chosen.ndim),
                 bins=bins,
-                **_of_particles([fields, *([partner] if partner else [])], mass_assignment, shot_noise),
+                **made_of_particles([fields, *([partner] if partner else [])], mass_assignment, shot_noise),
                 progress=comm is None or comm.rank == 0,
             )
             if model is not None:
@@ -233,46 +188,16 @@ def command(
     if as_json:
         print_json(result)
     else:
-        _print(measured, result)
+        columns = {f"k [{result['units']['k']}]": measured.k}
+        columns |= {
+            f"P [{result['units']['power']}]": measured.power.mean(axis=0),
+            "error": measured.mean_error(),
+        }
+        if measured.correlation is not None:
+            columns["r"] = measured.correlation.mean(axis=0)
+        print_columns(result, measured.independent, columns, measured.n_modes)
         if impossible is not None:
             click.echo(f"P(k) against {model_text}: FAILED: {impossible}")
         elif check is not None:
             print_verdict(model_text or "", check is not comparison, check, met=met)
     ctx.exit(1 if impossible is not None or (check is not None and not check.passed) else 0)
-
-
-def _of_particles(
-    files: list[FieldFile], mass_assignment: list[str | None] | None, shot_noise: float | None
-) -> dict[str, Any]:
-    """Return how one field or two were made of particles: as was asked for, else as physscore paint wrote."""
-    from physscore.core import InputError
-
-    painted = [file.settings if file.settings.get("command") == "paint" else {} for file in files]
-    if len({about["interlaced"] for about in painted if about}) > 1:
-        raise InputError(
-            f"of {files[0].path} and --cross {files[1].path} one is interlaced: paint both alike"
-        )
-    names = mass_assignment or [about.get("mass_assignment") for about in painted]
-    noises = [about.get("shot_noise", 0.0) for about in painted] if shot_noise is None else [shot_noise]
-    return {
-        "mass_assignment": names if len(names) > 1 else names[0],
-        "interlaced": any(names) and any(about.get("interlaced") for about in painted),
-        "shot_noise": noises if any(noises) and len(noises) > 1 else noises[0],
-    }
-
-
-def _print(measured: PowerSpectrum, result: dict[str, Any]) -> None:
-    """Print the mean over the fields as a table."""
-    columns = [measured.k, measured.power.mean(axis=0), measured.mean_error()]
-    names = [f"k [{result['units']['k']}]", f"P [{result['units']['power']}]", "error"]
-    if measured.correlation is not None:
-        columns.append(measured.correlation.mean(axis=0))
-        names.append("r")
-    cells = " x ".join(map(str, result["shape"]))
-    click.echo(f"# {result['file']}: mean of {measured.independent} independent field(s) of {cells} cells")
-    click.echo("# " + "  ".join(f"{name:>16}" for name in [*names, "modes"]))
-    for row, modes in zip(np.column_stack(columns), measured.n_modes, strict=True):
-        click.echo("  " + "  ".join(f"{value:16.8g}" for value in row) + f"  {modes:16d}")
-    for name in ("output", "picture"):
-        if name in result:
-            click.echo(f"# {name}: {result[name]}")

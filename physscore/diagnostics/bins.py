@@ -41,8 +41,12 @@ class PowerBins:
 
     def mean(self, sums: _Floats) -> _Floats:
         """Return sums for each entry as means over the modes of each bin; not a number without modes."""
+        return self.over_modes(self.sum(sums))
+
+    def over_modes(self, sums: _Floats) -> _Floats:
+        """Return sums over each bin as means over its modes."""
         with np.errstate(invalid="ignore"):
-            return np.asarray(self.sum(sums) / self.n_modes)
+            return np.asarray(sums / self.n_modes)
 
 
 def power_bins(

@@ -88,19 +88,27 @@ def alternating_window(grid: Grid, order: int) -> tuple[_Floats, _Floats, _Float
     return x, y, z
 
 
-def shot_noise_sums(
-    shot_noise: float, grid: Grid, table: WavenumberTable, order: int, interlaced: bool = False
-) -> _Floats:
-    """Return the sums of the shot noise over the modes, for each entry of the table.
+def shot_noise_products(
+    shot_noise: float, grid: Grid, order: int, interlaced: bool = False
+) -> list[tuple[_Floats, _Floats, _Floats]]:
+    """Return the shot noise of a mode as a sum of products of functions of its axes.
 
     Of fields that were interlaced only the aliases are left whose numbers along the axes have an even sum.
     """
     if not shot_noise:
-        return np.zeros(table.size)
+        return []
+    inverse = inverse_window(grid, 2 * order)
+    aliases = [aliased_window(grid, order)]
+    if interlaced and order:
+        aliases.append(alternating_window(grid, order))
+    share = shot_noise / len(aliases)
+    products = [[w * a for w, a in zip(inverse, some, strict=True)] for some in aliases]
+    return [(share * x, y, z) for x, y, z in products]
 
-    def summed(aliases: tuple[_Floats, _Floats, _Floats]) -> _Floats:
-        pairs = zip(inverse_window(grid, 2 * order), aliases, strict=True)
-        return np.asarray(shot_noise * table.sum_over_modes([w * a for w, a in pairs]))
 
-    total = summed(aliased_window(grid, order))
-    return 0.5 * (total + summed(alternating_window(grid, order))) if interlaced and order else total
+def shot_noise_sums(
+    shot_noise: float, grid: Grid, table: WavenumberTable, order: int, interlaced: bool = False
+) -> _Floats:
+    """Return the sums of the shot noise over the modes, for each entry of the table."""
+    products = shot_noise_products(shot_noise, grid, order, interlaced)
+    return np.asarray(sum((table.sum_over_modes(axes) for axes in products), np.zeros(table.size)))

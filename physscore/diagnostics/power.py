@@ -257,7 +257,7 @@ def power_spectrum(
     before: list[_Floats] = []  # some cells of the fields before
     power, error, correlation = [], [], []
     eps = 0.0
-    for i in _counted(len(fields), progress):
+    for i in counted(len(fields), progress):
         field = fields[i]
         if isinstance(field, FieldInPieces):
             if others is not None:
@@ -268,7 +268,7 @@ def power_spectrum(
                 )
             sums, dtype, some = field.sum_power(table, window), field.dtype, []
         else:
-            a = _modes(field, grid, "delta")
+            a = modes_of(field, grid, "delta")
             sums, dtype = sum_power(a, a, table, window), a.dtype
             some = [some_cells(field)]
         eps = max(eps, float(np.finfo(dtype).eps))
@@ -278,7 +278,7 @@ def power_spectrum(
             power.append(binned.mean(sums - noises[0]))
             error.append(_error(binned, table.counts, sums, sums, sums))
         else:
-            b = _modes(others[i], grid, "other")
+            b = modes_of(others[i], grid, "other")
             some.append(some_cells(others[i]))
             second, both = (
                 to_power * sum_power(c, b, table, inverse_window(grid, order + orders[1]))
@@ -362,7 +362,8 @@ def _values_of(model: Any, k: _Floats, used: npt.NDArray[np.bool_]) -> _Floats:
     return values[used]
 
 
-def _counted(n: int, progress: bool) -> Any:
+def counted(n: int, progress: bool) -> Any:
+    """Return the numbers of n fields, with a progress bar if that is wanted."""
     if not progress:
         return range(n)
     from tqdm import tqdm
@@ -370,7 +371,8 @@ def _counted(n: int, progress: bool) -> Any:
     return tqdm(range(n), desc="power spectrum", unit="field", disable=None)
 
 
-def _modes(delta: Any, grid: Grid, name: str) -> Array:
+def modes_of(delta: Any, grid: Grid, name: str) -> Array:
+    """Return the half spectrum of one field of a grid."""
     field = delta if on_gpu(delta) else unmasked(delta, name)
     if field.shape != grid.shape:
         raise InputError(f"{name} has fields of shape {field.shape}: the grid has {grid.shape}")

@@ -13,11 +13,12 @@ import h5py
 
 from physscore.arrays import on_gpu, to_host, unmasked
 from physscore.core import InputError
+from physscore.diagnostics.multipoles import PowerMultipoles
 from physscore.diagnostics.power import PowerSpectrum
 from physscore.store.field_file import FieldFile
 from physscore.store.fields import Fields, FieldWriter
 from physscore.store.hdf5 import check_output, describe, open_hdf5, reading, whole_file
-from physscore.store.spectra import read_spectrum, write_spectrum
+from physscore.store.spectra import read_multipoles, read_spectrum, write_multipoles, write_spectrum
 
 if TYPE_CHECKING:
     from physscore.evidence.result import LogZ
@@ -29,7 +30,7 @@ __all__ = ["FieldFile", "FieldWriter", "Fields", "load", "save"]
 
 def save(
     path: str | os.PathLike[str],
-    what: Fields | PowerSpectrum | Run | LogZ | Fitted,
+    what: Fields | PowerSpectrum | PowerMultipoles | Run | LogZ | Fitted,
     *,
     overwrite: bool = False,
     length_unit: str = "Mpc/h",
@@ -43,8 +44,8 @@ def save(
     path
         Name of the file.
     what
-        :class:`Fields`, a :class:`PowerSpectrum`, a :class:`Run`, a :class:`LogZ` or a
-        ``learning.Fitted``.
+        :class:`Fields`, a :class:`PowerSpectrum`, :class:`PowerMultipoles`, a :class:`Run`, a :class:`LogZ`
+        or a ``learning.Fitted``.
     overwrite
         Replace an existing file.
     length_unit
@@ -91,6 +92,11 @@ def save(
         with whole_file(path, need) as fresh, h5py.File(fresh, "w", locking=False) as file:
             describe(file, "spectrum", None, {}, length_unit)
             write_spectrum(file, what, length_unit)
+    elif isinstance(what, PowerMultipoles):
+        path = check_output(path, overwrite=overwrite)
+        with whole_file(path, 4 * what.power.nbytes) as fresh, h5py.File(fresh, "w", locking=False) as file:
+            describe(file, "multipoles", None, {}, length_unit)
+            write_multipoles(file, what, length_unit)
     elif isinstance(what, Run):
         path = check_output(path, overwrite=overwrite)
         with whole_file(path, what.draws.size * what.draws.dtype.itemsize + what.energies.nbytes) as fresh:
@@ -101,8 +107,8 @@ def save(
         what.save(path, overwrite=overwrite)
     else:
         raise InputError(
-            f"what is a {type(what).__name__}: it must be Fields, a PowerSpectrum, a Run, a LogZ or a "
-            "learned score"
+            f"what is a {type(what).__name__}: it must be Fields, a PowerSpectrum, PowerMultipoles, a Run, "
+            "a LogZ or a learned score"
         )
 
 
@@ -121,7 +127,7 @@ def load(path: str | os.PathLike[str], *, module: Any = None) -> Any:
 
     Returns
     -------
-    Fields, PowerSpectrum, Run, LogZ or learning.Fitted
+    Fields, PowerSpectrum, PowerMultipoles, Run, LogZ or learning.Fitted
 
     Raises
     ------
@@ -135,6 +141,9 @@ def load(path: str | os.PathLike[str], *, module: Any = None) -> Any:
     if module is not None:
         raise InputError(f"module is given, but {path} is no model: those end in .safetensors")
     with open_hdf5(Path(path)) as file:
+        if file.attrs.get("kind") == "multipoles":
+            with reading(Path(path)):
+                return read_multipoles(file)
         if file.attrs.get("kind") == "spectrum":
             with reading(Path(path)):
                 return read_spectrum(file)
