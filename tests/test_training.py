@@ -74,16 +74,15 @@ def test_an_energy_without_levels_is_confined():
 def test_a_learned_energy_is_a_prior():
     prior = learning.train("mlp", np.random.default_rng(0).normal(size=(5000, 2)), kind="energy", steps=500)
     assert prior.sigma_min <= prior.level < 0.5
-    axis = np.linspace(-8, 8, 401)
+    axis = np.linspace(-8, 8, 101)  # sums over points so near are integrals of what is so smooth
     x = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
     likelihood = ps.GaussianNoise([0.5, 0.2], 1.0)
-    before, after = (
-        np.exp(prior.energy(x).min() - u) for u in (prior.energy(x), (prior + likelihood).energy(x))
-    )
+    energy = prior.energy(x)
+    before, after = (np.exp(energy.min() - u) for u in (energy, (prior + likelihood).energy(x)))
     exact = -np.log(4 * np.pi) - 0.29 / 4
     assert abs(np.log(after.sum() / before.sum()) - exact) < 0.15
     assert np.abs(after @ x / after.sum() - [0.25, 0.1]).max() < 0.1
-    assert ps.check_score(prior, x[::4001]).passed
+    assert ps.check_score(prior, x[::251]).passed
 
 
 class _Plain(torch.nn.Module):
@@ -192,7 +191,7 @@ def test_the_score_is_that_of_physical_states():
     assert isinstance(fit, ps.Energy)
     fit.model.double()
     assert ps.check_score(fit, np.array([[0.5], [1.0], [2.0], [4.0]]), tolerance=1e-3)
-    u = np.linspace(-2.5, 2.5, 401)
+    u = np.linspace(-2.5, 2.5, 101)
     p = np.exp(fit.log_likelihood(np.exp(0.8 * u)[:, None], divergence="exact").log_p)
     assert np.trapezoid(p, np.exp(0.8 * u)) == pytest.approx(0.9876, abs=0.02)  # 2.5 standard deviations
 
@@ -309,7 +308,7 @@ torch.set_num_threads(1)
 from physscore.learning import train
 sys.modules["physscore.learning.training"]._SAVE_SECONDS = 0.05
 x = ps.GaussianMixture([1, 3], [[-2.0, 0.0], [2.0, 1.0]], 0.4).sample(2000, seed=1)
-train("mlp", x, steps=500, batch=64, seed=0, output=sys.argv[1], resume=True)
+train("mlp", x, steps=300, batch=64, seed=0, output=sys.argv[1], resume=True)
 """
 
 
@@ -319,12 +318,12 @@ def test_a_killed_training_goes_on_bit_for_bit(tmp_path):
     def trained(name):
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as in the job: sums of several come out differently
-        fit = learning.train("mlp", x, steps=500, batch=64, seed=0, output=tmp_path / name, resume=True)
+        fit = learning.train("mlp", x, steps=300, batch=64, seed=0, output=tmp_path / name, resume=True)
         torch.set_num_threads(threads)
         return fit
 
     undisturbed, kills = trained("a.safetensors"), 0
-    for _ in range(3):
+    for _ in range(2):  # at first, and as it goes on
         job = subprocess.Popen([sys.executable, "-c", JOB, tmp_path / "b.safetensors"])
         part, before = tmp_path / "b.safetensors.part", None
         if part.exists():
@@ -335,7 +334,7 @@ def test_a_killed_training_goes_on_bit_for_bit(tmp_path):
             job.send_signal(signal.SIGKILL)
             kills += 1
         job.wait()
-    assert kills == 3
+    assert kills == 2
     last = trained("b.safetensors")
     assert not part.exists()
     for fit in (last, *(ps.load(tmp_path / f"{name}.safetensors") for name in "ab")):
@@ -345,8 +344,7 @@ def test_a_killed_training_goes_on_bit_for_bit(tmp_path):
 
 def test_a_file_of_another_training_is_refused(tmp_path):
     path = tmp_path / "a.safetensors"
-    first = subprocess.run([sys.executable, "-c", JOB.replace("steps=500", "steps=5"), path], check=True)
-    assert first.returncode == 0
+    learning.train("mlp", MIXTURE.sample(2000, seed=1), steps=5, batch=64, output=path)
     os.rename(path, tmp_path / "a.safetensors.part")
     with pytest.raises(ps.InputError, match="another training"):
         learning.train("mlp", X, steps=5, output=path, resume=True)
