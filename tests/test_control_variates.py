@@ -106,22 +106,29 @@ def test_where_the_energy_jumps_they_are_not_used():
     assert smooth.estimator == "control variates"
 
 
+REGRESSION = system("regression")
+residuals = REGRESSION.target.likelihood.point.energy_and_gradient
+
+
+@numba.njit
+def nearly(x, params, gradient_out):
+    """The regression with a gradient that is off by a share; compiled, as four runs of functions are long."""
+    energy = residuals(x, params[1:], gradient_out)
+    for i in range(len(x)):
+        gradient_out[i] *= 1 + params[0]
+    return energy
+
+
 @pytest.mark.parametrize(("wrong", "used"), [(1e-3, False), (1e-4, False), (1e-6, True)])
 def test_a_gradient_that_is_a_little_wrong_is_no_control(wrong, used):
     """Moves forgive what is off by a thousandth, so log Z is right without them, and no reason to doubt.
     Differences of the energy, off by 1e-6, still are of use: with the right gradient 4 of 4 runs use them."""
-    found = system("regression")
-    prior, likelihood = found.target.prior, found.target.likelihood
-
-    def both(x):
-        energy, score = likelihood.energy_and_score(x)
-        return energy, (1 + wrong) * score
-
-    target = prior + ps.from_functions(energy_and_score=both, shape=8)
+    prior, likelihood = REGRESSION.target.prior, REGRESSION.target.likelihood
+    target = prior + ps.compiled(nearly, dim=8, params=[wrong, *likelihood.point.params])
     runs = [ps.estimate_log_z(target, seed=seed) for seed in range(4)]
     assert any("control variates" in run.estimates for run in runs) == used
     assert all(run.verdict == "pass" for run in runs)
-    z = np.array([(run.log_z - found.log_z) / run.error for run in runs])
+    z = np.array([(run.log_z - REGRESSION.log_z) / run.error for run in runs])
     assert abs(z.mean()) < 4.5 / math.sqrt(len(z))
 
 
@@ -167,21 +174,24 @@ def test_local_energies_gain_by_the_powers_of_cells():
     assert abs(run.log_z - found.log_z) < 4.5 * run.error
 
 
-def test_long_steps_of_a_quartic_energy():
+@pytest.mark.parametrize(
+    ("seeds", "most", "passes"), [(100, 1.6, 0.94), pytest.param(600, 1.36, 0.98, marks=pytest.mark.long)]
+)
+def test_long_steps_of_a_quartic_energy(seeds, most, passes):
     """Two sites of phi^4, whose energy at the reference has much heavier tails than what is added to log Z.
     With control variates of the energy the mean of z^2 is 1.55, and the median error 0.0042. The mean of 600
-    z^2 scatters by 0.07: a false alarm in 10^4."""
+    z^2 scatters by 0.07: a false alarm in 10^4, as beyond 1.6 for 100, whose median error is enough."""
     target = ps.Phi4((2,), mass2=-0.5, coupling=0.1)
     x = np.linspace(-6, 6, 1201)
     density = np.exp(
         -((x[:, None] - x) ** 2) + 0.25 * (x[:, None] ** 2 + x**2) - 0.1 * (x[:, None] ** 4 + x**4)
     )
     exact = math.log(density.sum() * (x[1] - x[0]) ** 2)
-    runs = [ps.estimate_log_z(target, seed=seed) for seed in range(600)]
+    runs = [ps.estimate_log_z(target, seed=seed) for seed in range(seeds)]
     z = np.array([(run.log_z - exact) / run.error for run in runs])
     assert np.median([run.error for run in runs]) < 0.003
-    assert np.mean(z**2) < 1.36
-    assert np.mean([run.verdict == "pass" for run in runs]) > 0.98
+    assert np.mean(z**2) < most
+    assert np.mean([run.verdict == "pass" for run in runs]) > passes
 
 
 def test_columns_with_heavy_tails_are_left_out():

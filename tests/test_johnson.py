@@ -97,14 +97,28 @@ def logistic(x):
     return (2 * np.logaddexp(0.0, x) - x).sum(axis=1), -np.tanh(x / 2).copy()
 
 
-def log_gamma(x):
-    return (np.exp(x) - x).sum(axis=1), 1 - np.exp(x)
+@numba.njit
+def compiled_logistic(x, params, gradient_out):
+    energy = 0.0
+    for i in range(len(x)):
+        energy += abs(x[i]) + 2 * math.log1p(math.exp(-abs(x[i])))
+        gradient_out[i] = math.tanh(x[i] / 2)
+    return energy
+
+
+@numba.njit
+def log_gamma(x, params, gradient_out):
+    energy = 0.0
+    for i in range(len(x)):
+        energy += math.exp(x[i]) - x[i]
+        gradient_out[i] = math.exp(x[i]) - 1
+    return energy
 
 
 TARGETS = {
     "hyperbolic": (ps.compiled(hyperbolic, dim=2), 2 * math.log(2 * kv(1, 1.0))),
-    "logistic": (ps.from_functions(energy_and_score=logistic, shape=3), 0.0),
-    "log-gamma": (ps.from_functions(energy_and_score=log_gamma, shape=2), 0.0),
+    "logistic": (ps.compiled(compiled_logistic, dim=3), 0.0),
+    "log-gamma": (ps.compiled(log_gamma, dim=2), 0.0),
     "student": (ps.Student(5.0, 2.0, 2), 0.0),
 }
 

@@ -247,7 +247,7 @@ def test_a_small_phase_of_a_lattice_is_in_the_error():
     ("power", "reference"), [(1, None), (1, ps.Gaussian(0.0, 1.0, dim=2)), (2, ps.Gaussian(0.0, 1.0, dim=2))]
 )
 def test_an_energy_that_falls_without_end_is_refused(power, reference, monkeypatch):
-    monkeypatch.setattr(pilot, "_MOST_STOPS", 300)
+    monkeypatch.setattr(pilot, "_MOST_STOPS", 100)
     target = ps.from_functions(
         energy=lambda x: -(x**power).sum(axis=1), score=lambda x: power * x ** (power - 1), shape=(2,)
     )

@@ -96,6 +96,15 @@ def test_few_islands_have_larger_errors(run):
     np.testing.assert_allclose(run.mean_energy_error**2, scatter * (n - 1) / (n - 3))
 
 
+@numba.njit
+def quadratic(x, params, gradient_out):
+    energy = 0.0
+    for i in range(len(x)):
+        energy += 0.5 * params[0] * x[i] ** 2
+        gradient_out[i] = params[0] * x[i]
+    return energy
+
+
 def test_errors_of_a_skewed_quantity_are_steady():
     """c |x|^2 / 2 in two dimensions: the terms of the heat capacity, 1, are of skewness 11.
 
@@ -105,7 +114,7 @@ def test_errors_of_a_skewed_quantity_are_steady():
     """
 
     def model(c):
-        return ps.from_functions(energy_and_score=lambda x: (0.5 * c * (x**2).sum(axis=1), -c * x), shape=2)
+        return ps.compiled(quadratic, dim=2, params=(c,))
 
     runs = [ps.thermodynamics(model, [1.0, 1.5, 2.0, 4.0], particles=512, seed=seed) for seed in range(24)]
     errors = np.array([run.heat_capacity_error for run in runs])

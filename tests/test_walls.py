@@ -55,7 +55,7 @@ def test_islands_that_begin_beyond_the_walls_count_as_zero():
     apart, as empty islands counted in Bennett's means), and the reason for a doubt is named."""
     target, exact = truncated(2)
     z = []
-    for seed in range(16):
+    for seed in range(8):
         found = ps.estimate_log_z(
             target, ps.Gaussian(0.0, 16.0, dim=2), particles=1024, islands=64, seed=seed
         )
