@@ -78,16 +78,26 @@ def test_entropy_of_any_unit_and_shape():
     assert differential_entropy(x @ np.diag([1, 1, 1, 0])).value == -math.inf
 
 
+def heavy(n, d):
+    return RNG.standard_t(6, size=(n, d))
+
+
+def two_modes(n, d):
+    return RNG.normal(size=(n, d)) + 5 * (RNG.random((n, 1)) < 0.3)
+
+
+# Of many states in many directions the hardest law stays, the others take long.
 @pytest.mark.parametrize(
-    "draw",
+    ("draw", "n", "m", "d", "looked"),
     [
-        normal,
-        lambda n, d: RNG.standard_t(6, size=(n, d)),
-        lambda n, d: RNG.normal(size=(n, d)) + 5 * (RNG.random((n, 1)) < 0.3),
+        pytest.param(
+            draw, *sizes, id=f"{draw.__name__}-{sizes[0]}",
+            marks=[pytest.mark.long] if sizes[0] == 250 and draw is not heavy else [],
+        )
+        for sizes in [(200, 300, 3, 3), (250, 1000, 20, 12)]
+        for draw in (normal, heavy, two_modes)
     ],
-    ids=["normal", "heavy tails", "two modes"],
-)
-@pytest.mark.parametrize(("n", "m", "d", "looked"), [(200, 300, 3, 3), (250, 1000, 20, 12)])
+)  # fmt: skip
 def test_sets_of_one_law_are_as_wide(draw, n, m, d, looked):
     found = [collapse(draw(n, d), draw(m, d)) for _ in range(80)]
     assert found[0].directions == looked

@@ -31,8 +31,8 @@ def agree(a, b):
 
 def test_fields_are_tempered():
     agree(
-        ps.temper(POSTERIOR, chains=8, steps=300, warmup=100),
-        ps.sample(POSTERIOR, ps.HMC(), chains=16, steps=500),
+        ps.temper(POSTERIOR, chains=8, steps=150, warmup=60),
+        ps.sample(POSTERIOR, ps.HMC(), chains=16, steps=300),
     )
 
 
