@@ -126,11 +126,11 @@ def test_correlated_fields():
 @pytest.mark.parametrize("bins", ["linear", "shells", (0.05, 0.6, 4.0), (0.05, 4.0)])
 @pytest.mark.parametrize(("shape", "box"), [((16, 16), 20.0), ((7, 6), (10.0, 23.0)), ((32,), 30.0)])
 def test_errors_are_the_scatter_of_gaussian_fields(shape, box, bins, correlation):
-    """Of a steep spectrum, however wide a bin: mean squares of error and scatter of 2000 fields agree.
+    """Of a steep spectrum, however wide a bin: mean squares of error and scatter of 1000 fields agree.
 
     |z| < 5.5, by the spread of the squares, in at most 700 bins: exceeded once in 4e4 times.
     """
-    n = 2000
+    n = 1000
     grid = ps.Grid(shape, box)
     prior = ps.GaussianRandomField(grid, lambda k: k**-3.0)
     a = prior.sample(n, seed=1)
