@@ -28,12 +28,15 @@ def truncated(dim):
     return ps.compiled(boxed, dim=dim, params=[LOW, HIGH]), exact
 
 
-@pytest.mark.parametrize("method", ["smc", "ais", "tempering"])
-def test_log_z_of_a_truncated_normal(method):
-    """16 runs: chi-squared of z at 10^-4 on either side; most pass, all estimates are of the same number."""
+@pytest.mark.parametrize(
+    ("method", "seeds"),
+    [("smc", 16), ("ais", 8), ("tempering", 16), pytest.param("ais", 16, marks=pytest.mark.long)],
+)
+def test_log_z_of_a_truncated_normal(method, seeds):
+    """16 runs, 8 of what is nearly the first: chi-squared of z at 10^-4 on either side; most pass, all estimates are of the same number."""
     target, exact = truncated(4)
     z, passed = [], 0
-    for seed in range(16):
+    for seed in range(seeds):
         found = ps.estimate_log_z(
             target, ps.Gaussian(0.3, 1.5, dim=4), particles=1000, seed=seed, method=method
         )
@@ -46,7 +49,7 @@ def test_log_z_of_a_truncated_normal(method):
             assert abs(value - exact) < 4.5 * error, name
         assert found.rungs.sum() == pytest.approx(found.log_z, abs=2 * found.error)
         assert np.isfinite(found.islands).all()
-    assert passed >= 8
+    assert passed >= seeds / 2
     assert 1e-4 < chi2.sf(np.square(z).sum(), len(z)) < 1 - 1e-4, z
 
 
