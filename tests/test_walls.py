@@ -33,7 +33,8 @@ def truncated(dim):
     [("smc", 16), ("ais", 8), ("tempering", 16), pytest.param("ais", 16, marks=pytest.mark.long)],
 )
 def test_log_z_of_a_truncated_normal(method, seeds):
-    """16 runs, 8 of what is nearly the first: chi-squared of z at 10^-4 on either side; most pass, all estimates are of the same number."""
+    """16 runs, 8 of what is nearly the first: chi-squared of z at 10^-4 on either side; most pass, all
+    estimates are of the same number."""
     target, exact = truncated(4)
     z, passed = [], 0
     for seed in range(seeds):
