@@ -149,7 +149,7 @@ def cupy() -> Any:
 
 def on_gpu(x: Any) -> bool:
     """Return whether ``x`` is a CuPy array."""
-    return type(x).__module__.partition(".")[0] == "cupy"
+    return type(x) is not np.ndarray and type(x).__module__.partition(".")[0] == "cupy"
 
 
 def device_of(*arrays: Any) -> str:

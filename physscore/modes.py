@@ -25,7 +25,7 @@ def _multiply(modes, offsets, table, start, stop):
     factor = np.empty(n_z, modes.dtype)
     for x in range(start, stop):
         for y in range(n_y):
-            base = offsets[0][x] + offsets[1][y]
+            base = offsets[0][x % len(offsets[0])] + offsets[1][y]
             row = modes[x, y]
             for z in range(n_z):
                 factor[z] = table[base + offsets[2][z]]
@@ -37,8 +37,8 @@ def _multiply(modes, offsets, table, start, stop):
 def multiply(
     modes: Array, wavenumbers: WavenumberTable, table: Array, columns: Columns | None = None
 ) -> Array:
-    """Multiply each mode of a half spectrum, or of columns of it, in place by its entry of ``table``; return
-    the modes."""
+    """Multiply each mode of half spectra, or of columns of one, in place by its entry of ``table``; return
+    the modes. On a card there is one half spectrum."""
     device_of(modes, table)
     if on_gpu(modes):
         from physscore.cuda import modes as on_card
@@ -49,12 +49,14 @@ def multiply(
     if columns is not None:
         offsets = (offsets[0], offsets[1][columns.y_start : columns.y_stop],
                    offsets[2][columns.z_start : columns.z_stop])  # fmt: skip
+    planes = _as_real_cubes(modes, *map(len, offsets)).reshape(-1, len(offsets[1]), 2 * len(offsets[2]))
     parallel(
         _multiply,
-        wavenumbers.cube[0],
-        _as_real_cube(modes, len(offsets[0]), len(offsets[1])),
+        len(planes),
+        planes,
         offsets,
         table.astype(modes.real.dtype, copy=False),
+        at_least=max(1, 20_000 * len(planes) // max(1, planes.size)),
     )
     return modes
 
@@ -70,8 +72,9 @@ def _sum_power(a, b, n_x, octant, signs_of_y, weights, shared, total, start, sto
     n_z = len(octant[2])
     row = np.empty(n_z)
     planes = len(octant[0])
-    for part in range(start, stop):
-        sums = total[part if shared else 0]
+    for index in range(start, stop):
+        field, part = index // _PARTS, index % _PARTS
+        sums = total[field, part if shared else 0]
         for x in range(planes * part // _PARTS, planes * (part + 1) // _PARTS):
             # The modes (+-x, +-y, z) share their entries: add them up before looking those up.
             for y in range(len(octant[1])):
@@ -81,7 +84,7 @@ def _sum_power(a, b, n_x, octant, signs_of_y, weights, shared, total, start, sto
                         xx, yy = x if i == 0 else n_x - x, signs_of_y[j, y]
                         if yy < 0:
                             continue
-                        u, v = a[xx, yy], b[xx, yy]
+                        u, v = a[field, xx, yy], b[field, xx, yy]
                         for z in range(n_z):
                             row[z] += (
                                 np.float64(u[2 * z]) * v[2 * z] + np.float64(u[2 * z + 1]) * v[2 * z + 1]
@@ -115,6 +118,17 @@ def sum_power(
         from physscore.cuda import modes as on_card
 
         return to_host(on_card.sum_power(a, b, wavenumbers, weights))
+    return np.asarray(sum_powers(a, b, wavenumbers, weights, columns)[0])
+
+
+def sum_powers(
+    a: Array,
+    b: Array,
+    wavenumbers: WavenumberTable,
+    weights: tuple[Array, Array, Array] | None = None,
+    columns: Columns | None = None,
+) -> npt.NDArray[np.float64]:
+    """Return the sums of :func:`sum_power` for each of n half spectra in memory, shape (n, entries)."""
     n_x, n_y, n_z = wavenumbers.cube
     octant = wavenumbers.octant
     if weights is None:
@@ -130,22 +144,24 @@ def sum_power(
         signs_of_y[int(2 * y > n_y), min(y, n_y - y)] = y - y_start
     here = np.flatnonzero((signs_of_y >= 0).any(axis=0))
     depth = slice(z_start, z_stop)
-    total = np.zeros((_PARTS if wavenumbers.shared else 1, wavenumbers.size))
+    cubes = [_as_real_cubes(c, n_x, y_stop - y_start, z_stop - z_start) for c in (a, b)]
+    n = len(cubes[0])
+    total = np.zeros((n, _PARTS if wavenumbers.shared else 1, wavenumbers.size))
     parallel(
         _sum_power,
-        _PARTS,
-        _as_real_cube(a, n_x, y_stop - y_start),
-        _as_real_cube(b, n_x, y_stop - y_start),
+        n * _PARTS,
+        *cubes,
         n_x,
         (octant[0], octant[1][here], octant[2][depth]),
         signs_of_y.take(here, axis=1),  # in one order of axes, for one compiled loop
         (weights[0], weights[1][here], (weights[2] * twice)[depth]),
         wavenumbers.shared,
         total,
+        at_least=max(1, 20_000 * n * _PARTS // max(1, cubes[0].size)),
     )
-    return np.asarray(total.sum(axis=0))
+    return np.asarray(total.sum(axis=1))
 
 
-def _as_real_cube(modes: Array, nx: int, ny: int) -> Array:
-    """View contiguous modes as real and imaginary parts, with three sides."""
-    return modes.view(modes.real.dtype).reshape(nx, ny, -1)
+def _as_real_cubes(modes: Array, nx: int, ny: int, nz: int) -> Array:
+    """View contiguous half spectra as real and imaginary parts, with three sides each."""
+    return modes.view(modes.real.dtype).reshape(-1, nx, ny, 2 * nz)

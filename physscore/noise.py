@@ -8,6 +8,7 @@ on threads, order, batches or processes.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,9 +63,9 @@ def _partner_words(words, block, odd, x, first, nx, ny, c3, k0, k1):
 
 
 @compiled
-def _draw_modes(out, cube, columns, offsets, table, c3, k0, k1, fixed, start, stop):
-    """Draw planes start to stop of a coloured half spectrum, or of columns of it; ``out`` is real,
-    (nx, columns along y, 2 * columns along z)."""
+def _draw_modes(out, cube, columns, offsets, table, c3s, k0, k1, fixed, start, stop):
+    """Draw planes start to stop of the coloured half spectra of fields, or of columns of them; ``out`` is
+    real, (fields * nx, columns along y, 2 * columns along z)."""
     nx, ny, nz = cube
     y_start, y_stop, z_start, z_stop = columns
     double = table.itemsize == 8
@@ -81,7 +82,8 @@ def _draw_modes(out, cube, columns, offsets, table, c3, k0, k1, fixed, start, st
     plane_words, plane_lower = np.empty((2, 2 * n_y), np.uint32), np.empty((2, 2 * n_y), np.uint32)
     plane = np.empty((2, 2 * n_y), table.dtype)
     ones = np.ones(n_y, table.dtype)
-    for x in range(start, stop):
+    for index in range(start, stop):
+        x, c3 = index % nx, c3s[index // nx]
         for p in range(n_planes):
             z = p * (nz // 2)
             if z_start <= z < z_stop:
@@ -96,7 +98,7 @@ def _draw_modes(out, cube, columns, offsets, table, c3, k0, k1, fixed, start, st
             base = offsets[0][x] + offsets[1][y]
             for i in range(len(amplitude)):
                 amplitude[i] = table[base + offsets[2][2 * first + i]]
-            place = out[x, y - y_start]
+            place = out[index, y - y_start]
             row = spare if before else place
             words_along_first(words, first, n_blocks, cy, cx, c3, k0, k1)
             if double:
@@ -126,19 +128,19 @@ def field_modes(
     table: Array,
     *,
     seed: int,
-    realization: int = 0,
+    realizations: Sequence[int] = (0,),
     fixed: bool = False,
     columns: Columns | None = None,
 ) -> Array:
-    """Draw the Hermitian half spectrum of a real Gaussian field, each mode counted by its wavevector.
+    """Draw the Hermitian half spectra of real Gaussian fields, each mode counted by its wavevector.
 
     Parameters
     ----------
     wavenumbers, table
         The standard deviation of the real (and of the imaginary) part of each mode is its entry of
         ``table``. Where that is on a card, the modes are.
-    seed, realization
-        The universe, and which of its fields.
+    seed, realizations
+        The universe, and which of its fields; on a card, one of them.
     fixed
         Give every mode its root-mean-square modulus, with a random phase only
         (Angulo & Pontzen 2016, arXiv:1603.05253).
@@ -148,23 +150,26 @@ def field_modes(
     Returns
     -------
     array
-        Complex modes of shape (nx, ny, nz // 2 + 1) in the precision of ``table``. Mode n has the
+        Complex modes of shape (n, nx, ny, nz // 2 + 1) in the precision of ``table``. Mode n has the
         same deviates in a box of any resolution that holds it inside its Nyquist planes.
     """
     k0, k1 = seed_key(seed)
-    c3 = _u64(FIELD + checked_draw(realization, "realization"))
+    c3s = np.array([FIELD + checked_draw(number, "realization") for number in realizations], np.uint64)
     if on_gpu(table):
         from physscore.cuda import modes as on_card
 
-        drawn: Array = on_card.draw(wavenumbers, table, (k0, k1), int(realization), fixed)
-        return drawn
+        drawn: Array = on_card.draw(wavenumbers, table, (k0, k1), int(realizations[0]), fixed)
+        return drawn[np.newaxis]
     cube, offsets = wavenumbers.cube, wavenumbers.offsets
     y_start, y_stop, z_start, z_stop = columns or (0, cube[1], 0, cube[2] // 2 + 1)
-    out = np.empty((cube[0], y_stop - y_start, 2 * (z_stop - z_start)), table.dtype)
+    sides = cube[0], y_stop - y_start, 2 * (z_stop - z_start)
+    out = np.empty((len(c3s) * sides[0], *sides[1:]), table.dtype)
     parallel(
-        _draw_modes, cube[0], out, cube, (y_start, y_stop, z_start, z_stop), offsets, table, c3, k0, k1, fixed
-    )
-    return out.view(np.complex64 if table.dtype == np.float32 else np.complex128)
+        _draw_modes, len(out), out, cube, (y_start, y_stop, z_start, z_stop), offsets, table, c3s, k0, k1,
+        fixed, at_least=max(1, 10_000 // max(1, sides[1] * sides[2])),
+    )  # fmt: skip
+    modes = out.view(np.complex64 if table.dtype == np.float32 else np.complex128)
+    return modes.reshape(len(c3s), *sides[:2], -1)
 
 
 @compiled

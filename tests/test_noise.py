@@ -98,7 +98,7 @@ def test_a_deviate_depends_on_its_place_alone(dtype):
 def test_purposes_share_no_counter():
     chain = noise.normal(4, 64, seed=1, step=0)
     offsets = (np.zeros(4, np.int64), np.zeros(4, np.int64), np.zeros(33, np.int64))
-    modes = noise.field_modes(SimpleNamespace(cube=(4, 4, 64), offsets=offsets), np.ones(1), seed=1)
+    (modes,) = noise.field_modes(SimpleNamespace(cube=(4, 4, 64), offsets=offsets), np.ones(1), seed=1)
     assert not np.isin(np.abs(modes.view(float)), np.abs(chain)).any()
 
 

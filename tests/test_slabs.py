@@ -39,13 +39,14 @@ def test_columns_are_those_of_the_whole(shape, size, equal, dtype):
     table = np.random.default_rng(1).uniform(1, 2, grid.wavenumbers.size).astype(dtype)
     weights = tuple(np.random.default_rng(2).uniform(1, 2, n // 2 + 1) for n in grid.cube)
     for fixed in (False, True):
-        whole = field_modes(grid.wavenumbers, table, seed=3, realization=5, fixed=fixed)
+        whole = field_modes(grid.wavenumbers, table, seed=3, realizations=[5], fixed=fixed)[0]
         expected = multiply(whole.copy(), grid.wavenumbers, table)
         power = sum_power(whole, whole, grid.wavenumbers, weights)
         total = np.zeros_like(power)
         for start, stop in ranges(grid.half_shape[1], size):
             columns = grid.columns(start, stop)
-            part = field_modes(grid.wavenumbers, table, seed=3, realization=5, fixed=fixed, columns=columns)
+            options = {"realizations": [5], "fixed": fixed, "columns": columns}
+            part = field_modes(grid.wavenumbers, table, seed=3, **options)[0]
             along = whole[:, start:stop] if grid.dim == 3 else whole[:, :, start:stop]
             assert np.array_equal(part, along)
             total += sum_power(part, part, grid.wavenumbers, weights, columns)

@@ -21,9 +21,9 @@ from physscore.arrays import (
 )
 from physscore.core import Array, InputError, Prior
 from physscore.energies.mode_power import SpectrumLike, checked_power, power_of_modes, power_of_wavevectors
-from physscore.fft import forward_fft, forward_ffts, inverse_fft, inverse_ffts
+from physscore.fft import blocks, forward_ffts, inverse_fft, inverse_ffts
 from physscore.grid import BYTES_AN_ENTRY, Columns, Grid, WavenumberTable, require_grid
-from physscore.modes import multiply, sum_power
+from physscore.modes import multiply, sum_powers
 from physscore.noise import checked_draw, field_modes
 from physscore.slabs import Slabs, checked_box
 from physscore.spectra.model import require_dimension
@@ -176,16 +176,14 @@ class GaussianRandomField(Prior):
         n, first = int(n), checked_draw(first, "first")
         precision = floating_dtype(dtype)
         require_memory_for(self.grid, n, precision, checked_device(device))
+        draw = self._drawing(seed, precision, fixed, paired, device)
         fields = None if n == 1 else namespace(device).empty((n, *self.shape), precision)
-        for i in range(n):
-            draw = self.modes_of(
-                first + i, seed=seed, dtype=precision, fixed=fixed, paired=paired, device=device
-            )
-            field = inverse_fft(draw(None).reshape(self.grid.half_shape), self.shape)
+        for some in blocks(n, self.grid.n_cells, device):
+            modes = draw(range(first + some.start, first + some.stop), None)
+            made = inverse_ffts(modes.reshape(-1, *self.grid.half_shape), self.shape)
             if fields is None:
-                return field[np.newaxis]
-            fields[i] = field
-        assert fields is not None
+                return made
+            fields[some] = made
         return cast(Array, fields)
 
     def modes_of(
@@ -203,17 +201,26 @@ class GaussianRandomField(Prior):
         Arguments as for :meth:`sample`. What it returns has three sides, as ``grid.cube``, and gives the
         field by an inverse FFT that is not normalised.
         """
+        draw = self._drawing(seed, floating_dtype(dtype), fixed, paired, device)
+        return lambda columns: cast(Array, draw([number], columns)[0])
+
+    def _drawing(
+        self, seed: int, dtype: np.dtype[Any], fixed: bool, paired: bool, device: str
+    ) -> Callable[[Sequence[int], Columns | None], Array]:
+        """Return what draws the half spectra of fields, or columns of them, given their numbers."""
         for name, given in (("fixed", fixed), ("paired", paired)):
             if not isinstance(given, bool | np.bool_):
                 raise InputError(f"{name} is {given!r}: it must be True or False")
-        amplitude = self.table("amplitude", floating_dtype(dtype), device)
-        realization = number // 2 if paired else number
+        amplitude = self.table("amplitude", dtype, device)
 
-        def draw(columns: Columns | None) -> Array:
+        def draw(numbers: Sequence[int], columns: Columns | None) -> Array:
+            drawn = [number // 2 if paired else number for number in numbers]
             modes = field_modes(
-                self.wavenumbers, amplitude, seed=seed, realization=realization, fixed=fixed, columns=columns
+                self.wavenumbers, amplitude, seed=seed, realizations=drawn, fixed=fixed, columns=columns
             )
-            return np.negative(modes, out=modes) if paired and number % 2 == 1 else modes
+            for i in [i for i, number in enumerate(numbers) if paired and number % 2 == 1]:
+                np.negative(modes[i], out=modes[i])
+            return modes
 
         return draw
 
@@ -320,24 +327,25 @@ class GaussianRandomField(Prior):
         if on_gpu(x):
             from physscore.cuda import modes as on_card
 
-            filtered_modes = on_card.multiply(forward_ffts(x), self.wavenumbers, table)
-            return inverse_ffts(filtered_modes, self.shape)
+            return inverse_ffts(on_card.multiply(forward_ffts(x), self.wavenumbers, table), self.shape)
         filtered = [
-            inverse_fft(multiply(forward_fft(field), self.wavenumbers, table), self.shape) for field in x
+            inverse_ffts(multiply(forward_ffts(x[some]), self.wavenumbers, table), self.shape)
+            for some in blocks(len(x), self.grid.n_cells)
         ]
-        return filtered[0][np.newaxis] if len(x) == 1 else np.array(filtered, x.dtype).reshape(x.shape)
+        return filtered[0] if len(filtered) == 1 else np.concatenate([x[:0], *filtered])
 
     def _energies(self, x: Array, scores: Array | None) -> npt.NDArray[np.float64]:
         """Return the energies of ``x``, and fill ``scores`` if there is such an array."""
         if on_gpu(x):
             return self._energies_on_card(x, scores)
         energies = np.empty(len(x))
-        for i, field in enumerate(x):
-            modes = forward_fft(field)
-            energies[i] = self.energy_of_power(sum_power(modes, modes, self.wavenumbers))
-            if scores is not None:
-                table = self.table("score", x.dtype, "cpu")
-                scores[i] = inverse_fft(multiply(modes, self.wavenumbers, table), self.shape)
+        table = None if scores is None else self.table("score", x.dtype)
+        for some in blocks(len(x), self.grid.n_cells):
+            modes = forward_ffts(x[some])
+            sums = sum_powers(modes, modes, self.wavenumbers)
+            energies[some] = [self.energy_of_power(of_field) for of_field in sums]
+            if scores is not None and table is not None:
+                scores[some] = inverse_ffts(multiply(modes, self.wavenumbers, table), self.shape)
         return energies
 
     def _energies_on_card(self, x: Array, scores: Array | None) -> npt.NDArray[np.float64]:
