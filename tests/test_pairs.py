@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import physscore as ps
-from physscore.diagnostics.pairs import opposite, same, some_cells
+from physscore.diagnostics.pairs import _constant, opposite, repeats, same, some_cells
 
 GRID = ps.Grid((16, 16), 16.0)
 
@@ -91,3 +91,15 @@ def test_sets_of_lognormal_pairs_are_compared_by_pairs(tmp_path):
         file["maps"] = 1 + sets[0]
         assert ps.compare_fields(file["maps"], 1 + sets[1], GRID).units == (20, 20)
     assert ps.compare_fields(prior.sample(40, seed=1), prior.sample(40, seed=2), GRID).units == (40, 40)
+
+
+def test_fields_are_asked_once_whether_they_repeat(monkeypatch):
+    """It took a third of a measurement of many small fields."""
+    asked = []
+    counted = lambda *args: (asked.append(args), _constant(*args))[1]  # noqa: E731
+    monkeypatch.setattr("physscore.diagnostics.pairs._constant", counted)
+    a, b = np.random.default_rng(0).normal(scale=3.0, size=(2, 256))
+    for other, expected in ((b, False), (a + 1.0, True), (2.0 - a, True)):
+        asked.clear()
+        assert repeats(a, other) is expected
+        assert len(asked) == 1

@@ -7,7 +7,7 @@ from scipy import stats
 import physscore as ps
 from physscore.core import InputError
 from physscore.diagnostics.bins import power_bins
-from physscore.diagnostics.mass_assignment import MASS_ASSIGNMENTS
+from physscore.diagnostics.mass_assignment import MASS_ASSIGNMENTS, inverse_window
 from physscore.diagnostics.power import FieldSequence
 
 BOXES = [((16,), 4.0), ((9,), 4.0), ((8, 6), (4.0, 3.0)), ((8, 8, 8), 4.0), ((5, 7, 6), (3.0, 4.0, 3.5))]
@@ -108,6 +108,18 @@ def test_batches():
         np.testing.assert_array_equal(batch.power[i], ps.power_spectrum(x[i], grid).power)
     np.testing.assert_array_equal(sequence.power, batch.power[[2, 0]])
     assert batch.power.shape == batch.error.shape == (3, len(batch.k))
+
+
+def test_windows_are_made_once_for_all_fields(monkeypatch):
+    grid, calls = ps.Grid((8, 6), 2.0), []
+    x = ps.GaussianRandomField(grid, spectrum).sample(20, seed=1)
+    counted = lambda *args: (calls.append(args), inverse_window(*args))[1]  # noqa: E731
+    monkeypatch.setattr("physscore.diagnostics.power.inverse_window", counted)
+    batch = ps.power_spectrum(x, grid, x[::-1], mass_assignment=("cic", "tsc"))
+    assert {order for _, order in calls} == {4, 5, 6}
+    assert len(calls) < 5
+    one = ps.power_spectrum(x[0], grid, x[-1], mass_assignment=("cic", "tsc"))
+    np.testing.assert_array_equal(batch.correlation[0], one.correlation)
 
 
 def test_correlated_fields():

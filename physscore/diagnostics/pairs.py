@@ -7,6 +7,7 @@ logarithms of lognormal fields are.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -37,34 +38,46 @@ def some_cells(field: Any) -> _Floats:
 
 def same(a: _Floats, b: _Floats) -> bool:
     """Return whether cells are of one field, to rounding and a constant."""
-    return _constant(a, -b, *(eps * (np.abs(a) + np.abs(b)) for eps in (_SINGLE, _DOUBLE)))
+    return _constant(a, [-b], _roundings(a, b))
 
 
 def opposite(a: _Floats, b: _Floats) -> bool:
     """Return whether cells are of a pair of opposite phase, Gaussian or lognormal, delta or 1 + delta."""
-    if same(a, -b):
-        return True
+    return _constant(a, [b], _roundings(a, b)) or _opposite_logarithms(a, b)
+
+
+def repeats(a: _Floats, b: _Floats) -> bool:
+    """Return whether cells are of a field that tells nothing new beside the other: the same, or opposite."""
+    return _constant(a, [-b, b], _roundings(a, b)) or _opposite_logarithms(a, b)
+
+
+def _opposite_logarithms(a: _Floats, b: _Floats) -> bool:
+    lowest = min(a.min(), b.min())
     for mean in (0.0, 1.0):
-        if min(a.min(), b.min()) + mean > 0:
+        if lowest + mean > 0:
             rounding = _SINGLE * (2 + np.abs(a) / (a + mean) + np.abs(b) / (b + mean))
-            if _constant(np.log(a + mean), np.log(b + mean), rounding):
+            if _constant(np.log(a + mean), [np.log(b + mean)], [rounding]):
                 return True
     return False
 
 
-def repeats(a: _Floats, b: _Floats) -> bool:
-    """Return whether cells are of a field that tells nothing new beside the other."""
-    return same(a, b) or opposite(a, b)
+def _roundings(a: _Floats, b: _Floats) -> Iterator[_Floats]:
+    size = np.abs(a) + np.abs(b)
+    return (eps * size for eps in (_SINGLE, _DOUBLE))
 
 
-def _constant(u: _Floats, v: _Floats, *roundings: _Floats) -> bool:
-    """Return whether u + v is one number, where one of the roundings leaves enough of u to tell."""
+def _constant(u: _Floats, others: list[_Floats], roundings: Iterable[_Floats]) -> bool:
+    """Return whether u + v is one number, for one v, where a rounding leaves enough of u to tell."""
     with np.errstate(invalid="ignore", over="ignore"):
-        spread, both = u.std(), u + v
+        spread = u.std()
         for rounding in roundings if np.isfinite(spread) else ():
             telling = rounding < _TELLING * spread
             if np.count_nonzero(telling) >= _FEWEST:
-                off = np.abs(both - both[rounding.argmin()])
-                near = off <= _NEAR * spread + 4 * (rounding + rounding.min())
-                return bool(near[telling].all() and len(np.unique(u[telling])) >= _FEWEST)
+                surest = rounding.argmin()
+                near = _NEAR * spread + 4 * (rounding + rounding[surest])
+                for both in (u + v for v in others):
+                    off = np.abs(both - both[surest])
+                    if (off <= near)[telling].all():
+                        return len(np.unique(u[telling])) >= _FEWEST
+                return False
     return False

@@ -242,7 +242,8 @@ def power_spectrum(
     table.require(grid)
     binned = power_bins(grid, bins, table)
     orders = orders_of(mass_assignment, 1 if others is None else 2)
-    window = inverse_window(grid, 2 * orders[0])
+    windows = {order: inverse_window(grid, order) for order in {p + q for p in orders for q in orders}}
+    window = windows[2 * orders[0]]
     if interlaced and not any(orders):
         raise InputError(
             "interlaced is True, and mass_assignment None: name the one of the field, as in paint"
@@ -281,7 +282,7 @@ def power_spectrum(
             b = modes_of(others[i], grid, "other")
             some.append(some_cells(others[i]))
             second, both = (
-                to_power * sum_power(c, b, table, inverse_window(grid, order + orders[1]))
+                to_power * sum_power(c, b, table, windows[order + orders[1]])
                 for c, order in ((b, orders[1]), (a, orders[0]))
             )
             power.append(binned.mean(both))
