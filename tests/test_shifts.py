@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 import physscore as ps
+from physscore.evidence import annealed
+from physscore.evidence import share as share_file
 from physscore.evidence.annealed import Particles
 from physscore.evidence.excess import excess_of
 from physscore.evidence.plan import Plan
@@ -197,3 +199,23 @@ def test_moves_must_cost_more():
         plan = Plan(MALA(), knots, np.linspace(0.0, 1.0, 11))
         assert plan.directions == used
         assert plan.evaluations == 1 + 160 + 11 * used
+
+
+def test_shares_are_found_once_for_a_temperature(monkeypatch):
+    """Sums of exponentials of both steps, for both halves, took a tenth of a small estimate."""
+    calls = {"logsumexp": 0, "controls": 0}
+
+    def count(home, name):
+        function = getattr(home, name)
+
+        def counted(*args, **options):
+            calls[name] += 1
+            return function(*args, **options)
+
+        monkeypatch.setattr(home, name, counted)
+
+    count(share_file, "logsumexp")
+    count(annealed, "controls")
+    target = ps.Gaussian(np.ones(2), np.eye(2))
+    ps.estimate_log_z(target, reference=ps.Gaussian(0.0, 2.0, dim=2), particles=400, seed=1)
+    assert 0 < calls["logsumexp"] <= calls["controls"]

@@ -107,14 +107,15 @@ class Particles:
             return Controls(np.zeros(len(weights)), np.zeros(len(weights)))
         tempered = self.tempered
         v, score = self.moved or tempered.leave(self.y, self.slope)[:2]
-        all_weights, views, parts = (weights * between[:, np.newaxis]).ravel(), [], []
-        for half, pair in zip((rows[1][1], rows[0][1]), rows, strict=True):
-            # What comes in by the means of its own particles is of second order, and among the first islands
-            # takes off such a term of Bennett's; of later ones it would stay when that falls.
-            those = slice(None) if self.first == 0 else half
+        all_weights, views, parts, shares = (weights * between[:, np.newaxis]).ravel(), [], [], []
+        both = rows[1][1], rows[0][1]
+        # What comes in by the means of its own particles is of second order, and among the first islands
+        # takes off such a term of Bennett's; of later ones it would stay when that falls.
+        for those in (slice(None),) if self.first == 0 else both:
             share = Share(self.u[those], all_weights[those], below, above)
+            shares.append((share, float(share(self.u[those])[0].mean())))
+        for half, pair, (share, mean) in zip(both, rows, (shares[0], shares[-1]), strict=True):
             parts.append(share(self.u[half]))
-            mean = float(share(self.u[those])[0].mean())
             views += [View(part, share, mean) for part in pair]
         added, rate = np.hstack(parts)
         rate = namespace(device_of(v)).asarray(rate)

@@ -28,7 +28,7 @@ class Share:
         with np.errstate(divide="ignore"):
             log_w = np.log(weights)
         self.steps = np.array([step for step in (above, -below) if step])
-        self.origins = np.array([logsumexp(log_w - step * u) for step in self.steps])
+        self.origins = logsumexp(log_w - np.outer(self.steps, u), axis=1)  # whose calls take 0.2 ms
         terms = zip(self.steps, self.origins, strict=True)
         self.means = np.array([weights @ expit(-step * u - origin) for step, origin in terms])
 
