@@ -23,7 +23,7 @@ from physscore.cli.options import (
 @click.argument("paths", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--positions", metavar="NAMES",
               help="Of HDF5 a dataset, as PartType1/Coordinates, or one for each axis, separated by commas; "
-              "of a table its columns. [default: 1,2,3]")  # fmt: skip
+              "of a table its columns, by number or name. [default: 1,2,3]")  # fmt: skip
 @click.option("--weights", metavar="NAME", help="Dataset or column of masses. [default: all are alike]")
 @click.option(
     "--grid", "shape", metavar="CELLS", required=True, callback=numbers(int), help="256, or 256,256,128."
@@ -84,18 +84,23 @@ def command(
     if box_size is None:
         if "BoxSize" not in catalogue.header:
             raise InputError(f"the box of {paths[0]} is not known: give its side with --box")
-        box_size = tuple(scale * np.atleast_1d(catalogue.header["BoxSize"]).astype(float))
+        box_size = tuple(scale * catalogue.header["BoxSize"])
     if redshift is None and "Redshift" in catalogue.header:
-        redshift = float(catalogue.header["Redshift"])
+        redshift = catalogue.header["Redshift"]
     grid = Grid(shape, box_size[0] if len(box_size) == 1 else box_size)
     painting = Painting(grid, mass_assignment=mass_assignment, interlaced=interlaced, dtype=dtype)
     lowest, highest = np.full(grid.dim, np.inf), np.full(grid.dim, -np.inf)
     for some, masses in catalogue.pieces():
         x = some if scale == 1 else some * scale
-        lowest, highest = np.minimum(lowest, x.min(axis=0)), np.maximum(highest, x.max(axis=0))
+        for axis in range(grid.dim):  # one after the other, as NumPy is slow along rows of three
+            lowest[axis] = min(lowest[axis], x[:, axis].min())
+            highest[axis] = max(highest[axis], x[:, axis].max())
+        require_box(lowest, highest, grid.box_size, painting.n)
         painting.add(x, masses)
-    if doubt := require_box(lowest, highest, grid.box_size):
-        warnings.warn(doubt, stacklevel=1)
+    reach = require_box(lowest, highest, grid.box_size, painting.n)
+    for doubt in (*catalogue.doubts(painting.n, scale, length_unit), reach):
+        if doubt:
+            warnings.warn(doubt, stacklevel=1)
     contrast = painting.contrast()
     settings = {
         "command": "paint",

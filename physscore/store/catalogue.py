@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import math
+import os
+import re
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import h5py
 import numpy as np
@@ -15,6 +21,9 @@ from physscore.store.hdf5 import open_hdf5, reading
 
 _AT_ONCE = 1 << 22  # particles
 _HDF5_SIGNATURE, _NUMPY_SIGNATURE = b"\x89HDF\r\n\x1a\n", b"\x93NUMPY"
+_LONGEST = 1 << 16  # bytes of a line of text
+_MPC = 3.0857e24  # in cm
+_MANY = 200  # particles, which leave a tenth of an axis empty once in 10^8, if they may be anywhere
 
 
 class Catalogue:
@@ -24,10 +33,10 @@ class Catalogue:
     ----------
     paths
         HDF5 files, ``.npy`` arrays (n, dim), or tables of text with a line for each particle, whose columns
-        are separated by blanks or commas.
+        are separated by blanks or commas, and may be named in the first line.
     positions
-        Names of datasets of HDF5, of one (n, dim) or of one for each axis; numbers of a table's columns,
-        counted from 1. [default: the first columns; of HDF5 there is none]
+        Names of datasets of HDF5, of one (n, dim) or of one for each axis; names of a table's columns, or
+        their numbers, counted from 1. [default: the first columns; of HDF5 there is none]
     weights
         Name or column of the particles' masses. [default: all are alike]
     dim
@@ -36,12 +45,13 @@ class Catalogue:
     Attributes
     ----------
     header : dict
-        What /Header of HDF5 files says of the whole: ``BoxSize`` and ``Redshift``, where it does.
+        What HDF5 files say of the whole, where they do: ``BoxSize`` and ``Redshift``; ``NumPart_Total`` of
+        the type of particles that is read; ``length``, the unit of their lengths in Mpc/h.
 
     Raises
     ------
     InputError
-        If a file cannot be read as such.
+        If a file cannot be read as such, is given twice, or the files are of different snapshots.
     """
 
     def __init__(
@@ -57,14 +67,50 @@ class Catalogue:
                 f"positions names {len(positions)} columns: it must be one of {dim}, or {dim} of one"
             )
         self.paths, self.positions, self.weights, self.dim = paths, positions, weights, dim
+        self._type = _type_of((positions or [""])[0])
         self.header: dict[str, Any] = {}
+        places: set[tuple[int, int]] = set()
         for path in paths:
-            if _begins_with(path, _HDF5_SIGNATURE):
-                with open_hdf5(path) as file, reading(path):
-                    if "Header" in file:
-                        self.header |= {
-                            k: v for k, v in file["Header"].attrs.items() if k in ("BoxSize", "Redshift")
-                        }
+            header = self._header_of(path) if _begins_with(path, _HDF5_SIGNATURE) else {}
+            status = os.stat(path)
+            if (status.st_dev, status.st_ino) in places:
+                raise InputError(f"file {path} is given twice: each must be given once")
+            places.add((status.st_dev, status.st_ino))
+            for name, value in header.items():
+                other = self.header.setdefault(name, value)
+                if not np.array_equal(value, other):
+                    raise InputError(
+                        f"{name} in {path} is {value}, and in a file before it {other}: the files must be of "
+                        "one snapshot"
+                    )
+
+    def _header_of(self, path: Path) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        with open_hdf5(path) as file, reading(path):
+            about = file["Header"].attrs if "Header" in file else {}
+            if "BoxSize" in about:
+                found["BoxSize"] = np.atleast_1d(about["BoxSize"]).astype(float)
+            if "Redshift" in about:
+                found["Redshift"] = np.asarray(about["Redshift"], float).item()  # of SWIFT an array of one
+            total, high = (np.ravel(about.get(f"NumPart_Total{part}", 0)) for part in ("", "_HighWord"))
+            if self._type is not None and self._type < len(total):
+                found["NumPart_Total"] = int(total[self._type])
+                if self._type < len(high):
+                    found["NumPart_Total"] += int(high[self._type]) << 32
+            if "UnitLength_in_cm" in about:
+                found["length"] = float(about["UnitLength_in_cm"]) / _MPC
+        return found
+
+    def doubts(self, n: int, scale: float, length_unit: str) -> Iterator[str]:
+        """Give what speaks against a number of particles that were read, and the unit of their positions."""
+        total = self.header.get("NumPart_Total", 0)
+        if total and n != total:
+            yield (f"{n} particles were read, and the snapshot has {total} of type {self._type}, as /Header "
+                   "says: are all of its files given?")  # fmt: skip
+        unit = self.header.get("length", 0) * {"Mpc/h": 1, "kpc/h": 1000}.get(length_unit, 0)
+        if unit and abs(scale / unit - 1) > 0.01:
+            yield (f"the unit of length in /Header is {unit:.4g} {length_unit}, and scale is {scale:g}: are "
+                   "positions in that unit (--scale)?")  # fmt: skip
 
     def pieces(self) -> Iterator[tuple[Array, Array | None]]:
         """Give positions (n, dim) and weights (n,) or None of some particles after the others.
@@ -84,18 +130,21 @@ class Catalogue:
 
     def _of_hdf5(self, path: Path) -> Iterator[tuple[Array, Array | None]]:
         with open_hdf5(path) as file:
-            known = _datasets(file)
             if self.positions is None:
-                raise InputError(
-                    f"positions is missing: name the dataset of {path} (--positions): {', '.join(known)}"
-                )
+                raise InputError(f"positions is missing: name the dataset of {path} (--positions): "
+                                 f"{', '.join(_names_of_numbers(file))}")  # fmt: skip
             names = [name.strip("/") for name in [*self.positions, *([self.weights] if self.weights else [])]]
+            columns = []
             for name in names:
-                if name not in known:
-                    raise InputError(
-                        f"file {path} has no dataset {name!r} of numbers: it has {', '.join(known)}"
-                    )
-            columns, lengths = [known[name] for name in names], {len(known[name]) for name in names}
+                with reading(path):
+                    column: Any = file.get(name) if name else None
+                    if column is None and _is_without(file, _type_of(name)):
+                        return
+                if not _holds_numbers(column):
+                    raise InputError(f"file {path} has no dataset {name!r} of numbers: it has "
+                                     f"{', '.join(_names_of_numbers(file))}")  # fmt: skip
+                columns.append(column)
+            lengths = {len(column) for column in columns}
             if len(lengths) > 1:
                 raise InputError(f"datasets {', '.join(names)} of {path} have the lengths {sorted(lengths)}: "
                                  "they must be of the same particles")  # fmt: skip
@@ -113,17 +162,27 @@ class Catalogue:
         yield from self._of_columns(found, path)
 
     def _of_text(self, path: Path) -> Iterator[tuple[Array, Array | None]]:
-        try:
-            with open(path, encoding="utf-8") as file:
-                lines = (line for line in file if line.strip() and not line.lstrip().startswith("#"))
-                first = next(lines, "")
+        with _as_table(path), open(path, encoding="utf-8-sig") as file:  # spreadsheets write a mark first
+            comment, first = _first_lines(file)
             if not first:
                 return
-            found = np.loadtxt(path, delimiter="," if "," in first else None, ndmin=2)
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
-            raise InputError(f"file {path} cannot be read as a table of particles: {reason}") from error
-        yield from self._of_columns(found, path)
+            delimiter, quote = (",", '"') if "," in first else (None, None)
+            entries, names = _entries(first, delimiter), _entries(comment, delimiter)
+            if not any(map(_is_number, entries)):
+                names, first = entries, next(file, "")  # the names of what is below
+            columns = self._columns(len(entries), names if len(names) == len(entries) else [], path)
+            _require_whole(path, len(entries), delimiter)
+            lines = chain([first], file)
+            while first:
+                with warnings.catch_warnings():  # of lines without data
+                    warnings.simplefilter("ignore")
+                    table = np.loadtxt(lines, delimiter=delimiter, quotechar=quote, usecols=columns,
+                                       max_rows=_AT_ONCE, ndmin=2)  # fmt: skip
+                if len(table):
+                    weights = table[:, self.dim] if self.weights else None
+                    yield np.ascontiguousarray(table[:, : self.dim]), weights
+                if len(table) < _AT_ONCE:
+                    return
 
     def _of_columns(self, table: Array, path: Path) -> Iterator[tuple[Array, Array | None]]:
         if table.dtype.kind not in "fiu" or table.ndim != 2:
@@ -131,18 +190,31 @@ class Catalogue:
                 f"file {path} has shape {table.shape} and type {table.dtype}: it must hold a row of numbers "
                 "for each particle"
             )
-        names = self.positions or [str(i + 1) for i in range(self.dim)]
-        columns = []
-        for name in [*names, *([self.weights] if self.weights else [])]:
-            if not (name.isdecimal() and 1 <= int(name) <= table.shape[1]):
-                raise InputError(
-                    f"column {name!r} is not in {path}: it must be a number from 1 to {table.shape[1]}"
-                )
-            columns.append(int(name) - 1)
+        columns = self._columns(table.shape[1], [], path)
         weights = columns.pop() if self.weights else None
         for start in range(0, len(table), _AT_ONCE):
             part = table[start : start + _AT_ONCE]
-            yield self._checked(part[:, columns], path), None if weights is None else part[:, weights]
+            # By rows, as it is elsewhere: else the loops are compiled anew.
+            found = np.ascontiguousarray(part[:, columns])
+            yield self._checked(found, path), None if weights is None else part[:, weights]
+
+    def _columns(self, n: int, names: list[str], path: Path) -> list[int]:
+        """Return the places of positions and weights among the columns of a table, which may have names."""
+        wanted = self.positions or [str(i + 1) for i in range(self.dim)]
+        if len(wanted) != self.dim:
+            raise InputError(f"positions is {','.join(wanted)}: it must name {self.dim} columns of {path}")
+        columns = []
+        for name in [*wanted, *([self.weights] if self.weights else [])]:
+            if name in names:
+                columns.append(names.index(name))
+            elif name.isdecimal() and 1 <= int(name) <= n:
+                columns.append(int(name) - 1)
+            else:
+                known = f", or one of {', '.join(names)}" if names else ""
+                raise InputError(
+                    f"column {name!r} is not in {path}: it must be a number from 1 to {n}{known}"
+                )
+        return columns
 
     def _checked(self, positions: Array, path: Path) -> Array:
         if positions.ndim == 1 and self.dim == 1:
@@ -162,20 +234,80 @@ def _begins_with(path: Path, signature: bytes) -> bool:
         raise InputError(f"file {path} cannot be read: {error.strerror}") from error
 
 
-def _datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
-    """Return the arrays of numbers in a file by their names."""
-    found: dict[str, h5py.Dataset] = {}
+@contextmanager
+def _as_table(path: Path) -> Iterator[None]:
+    """Turn what is wrong in a text into one sentence."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        if isinstance(error, UnicodeDecodeError):
+            reason = "it must be HDF5, .npy or text, and is none of these"
+        raise InputError(f"file {path} cannot be read as a table of particles: {reason}") from error
 
-    def add(name: str, item: object) -> None:
-        if isinstance(item, h5py.Dataset) and item.ndim and item.dtype.kind in "fiu":
-            found[name] = item
 
-    file.visititems(add)
+def _first_lines(file: TextIO) -> tuple[str, str]:
+    """Return the first comment of a text, without its mark, and the first line that is none, "" for none."""
+    comment = ""
+    for line in file:
+        if line.strip() and not line.lstrip().startswith("#"):
+            return comment, line
+        comment = comment or line.strip().lstrip("#")
+    return comment, ""
+
+
+def _entries(line: str, delimiter: str | None) -> list[str]:
+    line = line.partition("#")[0]
+    parts = next(csv.reader([line]), []) if delimiter else line.split()
+    return [part.strip() for part in parts]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _require_whole(path: Path, n: int, delimiter: str | None) -> None:
+    """Refuse a table whose last line has no end and fewer columns: it is still being written, or was cut."""
+    with open(path, "rb") as file:
+        file.seek(max(0, os.path.getsize(path) - _LONGEST))
+        *before, last = file.read().splitlines(keepends=True) or [b""]
+    found = len(_entries(last.decode(errors="replace"), delimiter))
+    if before and not last.endswith((b"\n", b"\r")) and 0 < found < n:
+        raise InputError(f"file {path} ends in the middle of a line, with {found} of {n} columns: it must be "
+                         "whole")  # fmt: skip
+
+
+def _holds_numbers(item: object) -> bool:
+    return isinstance(item, h5py.Dataset) and bool(item.ndim) and item.dtype.kind in "fiu"
+
+
+def _names_of_numbers(file: h5py.File) -> list[str]:
+    """Return the names of the arrays of numbers in a file."""
+    found: list[str] = []
+    file.visititems(lambda name, item: found.append(name) if _holds_numbers(item) else None)
     return found
 
 
-def require_box(lowest: Array, highest: Array, box_size: tuple[float, ...]) -> str:
-    """Return a doubt about particles that reach over little of their box, "" if there is none.
+def _type_of(name: str) -> int | None:
+    """Return the type of particles that a dataset of a snapshot belongs to, as PartType1/Coordinates."""
+    found = re.match(r"/?PartType(\d+)/", name)
+    return int(found[1]) if found else None
+
+
+def _is_without(file: h5py.File, of_type: int | None) -> bool:
+    """Return whether one of the files of a snapshot says that it has none of a type of particles."""
+    counts = np.ravel(file["Header"].attrs.get("NumPart_ThisFile", ())) if "Header" in file else ()
+    return of_type is not None and of_type < len(counts) and not counts[of_type]
+
+
+def require_box(lowest: Array, highest: Array, box_size: tuple[float, ...], n: int) -> str:
+    """Return a doubt about ``n`` particles that do not reach over all of their box, "" if there is none.
 
     Raises
     ------
@@ -189,8 +321,7 @@ def require_box(lowest: Array, highest: Array, box_size: tuple[float, ...]) -> s
             raise InputError(
                 f"{said}, and the box is {side:g}: it must hold them, in the same units (--box, --scale)"
             )
-        if math.isfinite(reach) and reach < 0.5 * side:
-            return (
-                f"{said}, less than half of the box, {side:g}: are they in the same units (--box, --scale)?"
-            )
+        if math.isfinite(reach) and reach < (0.9 if n >= _MANY else 0.5) * side:
+            part = "less than half" if reach < 0.5 * side else f"{reach / side:.3g}"
+            return f"{said}, {part} of the box, {side:g}: are they in the same units (--box, --scale)?"
     return ""
