@@ -114,6 +114,33 @@ def test_shot_noise_of_two_parts_is_that_of_the_aliases():
     np.testing.assert_allclose(white, 0.3 * table.counts)
 
 
+@pytest.mark.parametrize("unit", [2.0**-100, 2.0**45])
+def test_errors_do_not_depend_on_the_unit(unit):
+    """As g/cm^3 of gas, or the mass of cells, in float32, of which the fourth powers go beyond it."""
+    grid, delta = ps.Grid((8, 6, 10), 4.0), np.random.default_rng(1).standard_normal((8, 6, 10)).astype("f4")
+    found = ps.power_multipoles(delta * np.float32(unit), grid)
+    expected = ps.power_multipoles(delta, grid)
+    np.testing.assert_allclose(found.error / unit**2, expected.error, rtol=1e-6)
+
+
+def test_bins_without_modes():
+    grid = ps.Grid((8, 8, 8), 4.0)
+    found = ps.power_multipoles(np.ones(grid.shape), grid, bins=[0.1, 0.2, 2.0])  # warnings are errors here
+    assert list(found.n_modes > 0) == [False, True]
+    for values in (found.expected(lambda k, mu: k)[0], found.covariance(lambda k, mu: k)[:, 0, 0]):
+        np.testing.assert_array_equal(np.isnan(values), [True, False])
+
+
+@pytest.mark.parametrize("n", [None, 2])
+def test_they_are_no_spectrum(tmp_path, n):
+    """Of one field they have the shape of the power of many."""
+    grid = ps.Grid((8, 8, 8), 4.0)
+    fields = np.random.default_rng(1).standard_normal((n or 1, *grid.shape))
+    ps.save(tmp_path / "p.h5", ps.power_multipoles(fields if n else fields[0], grid, orders=(0, 2)))
+    with pytest.raises(InputError, match="p.h5 holds multipoles: it must be a power"):
+        ps.spectra.parse(str(tmp_path / "p.h5"))
+
+
 def test_pairs_count_once():
     grid = ps.Grid((8, 8, 8), 4.0)
     prior = ps.GaussianRandomField(grid, lambda k: k**-1.0)

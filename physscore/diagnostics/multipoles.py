@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -97,7 +98,8 @@ class PowerMultipoles:
         bins, total = power_bins(self.grid, self.k_edges), np.zeros((len(self.orders), len(self.k)))
         for plane in _planes(self.grid, self.line_of_sight, bins):
             total += plane.sums(plane.power_of(model) * _legendre(self.orders, plane.mu), len(self.k))
-        return np.asarray(total / self.n_modes)
+        with np.errstate(invalid="ignore"):  # of bins without modes
+            return np.asarray(total / self.n_modes)
 
     def covariance(self, model: Callable[[_Floats, _Floats], Array]) -> _Floats:
         """Return the covariance (bins, orders, orders) of the multipoles of one Gaussian field of a model.
@@ -114,7 +116,9 @@ class PowerMultipoles:
             each = _legendre(self.orders, plane.mu)
             squares = 2 * (plane.power_of(model) + plane.sum_of(noise)) ** 2
             total += plane.sums(np.array([squares * each[i] * each[j] for i, j in pairs]), len(self.k))
-        return np.asarray(total / self.n_modes**2).T.reshape(-1, len(self.orders), len(self.orders))
+        with np.errstate(invalid="ignore"):
+            total /= self.n_modes**2
+        return total.T.reshape(-1, len(self.orders), len(self.orders))
 
     def __str__(self) -> str:
         n = len(self.power) if self.power.ndim == 3 else 1
@@ -203,12 +207,14 @@ def power_multipoles(
         if not np.isfinite(np.array(power[-1])[:, binned.n_modes > 0]).all():
             raise InputError("delta holds values that are not finite: its power spectrum is not defined")
         # |delta_k|^4 is 2 P^2 in the mean for Gaussian modes: what each adds to the variance.
+        unit = _unit_of(modes)
         cubes = modes * (modes.real**2 + modes.imag**2)
         window = inverse_window(grid, 4 * order)
-        sums = to_power**2 * moments(partial(sum_power, cubes, modes, wavenumbers), window, n_squared)
+        sums = moments(partial(sum_power, cubes, modes, wavenumbers), window, n_squared)
         del modes, cubes
         with np.errstate(invalid="ignore"):
-            error.append([np.sqrt(np.maximum(p @ sums[: len(p)], 0)) / binned.n_modes for p in squared])
+            roots = [np.sqrt(np.maximum(p @ sums[: len(p)], 0)) / binned.n_modes for p in squared]
+        error.append([to_power * unit**2 * root for root in roots])
         independent += not (before and all(map(repeats, some, before)))
         before = some
     return PowerMultipoles(
@@ -225,6 +231,19 @@ def power_multipoles(
         interlaced=interlaced,
         independent=independent,
     )
+
+
+def _unit_of(modes: Array) -> float:
+    """Divide modes by a power of two, so that their fourth powers are numbers of their type; return it.
+
+    The mode at k = 0, which may be far above all others and is in no bin, is put to 0.
+    """
+    modes[(0,) * modes.ndim] = 0
+    parts = modes.view(modes.real.dtype)
+    highest = max(float(parts.max()), -float(parts.min()))
+    unit = 2.0 ** math.frexp(highest)[1] if highest else 1.0
+    modes *= 1 / unit
+    return unit
 
 
 def _axis(line_of_sight: Any) -> int:

@@ -196,7 +196,7 @@ def _measured(path: Path) -> tuple[_Floats, _Floats, tuple[str, str]]:
             k = np.asarray(file["spectra/k_mean"][...], dtype=np.float64)
             power = np.asarray(file["spectra/power"][...], dtype=np.float64)
             modes = np.asarray(file["spectra/n_modes"][...], dtype=np.float64)
-            crossed = "spectra/correlation" in file
+            crossed, of_angles = "spectra/correlation" in file, "spectra/order" in file
             units = (str(file["spectra/k_mean"].attrs["units"]), str(file["spectra/power"].attrs["units"]))
     except (OSError, KeyError) as error:
         reason = "it has no measured spectrum" if isinstance(error, KeyError) else str(error).splitlines()[0]
@@ -208,6 +208,10 @@ def _measured(path: Path) -> tuple[_Floats, _Floats, tuple[str, str]]:
     if crossed:
         raise InputError(
             f"spectrum file {path} holds the cross spectrum of two fields: it must be the power of one"
+        )
+    if of_angles:
+        raise InputError(
+            f"spectrum file {path} holds multipoles: it must be a power, as physscore spectrum writes it"
         )
     if k.ndim != 1 or modes.shape != k.shape or power.ndim > 2 or power.shape[-1:] != k.shape:
         raise InputError(
