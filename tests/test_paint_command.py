@@ -123,6 +123,16 @@ def test_power_knows_how_they_were_painted(files):
     np.testing.assert_allclose(found["correlation"], both.correlation[None], rtol=1e-9)
 
 
+def test_particles_in_both_fields_are_told_of(files):
+    """Of 1000, their masses in one: the cross spectrum has a shot noise, 55 of its errors over 30 of them."""
+    run(files / "x.csv", *OPTIONS, "-o", files / "a.h5")
+    run(files / "x.csv", *OPTIONS, "--positions", "1,2,3", "--weights", "4", "-o", files / "b.h5")
+    run(files / "x.txt", *OPTIONS, "-o", files / "c.h5")
+    with pytest.warns(UserWarning, match="a.h5 and --cross .*b.h5 are of the same particles"):
+        assert run(files / "a.h5", "--cross", files / "b.h5", of=spectrum).exit_code == 0
+    assert run(files / "a.h5", "--cross", files / "c.h5", of=spectrum).exit_code == 0  # warnings are errors
+
+
 def test_painted_differently_they_are_not_crossed(files):
     for name, options in (("a.h5", []), ("b.h5", ["--interlaced"])):
         assert run(files / "x.txt", *OPTIONS, *options, "-o", files / name).exit_code == 0

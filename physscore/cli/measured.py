@@ -65,6 +65,12 @@ def made_of_particles(
         raise InputError(
             f"of {files[0].path} and --cross {files[1].path} one is interlaced: paint both alike"
         )
+    if len(files) > 1 and all(painted) and _share_particles(*painted):
+        warnings.warn(
+            f"{files[0].path} and --cross {files[1].path} are of the same particles: the cross spectrum has "
+            "their shot noise, which is not subtracted",
+            stacklevel=1,
+        )
     names = mass_assignment or [about.get("mass_assignment") for about in painted]
     noises = [about.get("shot_noise", 0.0) for about in painted] if shot_noise is None else [shot_noise]
     return {
@@ -72,6 +78,12 @@ def made_of_particles(
         "interlaced": any(names) and any(about.get("interlaced") for about in painted),
         "shot_noise": noises if any(noises) and len(noises) > 1 else noises[0],
     }
+
+
+def _share_particles(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Return whether two settings of physscore paint name the same positions in a file."""
+    alike = one.get("positions") == other.get("positions")
+    return alike and not set(one["files"]).isdisjoint(other["files"])
 
 
 def warn_of(fields: FieldFile) -> None:

@@ -105,6 +105,7 @@ def command(
     settings = {
         "command": "paint",
         "files": [str(path) for path in paths],
+        "positions": names or [str(axis + 1) for axis in range(grid.dim)],
         "particles": painting.n,
         "mass_assignment": mass_assignment,
         "interlaced": interlaced,

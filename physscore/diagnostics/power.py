@@ -210,8 +210,9 @@ def power_spectrum(
         each |k| there is), or increasing edges in rad per unit length.
     shot_noise
         Shot noise of particles, V / (number of particles), subtracted with the shape that the mass
-        assignment gives it (Jing 2005, astro-ph/0409240). A cross spectrum has none, but ``correlation``
-        has that of both: of two fields it is a pair, (V / number, 0.0) for particles with a field.
+        assignment gives it (Jing 2005, astro-ph/0409240). A cross spectrum has none, unless particles are in
+        both fields, but ``correlation`` has that of both: of two fields it is a pair, (V / number, 0.0) for
+        particles with a field.
     mass_assignment
         "ngp", "cic", "tsc" or "pcs" if the field was made from particles: its window is divided out. Of two
         fields it is that of both, or a pair: ("cic", None) for particles with a field that is none. None too
