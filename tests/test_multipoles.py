@@ -222,6 +222,8 @@ def test_it_can_be_printed():
         ({"line_of_sight": "up"}, "line_of_sight is 'up': it must be x, y or z"),
         ({"line_of_sight": 3}, "line_of_sight is 3"),
         ({"line_of_sight": [0]}, r"line_of_sight is \[0\]"),
+        ({"line_of_sight": np.array([0, 0, 1])}, r"line_of_sight is array\(\[0, 0, 1\]\)"),
+        ({"orders": [[0]]}, r"orders is \[\[0\]\]"),
         ({"orders": (0, 1)}, r"orders is \(0, 1\): it must hold different even numbers from 0 to 8"),
         ({"orders": ()}, "orders is"),
         ({"orders": (0, 0)}, "orders is"),
@@ -241,7 +243,18 @@ def test_bad_input(settings, words):
         ps.power_multipoles(given.pop("delta"), given.pop("grid"), **given)
 
 
-@pytest.mark.parametrize("model", [1.0, lambda k, mu: np.nan * k, lambda k, mu: np.ones(3)])
+@pytest.mark.parametrize(
+    "model",
+    [
+        1.0,
+        lambda k, mu: np.nan * k,
+        lambda k, mu: np.ones(3),
+        lambda k, mu: "k",
+        lambda k, mu: 1j * k,
+        lambda k: k,
+        ps.spectra.PowerLaw(-1.0, 1.0),
+    ],
+)
 def test_bad_models(model):
     found = ps.power_multipoles(np.ones((8, 8, 8)), ps.Grid((8, 8, 8), 1.0))
     with pytest.raises(InputError, match="model"):

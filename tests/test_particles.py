@@ -126,6 +126,7 @@ def test_bad_input():
         (x * np.nan, {}, "positions holds values that are not finite"),
         (x, {"weights": [1.0, 2.0]}, r"weights has shape \(2,\): it must be \(3,\), one a particle"),
         (x, {"weights": [1.0, -1.0, 0.0]}, "weights sums to 0: a density contrast needs a positive mean"),
+        (x * 1e9, {}, r"positions reach from 5e\+08 to 5e\+08: they must be in the box of 1"),
         (x, {"mass_assignment": "b"}, "mass_assignment is 'b': it must be one of ngp, cic, tsc, pcs"),
     ]:
         with pytest.raises(InputError, match=message):
@@ -136,5 +137,8 @@ def test_bad_input():
         ps.draw_particles(x, grid, 1.0, seed=0)
     with pytest.raises(InputError, match="density is 0: it must be a positive number"):
         ps.draw_particles(np.zeros((4, 4)), grid, 0, seed=0)
+    for density in (1e12, 1e30):
+        with pytest.raises(InputError, match=r"density 1e\+\d\d, of 1e\+\d\d particles, needs"):
+            ps.draw_particles(np.zeros((4, 4)), grid, density, seed=0)
     with pytest.raises(InputError, match="interlaced is True, and mass_assignment None"):
         ps.power_spectrum(np.zeros((4, 4)), grid, interlaced=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.polynomial import legendre, polynomial
 
+from physscore.arrays import real_numbers
 from physscore.core import Array, InputError
 from physscore.diagnostics.bins import PowerBins, power_bins
 from physscore.diagnostics.mass_assignment import (
@@ -247,15 +249,16 @@ def _unit_of(modes: Array) -> float:
 
 
 def _axis(line_of_sight: Any) -> int:
-    found = _AXES.get(line_of_sight, line_of_sight) if isinstance(line_of_sight, str) else line_of_sight
-    if isinstance(found, bool) or found not in (0, 1, 2):
+    found = _AXES.get(line_of_sight) if isinstance(line_of_sight, str) else line_of_sight
+    if not isinstance(found, int | np.integer) or isinstance(found, bool) or found not in (0, 1, 2):
         raise InputError(f"line_of_sight is {line_of_sight!r}: it must be x, y or z, or 0, 1 or 2")
     return int(found)
 
 
 def _orders(orders: Any) -> tuple[int, ...]:
     found = tuple(orders) if isinstance(orders, Sequence | np.ndarray) else (orders,)
-    if not found or len(set(found)) < len(found) or any(l not in range(0, _HIGHEST + 1, 2) for l in found):
+    known = [l for l in range(0, _HIGHEST + 1, 2) for order in found if np.ndim(order) == 0 and l == order]
+    if not found or len(set(known)) < len(found):
         raise InputError(f"orders is {orders!r}: it must hold different even numbers from 0 to {_HIGHEST}")
     return tuple(map(int, found))
 
@@ -286,6 +289,18 @@ def _moments(
     return np.array(found)
 
 
+def _takes_two(model: Any) -> bool:
+    if not callable(model):
+        return False
+    try:
+        inspect.signature(model).bind(0.0, 0.0)
+    except TypeError:
+        return False
+    except ValueError:  # of some compiled functions nothing is known
+        pass
+    return True
+
+
 @dataclass(frozen=True, eq=False)
 class _Plane:
     """Modes of one frequency along the line of sight, those together that differ in signs: k, mu, their
@@ -298,9 +313,11 @@ class _Plane:
     sum_of: Callable[[list[_Axes]], Any]  # products of functions of the axes, for each mode
 
     def power_of(self, model: Callable[[_Floats, _Floats], Array]) -> _Floats:
-        if not callable(model):
-            raise InputError(f"model is {model!r}: it must be a function P(k, mu)")
-        values = np.asarray(model(self.k, self.mu), np.float64)
+        if not _takes_two(model):
+            raise InputError(
+                f"model is {model!r}: it must be a function P(k, mu), as of a spectrum lambda k, mu: pk(k)"
+            )
+        values = real_numbers(model(self.k, self.mu), "what model returned")
         if values.shape not in ((), self.k.shape) or not np.isfinite(values).all():
             raise InputError("model must return one finite P for each k and mu")
         return values

@@ -8,12 +8,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from physscore.arrays import compiled, floating_dtype, parallel, real_number, real_numbers, unmasked
+from physscore.arrays import (
+    compiled,
+    floating_dtype,
+    parallel,
+    real_number,
+    real_numbers,
+    require_memory,
+    unmasked,
+)
 from physscore.core import Array, InputError
 from physscore.diagnostics.mass_assignment import orders_of
 from physscore.fft import forward_fft, inverse_fft
 from physscore.grid import Grid, require_grid
 from physscore.philox import seed_key
+
+_FAR = 1e6  # sides of a box
 
 
 def draw_particles(delta: Any, grid: Grid, density: float, *, seed: int) -> npt.NDArray[np.float64]:
@@ -43,7 +53,8 @@ def draw_particles(delta: Any, grid: Grid, density: float, *, seed: int) -> npt.
     Raises
     ------
     InputError
-        If delta is below -1, not finite or of another shape, or the density is not positive.
+        If delta is below -1, not finite or of another shape, or the density is not positive, or of more
+        particles than there is memory for.
     """
     field = _one_field(delta, grid)
     if not real_number(density, "density") > 0:
@@ -54,6 +65,10 @@ def draw_particles(delta: Any, grid: Grid, density: float, *, seed: int) -> npt.
             f"delta is {lowest:.3g} somewhere: it must be finite, and at least -1, where there is nothing; "
             "LognormalField is"
         )
+    many = density * float(1 + field.mean()) * grid.volume
+    require_memory(
+        int(min(many, 1e18)) * (3 * grid.dim + 2) * 8, f"density {density:g}, of {many:.4g} particles,"
+    )
     rng = np.random.Generator(np.random.Philox(key=np.array(seed_key(seed), np.uint64)))
     counts = rng.poisson((1 + field.ravel()) * (density * grid.volume / grid.n_cells))
     positions = np.stack(
@@ -142,8 +157,14 @@ class Painting:
         if weights is not None and w.shape != (len(x),):
             raise InputError(f"weights has shape {w.shape}: it must be ({len(x)},), one a particle")
         for values, name in ((x, "positions"), (w, "weights")):
-            if not (math.isfinite(float(values.min())) and math.isfinite(float(values.max()))):
+            lowest, highest = float(values.min()), float(values.max())
+            if not (math.isfinite(lowest) and math.isfinite(highest)):
                 raise InputError(f"{name} holds values that are not finite")
+            if name == "positions" and max(-lowest, highest) > _FAR * max(grid.box_size):
+                raise InputError(
+                    f"positions reach from {lowest:.4g} to {highest:.4g}: they must be in the box of "
+                    f"{max(grid.box_size):g}, or not so far beyond it that their cells are lost in rounding"
+                )
         for shift, counts in self._counts.items():
             _add_counts(counts, x, w, grid, self._order, shift)
         self.n += len(x)
