@@ -242,11 +242,18 @@ def test_what_a_header_speaks_against(tmp_path):
     names = snapshot(tmp_path, [600, 0, 400])
     some = "600 particles were read, and the snapshot has 1000 of type 0"
     assert told_by(names[:2], tmp_path, "--scale", "0.001").startswith(some)
-    assert "unit of length in /Header is 0.001 Mpc/h, and scale is 1:" in told_by(names, tmp_path)
+    assert "unit of length of the snapshot is 0.001 Mpc/h, and scale is 1:" in told_by(names, tmp_path)
     assert told_by(names, tmp_path, "--length-unit", "kpc/h") == ""
     with pytest.raises(InputError, match=r"snap.0.hdf5 is given twice"):
         told_by([*names, names[0]], tmp_path)
     with h5py.File(names[2], "a") as file:
+        file.create_group("Parameters").attrs["UnitLength_in_cm"] = 3.085678e24
+    with pytest.raises(
+        InputError, match=r"UnitLength_in_cm in .* is 3.*\+24, and in a file before it 3.*\+21"
+    ):
+        told_by(names, tmp_path)
+    with h5py.File(names[2], "a") as file:
+        del file["Parameters"]
         file["Header"].attrs["Redshift"] = 0.6
     with pytest.raises(InputError, match="Redshift in .*snap.2.hdf5 is 0.6, and in a file before it 0.5"):
         told_by(names, tmp_path)

@@ -46,7 +46,7 @@ class Catalogue:
     ----------
     header : dict
         What HDF5 files say of the whole, where they do: ``BoxSize`` and ``Redshift``; ``NumPart_Total`` of
-        the type of particles that is read; ``length``, the unit of their lengths in Mpc/h.
+        the type of particles that is read; ``UnitLength_in_cm``, over h, of their positions.
 
     Raises
     ------
@@ -97,8 +97,10 @@ class Catalogue:
                 found["NumPart_Total"] = int(total[self._type])
                 if self._type < len(high):
                     found["NumPart_Total"] += int(high[self._type]) << 32
-            if "UnitLength_in_cm" in about:
-                found["length"] = float(about["UnitLength_in_cm"]) / _MPC
+            for group in ("Header", "Units", "Parameters"):  # of AREPO, EAGLE and Gadget-4
+                of_group = file[group].attrs if group in file else {}
+                if "UnitLength_in_cm" in of_group:
+                    found["UnitLength_in_cm"] = float(of_group["UnitLength_in_cm"])
         return found
 
     def doubts(self, n: int, scale: float, length_unit: str) -> Iterator[str]:
@@ -107,10 +109,11 @@ class Catalogue:
         if total and n != total:
             yield (f"{n} particles were read, and the snapshot has {total} of type {self._type}, as /Header "
                    "says: are all of its files given?")  # fmt: skip
-        unit = self.header.get("length", 0) * {"Mpc/h": 1, "kpc/h": 1000}.get(length_unit, 0)
+        in_mpc = self.header.get("UnitLength_in_cm", 0) / _MPC
+        unit = in_mpc * {"Mpc/h": 1, "kpc/h": 1000}.get(length_unit, 0)
         if unit and abs(scale / unit - 1) > 0.01:
-            yield (f"the unit of length in /Header is {unit:.4g} {length_unit}, and scale is {scale:g}: are "
-                   "positions in that unit (--scale)?")  # fmt: skip
+            yield (f"the unit of length of the snapshot is {unit:.4g} {length_unit}, and scale is {scale:g}: "
+                   "are positions in that unit (--scale)?")  # fmt: skip
 
     def pieces(self) -> Iterator[tuple[Array, Array | None]]:
         """Give positions (n, dim) and weights (n,) or None of some particles after the others.
