@@ -261,7 +261,10 @@ def test_what_a_header_speaks_against(tmp_path):
 
 def test_names_by_links(tmp_path):
     (name,) = snapshot(tmp_path, [1000])
+    with h5py.File(name, "a") as file:  # what is no number is not taken for one
+        file["Header"].attrs.update(Redshift="none", UnitLength_in_cm="1 kpc", NumPart_Total="many")
     told_by([name], tmp_path, "--scale", "0.001", "--positions", "group/Coordinates")
+    assert ps.load(tmp_path / "f.h5").redshift is None
     assert ps.load(tmp_path / "f.h5").settings["particles"] == 1000
 
 

@@ -78,7 +78,7 @@ class Catalogue:
             places.add((status.st_dev, status.st_ino))
             for name, value in header.items():
                 other = self.header.setdefault(name, value)
-                if not np.array_equal(value, other):
+                if not np.array_equal(value, other, equal_nan=True):
                     raise InputError(
                         f"{name} in {path} is {value}, and in a file before it {other}: the files must be of "
                         "one snapshot"
@@ -88,19 +88,19 @@ class Catalogue:
         found: dict[str, Any] = {}
         with open_hdf5(path) as file, reading(path):
             about = file["Header"].attrs if "Header" in file else {}
-            if "BoxSize" in about:
-                found["BoxSize"] = np.atleast_1d(about["BoxSize"]).astype(float)
-            if "Redshift" in about:
-                found["Redshift"] = np.asarray(about["Redshift"], float).item()  # of SWIFT an array of one
-            total, high = (np.ravel(about.get(f"NumPart_Total{part}", 0)) for part in ("", "_HighWord"))
+            if len(sides := _numbers(about, "BoxSize")):
+                found["BoxSize"] = sides
+            if len(redshift := _numbers(about, "Redshift")) == 1:
+                found["Redshift"] = redshift.item()
+            total, high = (_numbers(about, f"NumPart_Total{part}") for part in ("", "_HighWord"))
             if self._type is not None and self._type < len(total):
                 found["NumPart_Total"] = int(total[self._type])
                 if self._type < len(high):
                     found["NumPart_Total"] += int(high[self._type]) << 32
             for group in ("Header", "Units", "Parameters"):  # of AREPO, EAGLE and Gadget-4
-                of_group = file[group].attrs if group in file else {}
-                if "UnitLength_in_cm" in of_group:
-                    found["UnitLength_in_cm"] = float(of_group["UnitLength_in_cm"])
+                unit = _numbers(file[group].attrs if group in file else {}, "UnitLength_in_cm")
+                if len(unit) == 1:
+                    found["UnitLength_in_cm"] = unit.item()
         return found
 
     def doubts(self, n: int, scale: float, length_unit: str) -> Iterator[str]:
@@ -297,6 +297,12 @@ def _names_of_numbers(file: h5py.File) -> list[str]:
     return found
 
 
+def _numbers(attributes: Any, name: str) -> Array:
+    """Return an attribute as an array, of one where it is one number, of none where it is none."""
+    found = np.ravel(attributes.get(name, ()))
+    return found.astype(float) if found.dtype.kind in "fiu" else np.empty(0)
+
+
 def _type_of(name: str) -> int | None:
     """Return the type of particles that a dataset of a snapshot belongs to, as PartType1/Coordinates."""
     found = re.match(r"/?PartType(\d+)/", name)
@@ -305,7 +311,7 @@ def _type_of(name: str) -> int | None:
 
 def _is_without(file: h5py.File, of_type: int | None) -> bool:
     """Return whether one of the files of a snapshot says that it has none of a type of particles."""
-    counts = np.ravel(file["Header"].attrs.get("NumPart_ThisFile", ())) if "Header" in file else ()
+    counts = _numbers(file["Header"].attrs if "Header" in file else {}, "NumPart_ThisFile")
     return of_type is not None and of_type < len(counts) and not counts[of_type]
 
 
