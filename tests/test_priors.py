@@ -15,6 +15,7 @@ from scipy import integrate, special, stats
 
 import physscore as ps
 from physscore.core import InputError
+from physscore.energies.whitening import compiled_whitening
 from physscore.points import evaluate
 
 PRIORS = [
@@ -227,6 +228,17 @@ def test_parameters_whiten_each():
     np.testing.assert_allclose(prior.unwhiten(z), x, rtol=1e-12)
     alone = [p.whiten(x[:, i : i + 1]) for i, p in enumerate(prior.priors)]
     np.testing.assert_array_equal(z, np.concatenate(alone, axis=1))
+
+
+@pytest.mark.parametrize("prior", [ps.HalfCauchy(25.0), ps.HalfCauchy(1e6), ps.InverseGamma(0.05, 1e20)])
+def test_wide_scales_of_heavy_tails_are_compiled(prior):
+    """At a depth of 37.5 standard deviations they are beyond the largest number."""
+    numbers = compiled_whitening(ps.Parameters(x=prior))
+    assert np.isinf(numbers).sum() == 1  # the upper bound
+    assert not np.isnan(numbers).any()
+    x = prior._from_normal(np.linspace(-37.5, 37.5, 76))
+    assert np.isfinite(x).all()
+    assert (np.diff(x) >= 0).all()
 
 
 def test_draws_are_whitened_to_standard_normals():

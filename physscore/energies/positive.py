@@ -14,6 +14,8 @@ from physscore.energies.analytic import check_positive
 from physscore.energies.priors import Univariate
 from physscore.energies.univariate import Normal, fraction_to_normal
 
+_LARGEST = np.finfo(np.float64).max  # far out in heavy tails, where a draw would be inf
+
 
 class _Positive(Univariate):
     """A density of positive numbers."""
@@ -87,7 +89,9 @@ class HalfCauchy(_Positive):
 
     def _from_normal(self, z: Array) -> Array:
         tangent = np.tan(0.5 * math.pi * _nearer_tail(z))
-        return np.asarray(self.numbers[1] * np.where(z < 0, tangent, 1 / tangent))
+        with np.errstate(over="ignore"):
+            x = self.numbers[1] * np.where(z < 0, tangent, 1 / tangent)
+        return np.asarray(np.minimum(x, _LARGEST))
 
 
 class Gamma(_Positive):
@@ -147,7 +151,8 @@ class InverseGamma(_Positive):
             return -self._of_reciprocal._to_normal(1 / x)
 
     def _from_normal(self, z: Array) -> Array:
-        return np.asarray(1 / self._of_reciprocal._from_normal(-z))
+        with np.errstate(over="ignore"):
+            return np.asarray(np.minimum(1 / self._of_reciprocal._from_normal(-z), _LARGEST))
 
 
 def _nearer_tail(z: Array) -> Array:
