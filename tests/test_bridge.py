@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy.special import ndtri
 
-from physscore.evidence.bridge import Estimate, averaged, bridged
+from physscore.evidence.bridge import Estimate, Populations, averaged, bridged, integrated
 from physscore.evidence.share import Share
 
 ISLANDS = 12
@@ -110,3 +111,15 @@ def test_shares_change_with_u_as_they_say():
     share = Share(u, weights, 0.6, 1.1)
     up, down = (share(u[-1:] + s)[0][0] for s in (h, -h))
     assert share(u)[1][-1] == pytest.approx((up - down) / (2 * h), rel=1e-6)
+
+
+@pytest.mark.parametrize("steps", [2, 3, 8])
+def test_thermodynamic_integration_knows_what_its_cubics_miss(steps):
+    """x^2 / 2 at quantiles of N(0, 1 / (1 + beta)): all of its error is that of the integral."""
+    betas = 1.57 ** np.arange(steps + 1) - 1.0
+    square = ndtri((np.arange(20_000) + 0.5) / 20_000) ** 2
+    islands = 1.0 + 1e-6 * np.random.default_rng(0).normal(size=(4, 1))
+    u = 0.5 * islands * square / (1.0 + betas[:, np.newaxis, np.newaxis])
+    found = integrated(betas, [Populations(u, np.zeros(u.shape), np.zeros(u.shape[:2]))])
+    off = abs(found.value + 0.5 * np.log1p(betas[-1]))
+    assert 0.7 * found.error < off < 1.4 * found.error

@@ -98,7 +98,7 @@ class Seen:
         tail = tail_index(betas, there.populations)
         best = "BAR" if "BAR" in ways else "BAR there"
         found |= bars
-        if smooth(betas, there.populations):
+        if len(betas) > 2 and smooth(betas, there.populations):
             mean_energies = integrated(betas, [leg.populations for leg in ways[best]])
             found["thermodynamic integration"] = inside[best] + mean_energies
         y = ordered[0].y
