@@ -123,7 +123,8 @@ def estimate_log_z(
     ------
     InputError
         If an argument makes no sense, the target is zero wherever the reference is not, or has no finite
-        integral, or energies are not numbers.
+        integral, or energies are not numbers; or if the score has the wrong sign, or is three times too large
+        or small, nearly everywhere at first draws.
     """
     if not isinstance(target, Score):
         raise InputError(f"target is a {type(target).__name__}: it must be an Energy or a Score")

@@ -22,6 +22,7 @@ from physscore.energies.transformed import Transformed, WhiteningOf, crude_of
 from physscore.evidence.annealed import Particles
 from physscore.evidence.excess import FieldExcess, excess_of
 from physscore.evidence.pilot import Pilot, check_start, nearest_mean, nearest_variances
+from physscore.evidence.wrong_score import refuse_wrong_score
 from physscore.kernels.hamiltonian import HMC
 from physscore.sampling.engine import grid_of
 
@@ -44,9 +45,11 @@ def reference_for(
     ------
     InputError
         If what was given is no normalised prior of the same states, or nothing can be fitted: to a lognormal
-        field, or a target without a finite integral.
+        field, or a target without a finite integral; or if the score is plainly not the energy's.
     """
-    prior, _ = prior_and_likelihood(target)
+    prior, likelihood = prior_and_likelihood(target)
+    if prior is not None and likelihood is not None:
+        refuse_wrong_score(target, prior, "the prior", device if given is None else "cpu")
     if given is None and prior is not None:
         return prior
     if given == "fitted" and isinstance(prior, LognormalField):
@@ -63,6 +66,8 @@ def reference_for(
         )
     if given.shape != target.shape:
         raise InputError(f"reference has states of shape {given.shape}, the target {target.shape}")
+    if prior is None:
+        refuse_wrong_score(target, given, "the reference", device)
     return given
 
 
@@ -78,6 +83,8 @@ def fitted(
         )
     field = isinstance(target, Lattice) or len(target.shape) > 1 or has_field(target)
     crude = _crude_field(target) if field else _crude(target)
+    if prior_and_likelihood(target)[0] is None:
+        refuse_wrong_score(target, crude, "a first reference", device)
     excess = excess_of(crude, target, device)
     n = int(np.clip(2**23 // excess.dim, 8, 32 if field else 256))
     kernel = HMC(harmonic=field)

@@ -245,22 +245,36 @@ def _off(
 ) -> tuple[Array, float, Array, Array]:
     """Return by how much more than they may the changes of the energy and those that the score says differ,
     how uncertain the former are, at least ``unsure``, and both."""
-    h = 1e-4 / math.sqrt(y.shape[1])
     with np.errstate(over="ignore", invalid="ignore"):
-        u, gradient = excess(y)
-        said = np.einsum("ni,ni->n", gradient, direction)
-        change, coarse = (
-            (excess(y + step * direction)[0] - excess(y - step * direction)[0]) / (2 * step)
-            for step in (h, 2 * h)
-        )
-        differ = np.abs(change - coarse)
+        change, said, differ, rounding = _along(excess, y, direction)
         known = np.isfinite(differ) & np.isfinite(said)
         if not known.any():
             return np.full(len(y), -np.inf), unsure, change, said
         unsure = max(unsure, float(np.median(differ[known])))  # that of one may be small by chance
         allowed = (
             tolerance * (np.abs(change) + np.abs(said) + np.std(said[known]))
-            + 1e-13 * np.abs(u) / h
+            + rounding
             + 10 * np.maximum(differ, unsure)
         )
         return np.where(known, np.abs(change - said) - allowed, -np.inf), unsure, change, said
+
+
+def along_lines(excess: Excess, y: Array, direction: Array) -> tuple[Array, Array, Array]:
+    """Return by how much the energy changes along directions (n, d) at states ``y`` (n, d), what its gradient
+    says of that, and how uncertain the former is, each of shape (n,); not finite where nothing is known."""
+    change, said, differ, rounding = _along(excess, y, direction)
+    known = differ[np.isfinite(differ)]
+    return change, said, rounding + 10 * np.maximum(differ, np.median(known) if len(known) else np.inf)
+
+
+def _along(excess: Excess, y: Array, direction: Array) -> tuple[Array, Array, Array, Array]:
+    """Return changes by differences, those by the gradient, how much the former depend on the length of the
+    step, and their rounding."""
+    h = 1e-4 / math.sqrt(y.shape[1])
+    u, gradient = excess(y)
+    change, coarse = (
+        (excess(y + step * direction)[0] - excess(y - step * direction)[0]) / (2 * step)
+        for step in (h, 2 * h)
+    )
+    said = np.einsum("ni,ni->n", gradient, direction)
+    return change, said, np.abs(change - coarse), 1e-13 * np.abs(u) / h
