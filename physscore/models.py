@@ -203,6 +203,8 @@ def load_file(path: Path) -> Any:
         If it cannot be loaded.
     """
     name = f"model_{path.stem}"  # a user's json.py takes no other module's place
+    while _own.get(name, path.resolve()) != path.resolve():  # nor one of the same name in another folder
+        name += "_"
     spec = importlib.util.spec_from_file_location(name, path, loader=_FromSource(name, str(path)))
     assert spec is not None
     assert spec.loader is not None

@@ -13,7 +13,20 @@ import pytest
 from commands import physscore
 
 import physscore as ps
+from physscore.cli.logz import _names
 
+NAMESAKE = """
+import physscore as ps
+
+class Own(ps.Energy):
+    shape = (1,)
+
+    def energy_and_score(self, x):
+        return 0.5 * (x[:, 0] / {width}) ** 2, -x / {width}**2
+
+def own():
+    return Own()
+"""
 QUICK = ("--particles", 256, "--islands", 16)
 MODEL = """
 import time
@@ -152,6 +165,30 @@ def test_exact_values_stand_in_the_table(folder):
     assert [float(line.split()[-1]) for line in out.stdout.splitlines()[1:3]] == [0.0, 0.0]
 
 
+@pytest.mark.parametrize(
+    ("models", "names"),
+    [
+        (["a/m.py:e", "b/m.py:e"], ["a-m-e", "b-m-e"]),
+        (["m.py:e", "a/m.py:e", "gaussian"], ["m-e", "a-m-e", "gaussian"]),
+        (["/x/a/m.py:e", "/y/a/m.py:e"], ["x-a-m-e", "y-a-m-e"]),
+        (["/m.py:e", "m.py:e"], ["-m-e", "m-e"]),
+    ],
+)
+def test_folders_tell_models_of_one_name_apart(models, names):
+    assert _names(models) == names
+
+
+def test_models_of_one_name_are_compared(folder):
+    """Each with what is its own, in other processes, too."""
+    for name, width in (("one", 1.0), ("two", 3.0)):
+        (folder / name).mkdir()
+        (folder / name / "model.py").write_text(NAMESAKE.format(width=width))
+    models = ("one/model.py:own", "two/model.py:own")
+    out = physscore("logz", *models, *QUICK, "--json", "--workers", 2, cwd=folder)
+    for found, width in zip(json.loads(out.stdout), (1.0, 3.0), strict=True):
+        assert abs(found["log_z"] - 0.5 * math.log(2 * math.pi * width**2)) < 4.5 * found["error"] + 1e-9
+
+
 def test_what_is_not_to_be_trusted_exits_with_one(folder):
     out = physscore("logz", "my_model.py:wrong", *QUICK, cwd=folder, code=1)
     assert "   (failed)\n  " in out.stdout
@@ -183,7 +220,7 @@ REFUSED = {
         "none of the models gaussian, my_model.py:posterior takes -p gamma",
     ),
     "parameter's form": (("gaussian", "-p", "dim"), "'dim' must be name=value"),
-    "twice": (("gaussian", "funnel", "gaussian"), "two of them are called gaussian"),
+    "twice": (("gaussian", "funnel", "gaussian"), "two of them are called gaussian, and each"),
     "particles": (("gaussian", "--particles", "4"), "particles is 4"),
     "islands": (("gaussian", "--islands", "2"), "islands is 2"),
     "islands and particles": (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,10 +111,7 @@ def command(
         raise InputError(f"--processes is {processes}: it is for --dry-run; start a job's own with mpiexec")
     if resume and output is None:
         raise InputError("--resume needs the file to go on with: -o name.h5")
-    names = [_short(model) for model in models]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"models are {' '.join(models)}: two of them are called {twice}")
+    names = _names(models)
     if plot:
         plots.require_matplotlib()
     outputs: list[Path | None] = [output] * len(names)
@@ -196,10 +194,30 @@ def command(
         click.get_current_context().exit(1)
 
 
-def _short(model: str) -> str:
-    """Return a model's name for tables and files: my_model-posterior for my_model.py:posterior."""
+def _names(models: Sequence[str]) -> list[str]:
+    """Return the names of models for tables and files, with as many folders as tell them apart.
+
+    Raises
+    ------
+    InputError
+        If two are one.
+    """
+    from physscore.core import InputError
+
+    for folders in range(max(map(len, models))):  # more than a path has
+        names = [_short(model, folders) for model in models]
+        if len(set(names)) == len(names):
+            return names
+    twice = next(name for name in names if names.count(name) > 1)
+    raise InputError(f"models are {' '.join(models)}: two of them are called {twice}, and each is given once")
+
+
+def _short(model: str, folders: int) -> str:
+    """Return a model's name: my_model-posterior for my_model.py:posterior, behind some of its folders."""
     file, colon, attribute = model.rpartition(":")
-    return f"{Path(file).stem}-{attribute}" if colon else Path(model).name
+    path = Path(file if colon else model)
+    before = path.parent.parts[-folders:] if folders else ()
+    return "-".join([*before, path.stem, attribute] if colon else [*before, path.name]).replace("/", "")
 
 
 def _factors(found: list[LogZ]) -> list[BayesFactor]:
