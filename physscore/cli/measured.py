@@ -12,6 +12,8 @@ import click
 from physscore.cli.options import numbers
 
 if TYPE_CHECKING:
+    from physscore.diagnostics.multipoles import PowerMultipoles
+    from physscore.diagnostics.power import PowerSpectrum
     from physscore.store import FieldFile
 
 bins_option = click.option(
@@ -84,6 +86,19 @@ def _share_particles(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Return whether two settings of physscore paint name the same positions in a file."""
     alike = one.get("positions") == other.get("positions")
     return alike and not set(one["files"]).isdisjoint(other["files"])
+
+
+def result_of(fields: FieldFile, found: PowerSpectrum | PowerMultipoles) -> dict[str, Any]:
+    """Return what was measured of some fields, ready for JSON."""
+    from physscore.store.hdf5 import inverse
+
+    return {
+        "file": str(fields.path),
+        "fields": len(found.power),
+        "shape": list(fields.grid.shape),
+        "units": {"k": inverse(fields.length_unit), "power": f"({fields.length_unit})^{fields.grid.dim}"},
+        **{name: getattr(found, name).tolist() for name in ("k", "power", "error", "n_modes")},
+    }
 
 
 def warn_of(fields: FieldFile) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from physscore.cli.measured import bins_option, made_of_particles, of_fields, of_particles, warn_of
+from physscore.cli.measured import bins_option, made_of_particles, of_fields, of_particles, result_of, warn_of
 from physscore.cli.options import (
     files_of,
     json_option,
@@ -53,7 +53,7 @@ def command(
     from physscore import plots
     from physscore.diagnostics.multipoles import power_multipoles
     from physscore.store import FieldFile, save
-    from physscore.store.hdf5 import check_output, inverse
+    from physscore.store.hdf5 import check_output
 
     if plot:
         plots.require_matplotlib()
@@ -69,18 +69,10 @@ def command(
             **made_of_particles([fields], mass_assignment, shot_noise),
             progress=True,
         )
-        wavenumber, power = inverse(fields.length_unit), f"({fields.length_unit})^3"
         result = {
-            "file": str(path),
-            "fields": len(found.power),
-            "shape": list(found.grid.shape),
-            "units": {"k": wavenumber, "power": power},
+            **result_of(fields, found),
             "line_of_sight": line_of_sight,
             "orders": list(found.orders),
-            "k": found.k.tolist(),
-            "power": found.power.tolist(),
-            "error": found.error.tolist(),
-            "n_modes": found.n_modes.tolist(),
         }
         if output is not None:
             save(output, found, overwrite=overwrite, length_unit=fields.length_unit)
@@ -93,7 +85,8 @@ def command(
         print_json(result)
         return
     mean, error = found.power.mean(axis=0), found.mean_error()
-    columns = {f"k [{wavenumber}]": found.k}
+    units = result["units"]
+    columns = {f"k [{units['k']}]": found.k}
     for i, order in enumerate(found.orders):
-        columns |= {f"P{order} [{power}]": mean[i], f"error of P{order}": error[i]}
+        columns |= {f"P{order} [{units['power']}]": mean[i], f"error of P{order}": error[i]}
     print_columns(result, found.independent, columns, found.n_modes)

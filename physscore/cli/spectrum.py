@@ -13,6 +13,7 @@ from physscore.cli.measured import (
     made_of_particles,
     of_fields,
     of_particles,
+    result_of,
     warn_of,
 )
 from physscore.cli.options import (
@@ -83,7 +84,7 @@ def command(
     from physscore.spectra.model import require_dimension
     from physscore.store import FieldFile, save
     from physscore.store.by_processes import processes_share
-    from physscore.store.hdf5 import check_output, inverse, require_units
+    from physscore.store.hdf5 import check_output, require_units
     from physscore.store.out_of_core import bytes_of, in_planes
 
     if plot:
@@ -146,16 +147,7 @@ def command(
                         check, met = check_field(chosen, prior, bins=bins), prior.unmet() is None
         if comm is not None and comm.rank:
             return  # the first process tells
-        result = {
-            "file": str(path),
-            "fields": len(chosen),
-            "shape": list(grid.shape),
-            "units": {"k": inverse(fields.length_unit), "power": f"({fields.length_unit})^{grid.dim}"},
-            "k": measured.k.tolist(),
-            "power": measured.power.tolist(),
-            "error": measured.error.tolist(),
-            "n_modes": measured.n_modes.tolist(),
-        }
+        result = result_of(fields, measured)
         if measured.correlation is not None:
             result["correlation"] = measured.correlation.tolist()
         if impossible is not None:
