@@ -218,7 +218,7 @@ class WavenumberTable:
         """
         total = np.ones(1)
         for axis in (2, 1, 0):
-            values = _multiplicity(self.cube[axis]) * (1.0 if weights is None else weights[axis])
+            values = multiplicity(self.cube[axis]) * (1.0 if weights is None else weights[axis])
             longer = np.zeros(len(total) + int(self.octant[axis][-1]))
             for offset, value in zip(self.octant[axis], values, strict=True):
                 longer[offset : offset + len(total)] += value * total
@@ -237,7 +237,7 @@ def _kind_and_size(grid: Grid, octant: bool) -> tuple[bool, int]:
     return shared_size <= octant_size, min(shared_size, octant_size)
 
 
-def _multiplicity(n: int) -> npt.NDArray[np.int64]:
+def multiplicity(n: int) -> npt.NDArray[np.int64]:
     """Return how many of the n frequencies of an axis have |frequency| = 0, 1, ..., n // 2."""
     return np.bincount(np.minimum(np.arange(n), n - np.arange(n)))
 

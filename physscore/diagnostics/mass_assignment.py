@@ -27,13 +27,13 @@ _ALTERNATING_WINDOW = {
 }
 
 
-def orders_of(mass_assignment: Any, n: int) -> tuple[int, ...]:
+def orders_of(mass_assignment: Any, n: int, interlaced: bool = False) -> tuple[int, ...]:
     """Return the orders of the mass assignments of ``n`` fields, 0 for none: of one name, or of a pair.
 
     Raises
     ------
     InputError
-        If a name is unknown, or there is a pair for one field.
+        If a name is unknown, there is a pair for one field, or none has one and they are interlaced.
     """
     is_pair = isinstance(mass_assignment, list | tuple) and len(mass_assignment) == n == 2
     orders = []
@@ -44,6 +44,10 @@ def orders_of(mass_assignment: Any, n: int) -> tuple[int, ...]:
                 + (", or a pair of these or None" if n == 2 else "")
             )
         orders.append(0 if name is None else MASS_ASSIGNMENTS[name])
+    if interlaced and not any(orders):
+        raise InputError(
+            "interlaced is True, and mass_assignment None: name the one of the field, as in paint"
+        )
     return tuple(orders)
 
 

@@ -26,7 +26,7 @@ from physscore.diagnostics.mass_assignment import (
 from physscore.diagnostics.pairs import repeats, some_cells
 from physscore.diagnostics.power import counted, is_batch, modes_of
 from physscore.diagnostics.table import table
-from physscore.grid import Grid, require_grid
+from physscore.grid import Grid, multiplicity, require_grid
 from physscore.modes import sum_power
 from physscore.slabs import FieldInPieces
 
@@ -175,15 +175,11 @@ def power_multipoles(
     if grid.dim != 3:
         raise InputError(f"grid has {grid.dim} dimension(s): multipoles are for 3")
     axis, chosen = _axis(line_of_sight), _orders(orders)
-    (noise,), (order,) = shot_noises_of(shot_noise, 1), orders_of(mass_assignment, 1)
+    (noise,), (order,) = shot_noises_of(shot_noise, 1), orders_of(mass_assignment, 1, interlaced)
     stacked = is_batch(delta, grid)
     fields = delta if stacked else [delta]
     if len(fields) == 0:
         raise InputError("delta holds no fields: it must hold at least 1")
-    if interlaced and not order:
-        raise InputError(
-            "interlaced is True, and mass_assignment None: name the one of the field, as in paint"
-        )
     wavenumbers, binned = grid.wavenumbers, power_bins(grid, bins)
     polynomials = [_in_squares(l) for l in chosen]
     squared = [polynomial.polymul(p, p) for p in polynomials]
@@ -330,7 +326,7 @@ class _Plane:
 def _planes(grid: Grid, axis: int, bins: PowerBins) -> Iterator[_Plane]:
     octant, k = grid.wavenumbers.octant, grid.wavenumbers.k
     a, b = (other for other in range(3) if other != axis)
-    signs = [np.bincount(np.minimum(np.arange(n), n - np.arange(n))) for n in grid.shape]
+    signs = [multiplicity(n) for n in grid.shape]
     for j in range(grid.shape[axis] // 2 + 1):
         entries = np.add.outer(octant[a], octant[b]) + octant[axis][j]
         inside = bins.of_entry[entries] >= 0

@@ -242,13 +242,9 @@ def power_spectrum(
     table = wavenumbers or grid.wavenumbers
     table.require(grid)
     binned = power_bins(grid, bins, table)
-    orders = orders_of(mass_assignment, 1 if others is None else 2)
+    orders = orders_of(mass_assignment, 1 if others is None else 2, interlaced)
     windows = {order: inverse_window(grid, order) for order in {p + q for p in orders for q in orders}}
     window = windows[2 * orders[0]]
-    if interlaced and not any(orders):
-        raise InputError(
-            "interlaced is True, and mass_assignment None: name the one of the field, as in paint"
-        )
     noises = [
         shot_noise_sums(value, grid, table, order, interlaced)
         for value, order in zip(of_fields, orders, strict=True)

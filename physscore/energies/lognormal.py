@@ -13,7 +13,7 @@ from physscore.arrays import as_states, device_of, n_threads, namespace, on_gpu,
 from physscore.core import Array, InputError, Prior
 from physscore.energies.mode_power import SpectrumLike, power_of_modes
 from physscore.energies.random_field import GaussianRandomField, require_memory_for
-from physscore.grid import Columns, Grid, WavenumberTable, require_grid
+from physscore.grid import Columns, Grid, WavenumberTable, multiplicity, require_grid
 from physscore.spectra.model import require_dimension
 
 _Floats = npt.NDArray[np.float64]
@@ -293,7 +293,7 @@ def _log_without_mean(correlation: _Floats, cube: tuple[int, int, int]) -> _Floa
             f"spectrum asks for a correlation of {lowest:.3g}, which no positive density has: "
             "use a smaller amplitude"
         )
-    weights = [np.bincount(np.minimum(np.arange(n), n - np.arange(n))) / n for n in cube]
+    weights = [multiplicity(n) / n for n in cube]
 
     def mean(values: _Floats) -> float:
         return float(np.einsum("xyz,x,y,z->", values, *weights, optimize=True))

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from physscore.core import Array, InputError
-from physscore.store.hdf5 import open_hdf5, reading
+from physscore.store.hdf5 import holds_numbers, names_of_numbers, open_hdf5, reading
 
 _AT_ONCE = 1 << 22  # particles
 _HDF5_SIGNATURE, _NUMPY_SIGNATURE = b"\x89HDF\r\n\x1a\n", b"\x93NUMPY"
@@ -135,7 +135,7 @@ class Catalogue:
         with open_hdf5(path) as file:
             if self.positions is None:
                 raise InputError(f"positions is missing: name the dataset of {path} (--positions): "
-                                 f"{', '.join(_names_of_numbers(file))}")  # fmt: skip
+                                 f"{', '.join(names_of_numbers(file))}")  # fmt: skip
             names = [name.strip("/") for name in [*self.positions, *([self.weights] if self.weights else [])]]
             columns = []
             for name in names:
@@ -143,9 +143,9 @@ class Catalogue:
                     column: Any = file.get(name) if name else None
                     if column is None and _is_without(file, _type_of(name)):
                         return
-                if not _holds_numbers(column):
+                if not holds_numbers(column):
                     raise InputError(f"file {path} has no dataset {name!r} of numbers: it has "
-                                     f"{', '.join(_names_of_numbers(file))}")  # fmt: skip
+                                     f"{', '.join(names_of_numbers(file))}")  # fmt: skip
                 columns.append(column)
             lengths = {len(column) for column in columns}
             if len(lengths) > 1:
@@ -284,17 +284,6 @@ def _require_whole(path: Path, n: int, delimiter: str | None) -> None:
     if before and not last.endswith((b"\n", b"\r")) and 0 < found < n:
         raise InputError(f"file {path} ends in the middle of a line, with {found} of {n} columns: it must be "
                          "whole")  # fmt: skip
-
-
-def _holds_numbers(item: object) -> bool:
-    return isinstance(item, h5py.Dataset) and bool(item.ndim) and item.dtype.kind in "fiu"
-
-
-def _names_of_numbers(file: h5py.File) -> list[str]:
-    """Return the names of the arrays of numbers in a file."""
-    found: list[str] = []
-    file.visititems(lambda name, item: found.append(name) if _holds_numbers(item) else None)
-    return found
 
 
 def _numbers(attributes: Any, name: str) -> Array:

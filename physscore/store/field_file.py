@@ -19,7 +19,7 @@ from physscore.diagnostics.comparison import Verdict, pool
 from physscore.diagnostics.power import FieldSequence, PowerSpectrum
 from physscore.grid import Grid
 from physscore.store.fields import CHECKS
-from physscore.store.hdf5 import FORMAT, open_hdf5, reading, require_same
+from physscore.store.hdf5 import FORMAT, names_of_numbers, open_hdf5, reading, require_same
 from physscore.store.spectra import read_spectrum
 
 _PIECE = 1 << 26  # bytes of a field that are read at a time
@@ -288,11 +288,5 @@ class FieldFile:
 
 def _names_of_arrays(file: h5py.File) -> list[str]:
     """Return the names of what may be fields in a file, the first few."""
-    names: list[str] = []
-
-    def add(name: str, item: object) -> None:
-        if isinstance(item, h5py.Dataset) and item.ndim and item.dtype.kind in "fiub":
-            names.append(name)
-
-    file.visititems(add)
+    names = names_of_numbers(file, "fiub")
     return names if len(names) <= _FEW else [*names[:_FEW], "..."]

@@ -264,6 +264,18 @@ def open_hdf5(path: Path) -> h5py.File:
     return file
 
 
+def holds_numbers(item: object, kinds: str = "fiu") -> bool:
+    """Return whether something in a file is an array of numbers, of these kinds of NumPy's."""
+    return isinstance(item, h5py.Dataset) and bool(item.ndim) and item.dtype.kind in kinds
+
+
+def names_of_numbers(file: h5py.File, kinds: str = "fiu") -> list[str]:
+    """Return the names of the arrays of numbers in a file."""
+    found: list[str] = []
+    file.visititems(lambda name, item: found.append(name) if holds_numbers(item, kinds) else None)
+    return found
+
+
 def summary(file: h5py.File) -> dict[str, Any]:
     """Return what a file says of itself, or, if it is not ours, which datasets it has."""
     found: dict[str, Any] = {"file": file.filename, "kind": "not a physscore file"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import h5py
 import numpy as np
 
@@ -69,15 +71,16 @@ def read_spectrum(file: h5py.File) -> PowerSpectrum:
     """Return what /spectra holds."""
     group = file["spectra"]
     return PowerSpectrum(
-        k=group["k_mean"][:],
-        power=group["power"][...],
-        error=group["error"][...],
-        n_modes=group["n_modes"][:],
-        k_edges=group["k_edges"][:],
+        **_arrays(group),
         dim=int(str(group["power"].attrs["units"])[-1]),
         correlation=group["correlation"][...] if "correlation" in group else None,
         effective=group["effective"][...] if "effective" in group else group.attrs.get("independent"),
     )
+
+
+def _arrays(group: h5py.Group) -> dict[str, Any]:
+    names = {"k": "k_mean"} | {name: name for name in ("power", "error", "n_modes", "k_edges")}
+    return {name: group[stored][...] for name, stored in names.items()}
 
 
 _ABOUT = ("line_of_sight", "shot_noise", "mass_assignment", "interlaced", "independent")
@@ -112,11 +115,7 @@ def read_multipoles(file: h5py.File) -> PowerMultipoles:
     group = file["spectra"]
     about = {name: group.attrs[name] for name in _ABOUT if name in group.attrs}
     return PowerMultipoles(
-        k=group["k_mean"][:],
-        power=group["power"][...],
-        error=group["error"][...],
-        n_modes=group["n_modes"][:],
-        k_edges=group["k_edges"][:],
+        **_arrays(group),
         orders=tuple(int(order) for order in group["order"]),
         grid=Grid([int(n) for n in group.attrs["shape"]], [float(side) for side in group.attrs["box_size"]]),
         **{name: value.item() if isinstance(value, np.generic) else value for name, value in about.items()},
