@@ -86,7 +86,9 @@ def two_modes(n, d):
     return RNG.normal(size=(n, d)) + 5 * (RNG.random((n, 1)) < 0.3)
 
 
-# Of many states in many directions the hardest law stays, the others take long.
+# Of many states in many directions the hardest law stays. Chances are exact for any number of deals; the
+# verdict, below 0.001, needs 2000.
+@pytest.mark.parametrize("permutations", [199, pytest.param(2999, marks=pytest.mark.long)])
 @pytest.mark.parametrize(
     ("draw", "n", "m", "d", "looked"),
     [
@@ -98,8 +100,8 @@ def two_modes(n, d):
         for draw in (normal, heavy, two_modes)
     ],
 )  # fmt: skip
-def test_sets_of_one_law_are_as_wide(draw, n, m, d, looked):
-    found = [collapse(draw(n, d), draw(m, d)) for _ in range(80)]
+def test_sets_of_one_law_are_as_wide(draw, n, m, d, looked, permutations):
+    found = [collapse(draw(n, d), draw(m, d), permutations=permutations) for _ in range(80)]
     assert found[0].directions == looked
     log_det = np.array([one.log_det / one.log_det_error for one in found])
     entropy = np.array([one.entropy / one.entropy_error for one in found])
@@ -107,14 +109,14 @@ def test_sets_of_one_law_are_as_wide(draw, n, m, d, looked):
         assert abs(z.mean()) * np.sqrt(80) < LIMIT
         assert 0.75 < np.sqrt((z**2).mean()) < 1.35  # of 80: +- 0.09
     p = np.array([one.p_narrower for one in found])
-    assert (p < 0.05).sum() <= 12  # of 80 with a chance of at most 0.05 each: once in 1e3
+    assert (p <= 0.05).sum() <= 12  # of 80 with a chance of at most 0.05 each: once in 1e3
     assert sum(one.narrower or one.wider for one in found) <= 3
     assert alarms(found) <= 12
 
 
 def alarms(found):
-    """How many say below 0.02, in one way or the other: of 80 more than 12 by chance once in 3e4."""
-    return sum(min(one.p_narrower, one.p_wider) < 0.02 for one in found)
+    """How many say at most 0.02, in one way or the other: of 80 more than 12 by chance once in 3e4."""
+    return sum(min(one.p_narrower, one.p_wider) <= 0.02 for one in found)
 
 
 @pytest.mark.parametrize(("draw", "n", "m"), [
@@ -124,7 +126,7 @@ def alarms(found):
     (lambda n: RNG.poisson(3.0, size=(n, 2)), 100, 150),
 ], ids=["lognormal", "Cauchy", "half precision", "counts"])  # fmt: skip
 def test_tails_and_ties_raise_no_alarm(draw, n, m):
-    found = [collapse(draw(n), draw(m), permutations=499) for _ in range(80)]
+    found = [collapse(draw(n), draw(m), permutations=199) for _ in range(80)]
     assert alarms(found) <= 12
 
 
@@ -138,7 +140,7 @@ def test_deals_of_blocks_see_a_collapse_of_many_states():
 
 def test_the_bias_of_few_states_drops_out():
     """100 states in 16 directions: log det is too low by 1.5, and the entropy depends on their number."""
-    found = [collapse(normal(100, 16), normal(1000, 16), directions=16, permutations=99) for _ in range(60)]
+    found = [collapse(normal(100, 16), normal(1000, 16), directions=16, permutations=19) for _ in range(60)]
     for z in (
         np.array([one.log_det / one.log_det_error for one in found]),
         np.array([one.entropy / one.entropy_error for one in found]),
