@@ -48,9 +48,9 @@ def test_components_with_means_of_their_own():
 @pytest.mark.parametrize("loss", ["exact", "sliced"])
 def test_a_network_of_levels_keeps_the_level_it_was_trained_at(loss):
     """A U-Net takes a noise level always: the one of the training is that of the score."""
-    maps = np.random.default_rng(0).normal(size=(40, 8, 8)).astype(np.float32)
+    maps = np.random.default_rng(0).normal(size=(40, 4, 4)).astype(np.float32)
     network = learning.UNet(2, channels=(4,), blocks=1)
-    fit = learning.train(network, maps, loss=loss, steps=5, batch=8)
+    fit = learning.train(network, maps, loss=loss, steps=3, batch=8)
     y = torch.as_tensor(maps[:3])
     with torch.no_grad():
         at_one = fit.model(y, torch.ones(3)).numpy()
@@ -331,7 +331,7 @@ def test_a_narrow_axis_is_no_subspace():
         learning.train("mlp", x, steps=2)
 
 
-@pytest.mark.parametrize("exponent", [4, 8, 10])
+@pytest.mark.parametrize("exponent", [*(pytest.param(n, marks=pytest.mark.long) for n in (4, 8)), 10])
 def test_steep_spectra_have_their_power(exponent):
     """New fields of the exact Gaussian score: 40 levels made 4, 10 and 25% too much of it at small scales."""
     index = np.hypot(np.fft.fftfreq(16, 1 / 16)[:, None], np.fft.rfftfreq(16, 1 / 16))

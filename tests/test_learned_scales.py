@@ -20,7 +20,7 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(600, 2))
 
 
-@pytest.mark.parametrize("steps", [1000, pytest.param(4000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("steps", [400, *(pytest.param(n, marks=pytest.mark.long) for n in (1000, 4000))])
 def test_a_long_training_of_an_energy_learns(steps):
     """By the default rate: with that of short trainings units saturate, and nothing useful is learned.
 
