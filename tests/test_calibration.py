@@ -32,7 +32,7 @@ def posteriors(n, draws=99, dim=1, seed=0, *, shift=0.0, width=1.0):
 
 @pytest.mark.parametrize(("n", "n_ranks"), [(25, 10), (300, 100), (80, 1000)])
 def test_rank_tests_are_exact(n, n_ranks):
-    rng, repeats = np.random.default_rng(1), 400
+    rng, repeats = np.random.default_rng(1), 200
     ranks = rng.integers(0, n_ranks, size=(repeats, n))
     found = np.array([(chi2_of_ranks(r, n_ranks)[2], ecdf_of_ranks(r, n_ranks).p_value) for r in ranks])
     for column in found.T:
@@ -88,7 +88,7 @@ def test_shape_of_posteriors(draws):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dim", [1, 3])
 def test_right_posteriors_pass(method, dim):
-    repeats = 80
+    repeats = 40
     p = np.array([method(*posteriors(100, 49, dim, seed=i)).p_value for i in range(repeats)])
     for level in (0.03, 0.3):  # 6 tests of 2 levels; probabilities of several tests together are bounds
         excess = ((p <= level).sum() - level * repeats) / np.sqrt(level * (1 - level) * repeats)

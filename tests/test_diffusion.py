@@ -152,7 +152,7 @@ def score_only(sigma):  # moves without compiling a mixture
     return ps.from_functions(score=SCORES(sigma).score, shape=2)
 
 
-N = 4000
+N = 2000
 EXACT = MIXTURE.sample(1000, seed=99)
 SAMPLERS = {
     "ve": lambda: reverse_sde(SCORES, VE(0.02, 50.0), N, seed=1, steps=300),

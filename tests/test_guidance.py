@@ -19,7 +19,7 @@ from physscore.sampling.probability_flow import probability_flow
 MIXTURE = ps.GaussianMixture([0.6, 0.4], [[-1.0], [1.0]], [0.6, 0.4])
 SCORES = partial(ps.smoothed, MIXTURE)
 SIGMA = 0.1
-N = 5000
+N = 2500
 X = np.linspace(-9, 9, 20_001)[:, np.newaxis]
 
 

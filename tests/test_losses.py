@@ -124,10 +124,10 @@ def slopes():
     sigma = 0.6
     truth = ps.smoothed(MIXTURE, sigma)
     found = {}
-    for pool in (1, 2, 3, 500):
+    for pool in (1, 2, 3, 200):
         found[pool] = []
         for seed in range(100):
-            x = torch.tensor(MIXTURE.sample(500, seed=seed))
+            x = torch.tensor(MIXTURE.sample(200, seed=seed))
             factor = torch.ones((), dtype=torch.float64, requires_grad=True)
             loss = losses.denoising(
                 lambda y, f=factor: f * torch.tensor(truth.score(y.numpy())), x, sigma, pool=pool,

@@ -146,25 +146,25 @@ def test_a_grouped_reference_agrees_with_single_maps(measured):
 
 
 def test_planted_differences_are_found_and_named():
-    reference = gaussian(500, 21)
-    passed = compare_fields(gaussian(400, 22), reference, GRID)
+    reference, right = gaussian(250, 21), gaussian(200, 22)
+    passed = compare_fields(right, reference, GRID)
     assert passed.passed, str(passed)
-    louder = compare_fields(gaussian(400, 22) * math.sqrt(1.05), reference, GRID)
+    louder = compare_fields(right * math.sqrt(1.07), reference, GRID)
     assert louder["power spectrum"].differs
     assert louder["variance"].differs
     assert not louder["squeezed bispectrum"].differs
     assert louder["variance"].deviation[0] == pytest.approx(
-        0.05, abs=4.5 * louder["variance"].deviation_error[0]
+        0.07, abs=4.5 * louder["variance"].deviation_error[0]
     )
-    wrong = compare_fields(skewed(gaussian(400, 22)), reference, GRID)
+    wrong = compare_fields(skewed(right, 0.2), reference, GRID)
     assert not wrong["variance"].differs
     assert wrong["one-point PDF"].differs
     assert wrong["squeezed bispectrum"].differs
     assert wrong["squeezed bispectrum"].worst is None  # a Gaussian reference: there is no ratio
     assert "FAILED: " in str(wrong)
-    shifted = compare_fields(gaussian(400, 22) + 0.05 * reference.std(), reference, GRID)
+    shifted = compare_fields(right + 0.07 * reference.std(), reference, GRID)
     assert shifted["mean"].differs
-    assert shifted["mean"].deviation[0] == pytest.approx(0.05, rel=0.2)
+    assert shifted["mean"].deviation[0] == pytest.approx(0.07, rel=0.2)
     assert not shifted["power spectrum"].differs
 
 
@@ -210,7 +210,7 @@ def test_ratios_of_positive_fields_and_the_tolerance():
 
 def test_a_mean_of_rounding_is_none():
     """Maps without a mean, a few of them with one that is 1e-8 to 2e-7 of their scatter."""
-    reference = gaussian(300, 1).astype(np.float32)
+    reference = gaussian(80, 1).astype(np.float32)
     for seed, (offset, scatter) in enumerate([(0.0, 1e-8), (2e-7, 0.0), (-2e-7, 1e-8)]):
         noise = offset + scatter * np.random.default_rng(seed).normal(size=(30, 1, 1))
         maps = gaussian(30, 2 + seed)
@@ -218,7 +218,7 @@ def test_a_mean_of_rounding_is_none():
             assert compare_fields(generated, reference, GRID)["mean"].verdict == "agrees"
     seen = compare_fields(gaussian(30, 2) + 1e-5, reference, GRID)["mean"]
     assert seen.verdict == "DIFFERS"
-    around = np.float32(100) + gaussian(300, 1).astype(np.float32)
+    around = np.float32(100) + reference
     assert compare_fields(100 + gaussian(30, 2), around, GRID)["mean"].verdict == "agrees"
 
 

@@ -75,7 +75,7 @@ BOUNDS = [(60, 8, 16, 3.0, {}), (10, 10, 6, 1.0, {"pooled": True}), (9, 9, 5, 1.
 
 @pytest.mark.parametrize(("n", "m", "p", "ratio", "options"), DESIGNS + BOUNDS)
 def test_probabilities_are_uniform(n, m, p, ratio, options):
-    rng, repeats = np.random.default_rng(4), 1000
+    rng, repeats = np.random.default_rng(4), 500
     mix = np.linalg.cholesky(0.6 ** np.abs(np.subtract.outer(np.arange(p), np.arange(p))))
     skew = "dealt" in options  # dealing is exact for any law
     found = []
@@ -156,7 +156,7 @@ def test_a_few_units_see_what_they_can():
 @pytest.mark.parametrize("options", [{"pooled": True, "dealt": True}, {}, {"paired": True}])
 def test_counts_of_few_units_agree_by_chance(options):
     """So that an entry does not scatter, and yet differs: that was p = 0, of 2 units in half of all sets."""
-    rng, repeats = np.random.default_rng(10), 400
+    rng, repeats = np.random.default_rng(10), 200
     for n, m in ((2, 2), (3, 3)) if "paired" in options else ((2, 2), (2, 5), (4, 4)):
         found = [
             mean_test(rng.poisson(0.5, (n, 9)), rng.poisson(0.5, (m, 9)), discrete=True, **options).p_value

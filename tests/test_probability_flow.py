@@ -1,7 +1,7 @@
 """The probability flow against its closed form for normal data, and log-likelihoods against exact ones.
 
-z-scores of Hutchinson's error bars have a root mean square of 0.85 to 1.15 over 200 of them, which by chance
-spreads by 0.05.
+z-scores of Hutchinson's error bars have a root mean square within three times 0.07 of 1 over 100 of them,
+which is what it spreads by.
 """
 
 import math
@@ -159,17 +159,17 @@ class WithSlope(Score):
 
 @pytest.mark.parametrize("law", ["rademacher", "gaussian"])
 def test_error_bars_cover(law):
-    x = MANY.sample(100, seed=6)
+    x = MANY.sample(50, seed=6)
     truth = -ps.smoothed(MANY, 0.01).energy(x)
     settings = {"divergence": "hutchinson", "probes": 48, "law": law, "method": "RK4", "steps": 25}
     z = []
     for seed in (1, 2):
         found = log_likelihood(WithSlope, x, (0.01, 60.0), seed=seed, **settings)
         z.append((found.log_p - truth) / found.error)
-    assert 0.85 < np.sqrt(np.mean(np.square(z))) < 1.15
+    assert 0.79 < np.sqrt(np.mean(np.square(z))) < 1.21
     covered = np.abs(z) < 1.96  # two-sided 95%
-    assert covered.mean() == pytest.approx(0.95, abs=0.04)
-    assert abs(np.corrcoef(*z)[0, 1]) < 0.35  # seeds are independent
+    assert covered.mean() == pytest.approx(0.95, abs=0.057)  # 2.6 standard deviations of 100
+    assert abs(np.corrcoef(*z)[0, 1]) < 0.49  # 3.5 / sqrt(50): seeds are independent
     assert found.error.mean() > 0.05
     part = log_likelihood(WithSlope, x[:9], (0.01, 60.0), seed=2, batch=4, **settings)
     np.testing.assert_allclose(part.log_p, found.log_p[:9], atol=1e-9)

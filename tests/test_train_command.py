@@ -36,27 +36,27 @@ def call(*arguments, code=0):
 @pytest.fixture(scope="module")
 def score(folder):
     path = folder / "score.safetensors"
-    out = call("train", folder / "maps.h5", "--dataset", "train/maps", "-o", path, "--steps", 6, "--batch", 8,
+    out = call("train", folder / "maps.h5", "--dataset", "train/maps", "-o", path, "--steps", 3, "--batch", 8,
                "--validation", "test/maps", "--json")  # fmt: skip
     found = json.loads(out)
     assert found["kind"] == "score"
-    assert found["about"]["training"]["steps"] == 6
+    assert found["about"]["training"]["steps"] == 3
     return path
 
 
 def test_from_maps_to_new_maps_and_their_audit(folder, score):
     new = folder / "new.h5"
-    call("sample", score, "-n", 24, "-o", new, "--steps", 8, "--plot")
+    call("sample", score, "-n", 8, "-o", new, "--steps", 4, "--plot")
     assert (folder / "new.png").exists()
     with h5py.File(new) as file:
-        assert file["fields/maps"].shape == (24, 16, 16)
+        assert file["fields/maps"].shape == (8, 16, 16)
         assert file["fields/maps"].attrs["long_name"] == "1+delta"
         assert (file["fields/maps"][...] > 0).all()  # what the data are: positive
         assert file["Header"].attrs["BoxSize"][0] == 32.0
-    again = call("sample", score, "-n", 24, "-o", new, "--steps", 8, "--resume", "--json")
-    assert json.loads(again)["states"] == 24
+    again = call("sample", score, "-n", 8, "-o", new, "--steps", 4, "--resume", "--json")
+    assert json.loads(again)["states"] == 8
     fields = ps.load(new)
-    assert fields.delta.shape == (24, 16, 16)
+    assert fields.delta.shape == (8, 16, 16)
     result = CliRunner().invoke(
         physscore,
         ["audit", str(new), "--reference", str(folder / "maps.h5"), "--dataset", "test/maps", "--json"],
@@ -75,8 +75,7 @@ def test_a_score_is_audited_too(folder):
     result = CliRunner().invoke(
         physscore,
         ["audit", str(score), "--reference", str(folder / "maps.h5"), "--dataset", "test/maps",
-         "--states", "8",
-         "--json"],
+         "--states", "8", "--evaluations", "300", "--json"],
     )  # fmt: skip
     assert result.exit_code in (0, 1), result.output
     assert "curl" in result.output
@@ -94,12 +93,11 @@ def test_vectors(folder):
 
 def test_an_energy_is_sampled_by_chains_and_counted(folder):
     path = folder / "energy.safetensors"
-    call("train", folder / "maps.h5", "--dataset", "train/vectors", "-o", path, "--steps", 200,
-         "--kind", "energy",
-         "--loss", "denoising", "--sigma", 0.3)  # fmt: skip
-    out = call("sample", path, "--chains", 64, "--steps", 300, "--json")
-    assert json.loads(out)["chains"] == 64
-    result = CliRunner().invoke(physscore, ["logz", str(path), "--json", "--particles", "200"])
+    call("train", folder / "maps.h5", "--dataset", "train/vectors", "-o", path, "--steps", 50,
+         "--kind", "energy", "--loss", "denoising", "--sigma", 0.3)  # fmt: skip
+    out = call("sample", path, "--chains", 32, "--steps", 50, "--json")
+    assert json.loads(out)["chains"] == 32
+    result = CliRunner().invoke(physscore, ["logz", str(path), "--json", "--particles", "100"])
     assert result.exit_code in (0, 1), result.output
     assert "log_z" in result.output
 
