@@ -27,14 +27,13 @@ def test_of_sorted_vectors_a_tenth_of_each_part():
     assert not np.array_equal(held_out(data, None, SORTED, None, seed=4)[1].x, second.x)
 
 
+@pytest.mark.long  # that states of all parts are held out is seen above; 300 steps leave 0.08 to chance
 def test_modes_of_sorted_data_have_their_weights():
     """The last tenth is of one mode, and the loss there was least for weights off by 0.07 of 0.3."""
     x = RNG.normal(size=(2000, 1)) + np.where(np.arange(2000) < 1400, -3.0, 3.0)[:, None]
-    fit = learning.train("mlp", x, kind="energy", steps=300)
-    axis = np.linspace(-7, 7, 281)
-    energy = fit.energy(axis[:, np.newaxis])
-    density = np.exp(energy.min() - energy)
-    assert abs(density[axis > 0].sum() / density.sum() - 0.3) < 0.05
+    fit = learning.train("mlp", x, kind="energy", steps=600, batch=128)
+    weight = (fit.sample(4000, seed=1) > 0).mean()
+    assert abs(weight - 0.3) < 0.05  # noise: 0.007
 
 
 def test_a_training_of_vectors_is_gone_on_with(tmp_path):

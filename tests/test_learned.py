@@ -84,7 +84,7 @@ def test_log_z_of_a_learned_energy_against_quadrature():
     energy = np.concatenate([fit.energy(part) for part in np.array_split(points, 20)])
     lowest = energy.min()
     exact = np.log(np.exp(lowest - energy).sum() * (grid[1] - grid[0]) ** 2) - lowest
-    found = ps.estimate_log_z(fit, particles=1000, seed=1)
+    found = ps.estimate_log_z(fit, particles=500, seed=1)
     assert found.verdict == "pass"
     assert abs(found.log_z - exact) < 3.5 * found.error
     assert found.error < 0.05

@@ -68,7 +68,7 @@ def test_from_maps_to_new_maps_and_their_audit(folder, score):
 
 def test_a_score_is_audited_too(folder):
     score = folder / "small.safetensors"
-    network = ps.learning.UNet(2, channels=(2, 4), blocks=1, inputs=2)
+    network = ps.learning.UNet(2, channels=(2,), blocks=1, inputs=2)
     with h5py.File(folder / "maps.h5") as file:
         maps = file["train/maps"][...]
     ps.learning.train(network, maps, steps=3, batch=8, output=score)
