@@ -69,8 +69,8 @@ def test_scale_1_samples_the_posterior(name):
     assert p_value(x, 1.5) < 1e-4
 
 
-# The larger two scales are, the more alike are their laws: 2500 draws do not tell 4 from 3.
-@pytest.mark.parametrize(("scale", "n"), [(2.0, N), pytest.param(4.0, 2 * N, marks=pytest.mark.long)])
+# The larger two scales are, the more alike are their laws: 2500 draws tell neither 4 from 3 nor 2 from 1.6.
+@pytest.mark.parametrize(("scale", "n"), [(2.0, 2 * N), pytest.param(4.0, 2 * N, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", ["predictor-corrector", "annealed langevin"])
 def test_other_scales_need_langevin_steps(name, scale, n):
     x = SAMPLERS[name](guided(SCORES, class_of_noisy, scale), n)
