@@ -43,8 +43,8 @@ def test_a_mixture_is_learned(fit):
     for sigma in (0.3, 1.0, 3.0):
         truth = ps.smoothed(in_coordinates(fit), sigma)
         assert relative_error(fit.at(sigma), truth, truth.sample(2000, seed=5)) < 0.2
-    draws = fit.sample(1000, seed=2)
-    assert draws.shape == (1000, 2)
+    draws = fit.sample(4000, seed=2)
+    assert draws.shape == (4000, 2)
     assert abs((draws[:, 0] > 0).mean() - 0.75) < 0.06
     assert np.abs(draws.std(axis=0) - X.std(axis=0)).max() < 0.1
     inside = X[:40]
@@ -206,7 +206,7 @@ def test_a_gaussian_field_needs_no_training():
         y = truth.sample(50, seed=3)
         found = fit.at(sigma).score(fit.normalisation.forward(y)) / scale
         assert np.sqrt(((found - truth.score(y)) ** 2).sum() / (truth.score(y) ** 2).sum()) < 0.05
-    draws = fit.sample(100, seed=1, steps=20)
+    draws = fit.sample(200, seed=1, steps=20)
     ratio = ps.power_spectrum(draws, GRID).power.mean(axis=0) / ps.power_spectrum(x, GRID).power.mean(axis=0)
     assert np.abs(ratio - 1).max() < 0.25
 
