@@ -88,7 +88,7 @@ def test_json_and_pairs(files):
     assert "cross-correlation r(k): 1.000" in same
 
 
-@pytest.mark.parametrize("shape", [(16, 16), (64,), (8, 8, 8)])
+@pytest.mark.parametrize("shape", [(16, 16), (64,), pytest.param((12, 12, 12), marks=pytest.mark.long)])
 def test_the_picture(shape, tmp_path):
     from matplotlib.image import imread
 

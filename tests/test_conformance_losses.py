@@ -42,6 +42,7 @@ def test_our_losses_pass(kind):
     assert {check.system for check in report.checks} == {"gaussian", "mixture", "field", ""}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "seed"), [("sliced", 1), ("denoising", 1), ("denoising", 2), ("levels", 1)])
 def test_our_losses_pass_for_other_seeds(kind, seed):
     report = conformance.check_loss(OURS[kind], kind, systems=SMALL[seed - 1 :][:1], seed=seed)

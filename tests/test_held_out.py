@@ -36,6 +36,7 @@ def test_modes_of_sorted_data_have_their_weights():
     assert abs(weight - 0.3) < 0.05  # noise: 0.007
 
 
+@pytest.mark.filterwarnings("ignore:a.safetensors. the score is known")  # 5 steps learn little
 def test_a_training_of_vectors_is_gone_on_with(tmp_path):
     x, path = RNG.normal(size=(300, 2)), tmp_path / "a.safetensors"
     fit = learning.train("mlp", x, steps=5, output=path)

@@ -76,7 +76,7 @@ def test_sampled_and_counted_as_any_other():
 
 def test_log_z_of_a_learned_energy_against_quadrature():
     fit = learning.train(
-        "mlp", MIXTURE.sample(8000, seed=1), loss="denoising", sigma=0.2, kind="energy", steps=150,
+        "mlp", MIXTURE.sample(8000, seed=1), loss="denoising", sigma=0.2, kind="energy", steps=60,
         seed=0, transform="identity",
     )  # fmt: skip
     grid = np.linspace(-9, 9, 91)  # sums over points so near are integrals of what is so smooth

@@ -62,7 +62,7 @@ def test_a_network_of_levels_keeps_the_level_it_was_trained_at(loss):
 @pytest.mark.parametrize("transform", ["identity", "gaussianise"])
 def test_the_derivative_of_a_learned_score(transform):
     x = np.exp(0.5 * np.random.default_rng(1).normal(size=(3000, 2))).astype(np.float32)
-    fit = learning.train("mlp", x, steps=20, transform=transform)
+    fit = learning.train("mlp", x, steps=5, transform=transform)
     fit.model.double()
     states = x[:50].astype(np.float64)
     v = np.random.default_rng(2).normal(size=states.shape)
@@ -315,7 +315,7 @@ def test_training_data_are_finished_fields(tmp_path):
 def test_data_in_a_subspace_are_said_to_be(x, inside, of, advice, tmp_path):
     """They ended a training with a division by zero, or were said to need a longer one; it is said once."""
     with pytest.warns(UserWarning, match="have no density") as told:
-        fit = learning.train("mlp", x, steps=40, output=tmp_path / "a.safetensors")
+        fit = learning.train("mlp", x, steps=10, output=tmp_path / "a.safetensors")
     (text,) = [str(warning.message) for warning in told if "density" in str(warning.message)]
     assert f"the data lie in {inside} of {of} dimensions" in text
     assert advice in text

@@ -221,7 +221,7 @@ def test_training_where_a_call_returns_log_p():
 def test_other_weights_are_those_of_the_score():
     """What is fine-tuned, or loaded into the model, is the energy too."""
     x = np.random.default_rng(0).normal(size=(200, 2))
-    fit, other = (learning.train("mlp", x + i, kind="energy", steps=30, seed=i) for i in range(2))
+    fit, other = (learning.train("mlp", x + i, kind="energy", steps=5, seed=i) for i in range(2))
     fit.normalisation, fit.level = other.normalisation, other.level  # of other held-out states
     before = fit.energy(X), fit.score(X), fit.directional(X, X)[1]
     fit.model.load_state_dict(other.model.state_dict())
@@ -263,7 +263,7 @@ def test_rounded_energies_are_said_to_be(dtype, constant, words):
 
 def test_trial_steps_far_out_are_not_warned_of():
     """They were in 10 of 10 runs; a warning is an error in the tests."""
-    ps.sample(ps.from_torch(_Bowl(), 2), ps.HMC(), chains=50, steps=20, seed=0)
+    ps.sample(ps.from_torch(_Bowl(), 2), ps.HMC(), chains=20, steps=20, seed=0)
 
 
 def _three(x, sigma, class_labels):

@@ -160,7 +160,7 @@ def test_an_energy_of_mixed_components_integrates_to_its_likelihood():
     """Jacobians of both components are in energy and likelihood: they differ by a constant."""
     rng = np.random.default_rng(0)
     x = np.stack([50 + rng.normal(size=4000), np.exp(0.8 * rng.normal(size=4000))], axis=1)
-    fit = learning.train("mlp", x, kind="energy", steps=100)
+    fit = learning.train("mlp", x, kind="energy", steps=50)
     at, h = np.array([[50.0, 0.5], [51, 1], [49, 2], [50, 4]]), 1e-6  # so near that no knot lies between
     for i, step in enumerate(h * np.eye(2)):
         slope = (fit.energy(at - step) - fit.energy(at + step)) / (2 * h)

@@ -57,7 +57,7 @@ def test_a_learned_energy_of_a_gaussian_is_one_in_its_tails():
     log p was off by up to 48, with a scatter of 15, now by 0.15; the score times the noise by 2.3, now 0.03.
     """
     x, t = np.random.default_rng(0).normal(size=(4000, 1)), np.linspace(-3.7, 3.7, 75)[:, None]
-    fit = learning.train("mlp", x, kind="energy", steps=150)
+    fit = learning.train("mlp", x, kind="energy", steps=60)
     assert np.abs(fit.log_likelihood(t).log_p + t[:, 0] ** 2 / 2 + np.log(2 * np.pi) / 2).max() < 0.6
     for sigma in (0.3, 1.0, 3.0, 10.0):
         y = fit.normalisation.forward(t) * np.hypot(1, sigma)
@@ -296,9 +296,9 @@ def test_slow_validation_leaves_the_time_to_training(monkeypatch):
 
 
 def test_early_stop():
-    fit = learning.train("mlp", X[:60], steps=1000, batch=32, patience=2, seed=0)
+    fit = learning.train("mlp", X[:60], steps=400, batch=32, patience=2, seed=0)
     assert fit.about["training"]["ended"] == "validation got no better"
-    assert fit.about["training"]["steps"] < 1000
+    assert fit.about["training"]["steps"] < 400
 
 
 JOB = """
