@@ -8,6 +8,7 @@ import math
 import numba
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 import physscore as ps
 from physscore.evidence.control import _help, controls, of_cells
@@ -106,16 +107,14 @@ def test_where_the_energy_jumps_they_are_not_used():
     assert smooth.estimator == "control variates"
 
 
-REGRESSION = system("regression")
-residuals = REGRESSION.target.likelihood.point.energy_and_gradient
-
-
 @numba.njit
 def nearly(x, params, gradient_out):
-    """The regression with a gradient that is off by a share; compiled, as four runs of functions are long."""
-    energy = residuals(x, params[1:], gradient_out)
+    """-log p of data with noise of 0.1, with a gradient that is off by a share."""
+    energy = 0.0
     for i in range(len(x)):
-        gradient_out[i] *= 1 + params[0]
+        off = (x[i] - params[1 + i]) / 0.1
+        energy += 0.5 * (off**2 + math.log(2 * math.pi * 0.01))
+        gradient_out[i] = (1 + params[0]) * off / 0.1
     return energy
 
 
@@ -123,12 +122,13 @@ def nearly(x, params, gradient_out):
 def test_a_gradient_that_is_a_little_wrong_is_no_control(wrong, used):
     """Moves forgive what is off by a thousandth, so log Z is right without them, and no reason to doubt.
     Differences of the energy, off by 1e-6, still are of use: with the right gradient 4 of 4 runs use them."""
-    prior, likelihood = REGRESSION.target.prior, REGRESSION.target.likelihood
-    target = prior + ps.compiled(nearly, dim=8, params=[wrong, *likelihood.point.params])
-    runs = [ps.estimate_log_z(target, seed=seed) for seed in range(4)]
+    data = np.linspace(-1, 1, 4)
+    target = ps.Gaussian(0.0, 1.0, dim=4) + ps.compiled(nearly, dim=4, params=[wrong, *data])
+    exact = norm.logpdf(data, scale=math.sqrt(1.01)).sum()
+    runs = [ps.estimate_log_z(target, particles=1000, seed=seed) for seed in range(4)]
     assert any("control variates" in run.estimates for run in runs) == used
     assert all(run.verdict == "pass" for run in runs)
-    z = np.array([(run.log_z - REGRESSION.log_z) / run.error for run in runs])
+    z = np.array([(run.log_z - exact) / run.error for run in runs])
     assert abs(z.mean()) < 4.5 / math.sqrt(len(z))
 
 
@@ -175,19 +175,20 @@ def test_local_energies_gain_by_the_powers_of_cells():
 
 
 @pytest.mark.parametrize(
-    ("seeds", "most", "passes"), [(100, 1.6, 0.94), pytest.param(600, 1.36, 0.98, marks=pytest.mark.long)]
+    ("seeds", "most", "passes"), [(25, 2.3, 0.9), pytest.param(600, 1.36, 0.98, marks=pytest.mark.long)]
 )
 def test_long_steps_of_a_quartic_energy(seeds, most, passes):
     """Two sites of phi^4, whose energy at the reference has much heavier tails than what is added to log Z.
     With control variates of the energy the mean of z^2 is 1.55, and the median error 0.0042. The mean of 600
-    z^2 scatters by 0.07: a false alarm in 10^4, as beyond 1.6 for 100, whose median error is enough."""
+    z^2 scatters by 0.07 around 1.1: a false alarm in 10^4, as beyond 2.3 for 25, whose median error is
+    enough; of these, more than 2 do not pass as seldom as more than 5 of 100."""
     target = ps.Phi4((2,), mass2=-0.5, coupling=0.1)
     x = np.linspace(-6, 6, 1201)
     density = np.exp(
         -((x[:, None] - x) ** 2) + 0.25 * (x[:, None] ** 2 + x**2) - 0.1 * (x[:, None] ** 4 + x**4)
     )
     exact = math.log(density.sum() * (x[1] - x[0]) ** 2)
-    runs = [ps.estimate_log_z(target, seed=seed) for seed in range(seeds)]
+    runs = [ps.estimate_log_z(target, seed=seed, kernel=ps.MALA()) for seed in range(seeds)]
     z = np.array([(run.log_z - exact) / run.error for run in runs])
     assert np.median([run.error for run in runs]) < 0.003
     assert np.mean(z**2) < most

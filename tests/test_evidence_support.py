@@ -125,12 +125,15 @@ def _spread(x, params, gradient_out):
     return n * math.log(x[0]) + 0.5 * squares / x[0] ** 2
 
 
-def test_where_the_way_back_ends_is_known():
+@pytest.mark.parametrize(
+    ("seeds", "most", "pass_at_least"), [(12, 3.26, 10), pytest.param(40, 2.0, 37, marks=pytest.mark.long)]
+)
+def test_where_the_way_back_ends_is_known(seeds, most, pass_at_least):
     """A scale whose prior goes over six decades, and exp(-E) is zero below the scale of the data, at every
     beta but 0: particles that come back to the prior have not been there, exact draws from it have.
 
     Without these 62 of 100 were suspect and 5 failed, after 14 times as many gradients. The mean of 40 z^2
-    scatters by 0.22: a false alarm in 10^4.
+    scatters by 0.22, of 12 as chi-squared tells: a false alarm in 10^4.
     """
     data = np.random.default_rng(0).normal(0, 2, 30)
     squares, n = (data**2).sum(), len(data)
@@ -138,10 +141,10 @@ def test_where_the_way_back_ends_is_known():
     log_scale = np.linspace(math.log(1e-3), math.log(1e3), 200_001)
     minus = -n * log_scale - 0.5 * squares * np.exp(-2 * log_scale)
     exact = logsumexp(minus) - math.log(len(minus))
-    runs = [ps.estimate_log_z(target, seed=seed) for seed in range(40)]
+    runs = [ps.estimate_log_z(target, seed=seed) for seed in range(seeds)]
     z = np.array([(run.log_z - exact) / run.error for run in runs])
-    assert np.mean(z**2) < 2.0
-    assert sum(run.verdict == "pass" for run in runs) > 36
+    assert np.mean(z**2) < most
+    assert sum(run.verdict == "pass" for run in runs) >= pass_at_least
     assert np.median([run.evaluations for run in runs]) < 1e6
 
 
@@ -168,12 +171,16 @@ def difference(x):
     ],
     ids=["angle", "angles", "sum", "difference", "nothing", "egg box"],
 )
-@pytest.mark.parametrize("method", ["smc", "tempering"])
-def test_a_target_that_goes_on_without_end_is_refused(target, method):
-    """By far: moves over 20 to 40 standard deviations are accepted with probability 0.13 to 1, the limit is
+def test_a_target_that_goes_on_without_end_is_refused(target):
+    """Where a reference is fitted, before any method. By far: moves over 20 to 40 standard deviations are accepted with probability 0.13 to 1, the limit is
     0.03, and for the heavy tails below it is 0.008."""
     with pytest.raises(ps.InputError, match="no finite integral: is a prior or a bound missing"):
-        ps.estimate_log_z(target, particles=200, method=method)
+        ps.estimate_log_z(target, particles=200)
+
+
+def test_replica_exchange_refuses_it_as_well():
+    with pytest.raises(ps.InputError, match="no finite integral"):
+        ps.estimate_log_z(cosines(3.0, 2), particles=200, method="tempering")
 
 
 @pytest.mark.parametrize(
@@ -212,7 +219,7 @@ def test_a_fit_leaves_particles_in_a_hard_core():
     """A tenth of those that it begins with have energies up to 1e15 there, and stayed: the energy seemed to
     hardly rise. |z| is above 4.5 once in 1e5."""
     trimer = ps.compiled(_cluster, dim=6, params=(2, 1 / 0.4, 0.3))
-    for seed in range(6):
+    for seed in range(2):
         assert isinstance(reference_for(trimer, None, seed, lambda stage: None), ps.Gaussian | ps.JohnsonSU)
     beta, trap = 2.0, 0.5
     r = np.linspace(0.4, 15, 20_001)  # distance over the root of 2
@@ -224,9 +231,9 @@ def test_a_fit_leaves_particles_in_a_hard_core():
     )
     exact = 1.5 * math.log(2 * math.pi / (beta * trap)) + math.log(apart.sum() * (r[1] - r[0]))
     dimer = ps.compiled(_cluster, dim=6, params=(3, beta, trap))
-    runs = [ps.estimate_log_z(dimer, particles=500, seed=seed) for seed in range(4)]
+    runs = [ps.estimate_log_z(dimer, particles=500, seed=seed) for seed in range(3)]
     assert max(abs(run.log_z - exact) / run.error for run in runs) < 4.5
-    assert sum(run.verdict == "pass" for run in runs) > 2
+    assert sum(run.verdict == "pass" for run in runs) >= 2
 
 
 @numba.njit

@@ -132,7 +132,7 @@ def schools_draws(run, centred):
     return np.concatenate([mu, np.exp(log_tau), log_tau, theta], axis=-1)
 
 
-@pytest.mark.parametrize(("kernel", "steps"), [(ps.HMC(), 1500), (ps.MALA(), 4000)], ids=str)
+@pytest.mark.parametrize(("kernel", "steps"), [(ps.HMC(), 1000), (ps.MALA(), 2000)], ids=str)
 def test_eight_schools_non_centred(kernel, steps):
     energy = ps.compiled(schools_non_centred, dim=10, params=SCHOOLS)
     run = ps.sample(energy, kernel, chains=64, steps=steps, seed=1)
@@ -159,7 +159,7 @@ def test_eight_schools_centred_with_one_step_size_is_not_trusted():
     """HMC misses the neck, as everywhere, and the run says so."""
     energy = ps.compiled(schools_centred, dim=10, params=SCHOOLS)
     with pytest.warns(UserWarning, match="diverged"):
-        run = ps.sample(energy, ps.HMC(), chains=64, steps=2000, seed=1)
+        run = ps.sample(energy, ps.HMC(), chains=64, steps=1000, seed=1)
     assert not run.mixing.passed
 
 
@@ -216,7 +216,7 @@ def test_logistic_regression(loop, kernel):
         likelihood = ps.from_functions(energy_and_score=logistic, shape=2)
     else:
         likelihood = ps.compiled(logistic_point, dim=2, params=np.concatenate([MILD, FAILED]))
-    run = ps.sample(COEFFICIENTS + likelihood, kernel, chains=100, steps=1500, warmup=500, seed=2)
+    run = ps.sample(COEFFICIENTS + likelihood, kernel, chains=100, steps=600, warmup=300, seed=2)
     assert run.loop == loop
     assert run.names == ["intercept", "slope"]
     assert run.mixing.passed, str(run)
@@ -241,7 +241,7 @@ def test_gaussian_process_regression(kernel):
     data = np.where(mask, np.sin(7 * place) + 0.5, 99.0)  # where there is no data, no number may matter
     mean = 0.5 * place
     posterior = ps.Gaussian(mean, covariance) + ps.GaussianNoise(data, noise_std, mask=mask)
-    run = ps.sample(posterior, kernel, chains=50, steps=1500, warmup=500, seed=3)
+    run = ps.sample(posterior, kernel, chains=50, steps=800, warmup=300, seed=3)
     assert run.mixing.passed, str(run)
     check_normal(run.draws, *conditioned(mean, covariance, data, noise_std, mask))
 
@@ -258,9 +258,9 @@ def hartley(fields):
 @pytest.mark.parametrize(
     ("kernel", "steps"),
     [
-        (ps.MALA(metric="fourier"), 1600),
-        (ps.HMC(metric="fourier", leapfrogs=4), 300),
-        (ps.CrankNicolson(), 2000),
+        (ps.MALA(metric="fourier"), 1000),
+        (ps.HMC(metric="fourier", leapfrogs=4), 200),
+        (ps.CrankNicolson(), 1200),
     ],
     ids=str,
 )
@@ -299,7 +299,7 @@ LOW, HIGH = 3 * stats.norm.ppf([0.01, 0.99])
 
 def test_funnel():
     """Chains that start in the funnel's law stay in it, although each adapts its step to its place."""
-    funnel, n = ps.Funnel(10), 20_000
+    funnel, n = ps.Funnel(10), 8_000
     start = funnel.sample(n, seed=5)
     kernel = ps.AutoMALA(step_size=0.06, metric="identity")
     run = ps.sample(funnel, kernel, chains=n, steps=400, warmup=0, thin=400, init=start, seed=6)

@@ -14,6 +14,7 @@ from scipy.interpolate import make_interp_spline
 
 import physscore as ps
 from physscore.evidence.coupling import Family, ladder
+from physscore.evidence.derivatives import Derivatives, steadied
 from physscore.evidence.plan import Knots
 from physscore.plots import plot_thermodynamics
 from physscore.points import address_of
@@ -129,6 +130,7 @@ def tilted_wells(x, params, gradient_out):
     return (x[0] ** 2 - 1) ** 2 + 0.3 * x[0]
 
 
+@pytest.mark.long
 def test_errors_at_the_first_coupling_are_not_those_of_its_neighbours():
     """Tails are heaviest at the weakest coupling. The scatter of 100 runs is known to 7%."""
     wells = ps.compiled(tilted_wells, dim=1)
@@ -137,6 +139,16 @@ def test_errors_at_the_first_coupling_are_not_those_of_its_neighbours():
     scatter = np.std([run.heat_capacity for run in runs], axis=0)
     stated = np.median([run.heat_capacity_error for run in runs], axis=0)
     assert (stated > 0.75 * scatter).all()
+
+
+def test_a_rung_that_scatters_more_than_its_neighbours_keeps_its_error():
+    """And they have more than their own, as what is rare may be missing there."""
+    adds = np.random.default_rng(0).normal(size=(5, 32)) * np.array([[10.0], [1], [1], [1], [1]])
+    none, ones = np.zeros((5, 32)), np.ones(5)
+    seen = Derivatives(0 * ones, none, ones, adds, ones, none, none)
+    steady = steadied(seen, seen, 0.3 * np.arange(5))
+    np.testing.assert_allclose(steady[0], adds[0])
+    assert (steady[1:3].std(axis=1) > 2 * adds[1:3].std(axis=1)).all()
 
 
 def test_energies_of_the_prior_far_out_are_not_met_at_other_couplings():
