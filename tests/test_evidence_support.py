@@ -172,8 +172,8 @@ def difference(x):
     ids=["angle", "angles", "sum", "difference", "nothing", "egg box"],
 )
 def test_a_target_that_goes_on_without_end_is_refused(target):
-    """Where a reference is fitted, before any method. By far: moves over 20 to 40 standard deviations are accepted with probability 0.13 to 1, the limit is
-    0.03, and for the heavy tails below it is 0.008."""
+    """Where a reference is fitted, before any method. By far: moves over 20 to 40 standard deviations are
+    accepted with probability 0.13 to 1, the limit is 0.03, and for the heavy tails below it is 0.008."""
     with pytest.raises(ps.InputError, match="no finite integral: is a prior or a bound missing"):
         ps.estimate_log_z(target, particles=200)
 

@@ -118,11 +118,11 @@ def _measured(x, params, gradient_out):
     (ps.TruncatedNormal(-8.0, 1.0, high=-5.0), -6.0, 0.2),
 ])  # fmt: skip
 def test_a_reference_is_fitted_within_bounds_far_from_0(prior, mean, width):
-    """Against quadrature; a normal one around 0 has nothing there to begin with. 12 z-scores, |z| < 4.5."""
+    """Against quadrature; a normal one around 0 has nothing there to begin with. 8 z-scores, |z| < 4.5."""
     target = ps.Parameters(a=prior) + ps.compiled(_measured, dim=1, params=[mean, width])
     low, high = max(prior.lower[0], mean - 9 * width), min(prior.upper[0], mean + 9 * width)
     exact = np.log(integrate.quad(lambda a: np.exp(-target.energy([[a]])[0]), low, high, points=[mean])[0])
-    for seed in range(3):
+    for seed in range(2):
         found = ps.estimate_log_z(target, "fitted", kernel=ps.MALA(), particles=200, seed=seed)
         assert found.verdict == "pass"
         assert abs(found.log_z - exact) < 4.5 * found.error
