@@ -39,12 +39,12 @@ def wiener():
 
 
 def test_fields_are_tempered(wiener):
-    check(ps.temper(POSTERIOR, chains=32, steps=60, warmup=40, swap_every=2), wiener)
+    check(ps.temper(POSTERIOR, chains=32, steps=40, warmup=30, swap_every=2), wiener)
 
 
 def test_lognormal_fields_are_tempered_and_sampled():
     target = ps.LognormalField(GRID, SPECTRUM) + ps.PoissonCounts(np.full(GRID.shape, 3), 3.0)
-    tempered = ps.temper(target, chains=4, steps=20, warmup=20)
+    tempered = ps.temper(target, chains=4, steps=8, warmup=10)
     assert tempered.draws.min() > -1
     assert ps.sample(ps.LognormalField(GRID, SPECTRUM), chains=4, steps=20).draws.min() > -1
 

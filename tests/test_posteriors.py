@@ -216,7 +216,7 @@ def test_logistic_regression(loop, kernel):
         likelihood = ps.from_functions(energy_and_score=logistic, shape=2)
     else:
         likelihood = ps.compiled(logistic_point, dim=2, params=np.concatenate([MILD, FAILED]))
-    run = ps.sample(COEFFICIENTS + likelihood, kernel, chains=100, steps=600, warmup=300, seed=2)
+    run = ps.sample(COEFFICIENTS + likelihood, kernel, chains=100, steps=400, warmup=200, seed=2)
     assert run.loop == loop
     assert run.names == ["intercept", "slope"]
     assert run.mixing.passed, str(run)
@@ -258,9 +258,9 @@ def hartley(fields):
 @pytest.mark.parametrize(
     ("kernel", "steps"),
     [
-        (ps.MALA(metric="fourier"), 1000),
+        (ps.MALA(metric="fourier"), 700),
         (ps.HMC(metric="fourier", leapfrogs=4), 200),
-        (ps.CrankNicolson(), 1200),
+        (ps.CrankNicolson(), 800),
     ],
     ids=str,
 )
