@@ -32,7 +32,7 @@ def truncated(dim):
     ("method", "dim", "particles", "seeds"),
     [
         ("smc", 2, 500, 8), ("ais", 2, 500, 8), ("tempering", 3, 1000, 10),
-        *(pytest.param(method, 4, 1000, 16, marks=pytest.mark.long) for method in ("smc", "ais", "tempering")),
+        *(pytest.param(name, 4, 1000, 16, marks=pytest.mark.long) for name in ("smc", "ais", "tempering")),
     ],
 )  # fmt: skip
 def test_log_z_of_a_truncated_normal(method, dim, particles, seeds):
