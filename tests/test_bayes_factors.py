@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import binom, chi2
 
 import physscore as ps
 
-NOISE_STD, PRIOR_STD, N, SEEDS = 0.5, 2.0, 40, 40
+NOISE_STD, PRIOR_STD, N = 0.5, 2.0, 40
 TIMES = np.linspace(-1.0, 1.0, N)
 DATA = 0.4 - 0.9 * TIMES + 0.3 * TIMES**2 + NOISE_STD * np.random.default_rng(5).normal(size=N)
 
@@ -36,12 +37,20 @@ def model(degree):
     return ps.Gaussian(0.0, PRIOR_STD**2, dim=degree + 1) + likelihood, exact
 
 
-@pytest.fixture(scope="module")
-def factors():
+@pytest.fixture(scope="module", params=[12, pytest.param(40, marks=pytest.mark.long)])
+def factors(request):
     """Return the log factor of degree 2 against 1, and its estimates for many seeds."""
     (a, exact_a), (b, exact_b) = model(2), model(1)
-    runs = [[ps.estimate_log_z(m, particles=512, seed=seed) for m in (a, b)] for seed in range(SEEDS)]
+    settings = {"kernel": ps.MALA(), "particles": 256}  # which it would choose by itself, after a look
+    runs = [[ps.estimate_log_z(m, seed=seed, **settings) for m in (a, b)] for seed in range(request.param)]
     return exact_a - exact_b, runs
+
+
+def right(z):
+    """Return whether the errors are: a false alarm in 40 of either kind, of sizes and of single ones. Of 40
+    runs a factor 1.25 in the errors is beyond the bounds, of 12 a factor 1.5 too small or 1.8 too large."""
+    low, high = chi2.ppf([0.0125, 0.987], len(z))
+    return low < (z**2).sum() < high and np.abs(z).max() < 4
 
 
 def test_paired_errors_are_right(factors):
@@ -50,9 +59,9 @@ def test_paired_errors_are_right(factors):
     z = np.array([(one.log_factor - exact) / one.error for one in found])
     assert all(one.paired for one in found)
     assert np.mean([one.trusted for one in found]) > 0.9
-    assert 0.75 < np.sqrt((z**2).mean()) < 1.25
-    assert np.abs(z).max() < 4
-    assert 0.85 < np.mean([low <= exact <= high for low, high in (one.interval() for one in found)]) <= 1
+    assert right(z)
+    inside = sum(low <= exact <= high for low, high in (one.interval() for one in found))
+    assert binom.cdf(inside, len(found), 0.95) > 0.014  # of 40: at least 35
 
 
 def test_pairing_makes_the_error_of_similar_models_no_larger(factors):
@@ -66,11 +75,11 @@ def test_pairing_makes_the_error_of_similar_models_no_larger(factors):
 
 def test_other_seeds_are_not_paired(factors):
     exact, runs = factors
-    found = [ps.bayes_factor(runs[i][0], runs[(i + 1) % SEEDS][1]) for i in range(SEEDS)]
+    found = [ps.bayes_factor(runs[i][0], runs[i - 1][1]) for i in range(len(runs))]
     z = np.array([(one.log_factor - exact) / one.error for one in found])
     assert not any(one.paired for one in found)
-    assert 0.75 < np.sqrt((z**2).mean()) < 1.25
-    a, b = runs[0][0], runs[1][1]
+    assert right(z)
+    a, b = runs[0][0], runs[-1][1]
     assert found[0].error == pytest.approx(math.hypot(a.error, b.error))
     assert len(a.islands) - 1 <= found[0].degrees <= len(a.islands) + len(b.islands) - 2
 

@@ -95,9 +95,9 @@ def test_shares_of_particles_are_what_islands_add():
         found += means - means.mean()
         h = 1e-5
         moved = []
-        for s in (-h, h):
-            higher = u[k].ravel() + s
-            moved.append(Share(higher, weights[0, k].ravel(), below, above)(higher)[0])
+        for s in (-h, h):  # of one island
+            higher = u[k, 0] + s
+            moved.append(Share(higher, weights[0, k, 0], below, above)(higher)[0])
         assert moved[0] == pytest.approx(moved[1])  # a constant in u has no share
     found *= ISLANDS / (ISLANDS - 1)  # as the jackknife's
     assert found == pytest.approx(adds.sum(axis=0), abs=0.05 * adds.sum(axis=0).std())

@@ -125,14 +125,15 @@ TARGETS = {
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_heavy_tails_are_fitted(name):
-    """20 runs: chi-squared of z at 10^-5 from both sides, nowhere beyond 5, and few doubts; with a normal
-    density half of the runs of the first and almost all of the last two were doubted, with larger errors."""
+    """8 runs: chi-squared of z at 10^-5 from both sides, nowhere beyond 5, and few doubts; with a normal
+    density half of the runs of the first and almost all of the last two were doubted, with larger errors: six
+    or more of eight pass by chance as often, 1 in 7, as 13 of 20."""
     target, exact = TARGETS[name]
-    runs = [ps.estimate_log_z(target, seed=seed, particles=1000) for seed in range(20)]
+    runs = [ps.estimate_log_z(target, seed=seed, particles=1000) for seed in range(8)]
     z = np.array([(run.log_z - exact) / run.error for run in runs])
     assert 1e-5 < stats.chi2.sf((z**2).sum(), len(z)) < 1 - 1e-5, z
     assert np.abs(z).max() < 5
-    assert sum(run.verdict == "pass" for run in runs) >= 13, [run.reasons for run in runs]
+    assert sum(run.verdict == "pass" for run in runs) >= 6, [run.reasons for run in runs]
 
 
 def test_what_is_fitted_has_the_target_s_tails():

@@ -15,6 +15,7 @@ from physscore import systems
 from physscore.core import Score
 from physscore.evidence import job as job_module
 from physscore.evidence import pilot
+from physscore.evidence import reference as reference_module
 from physscore.evidence.annealed import Particles, run_leg
 from physscore.evidence.excess import excess_of
 from physscore.evidence.job import prepare
@@ -24,6 +25,7 @@ from physscore.kernels.state import Moves
 
 QUICK = ["gaussian", "mixture", "shells-2", "shells-5", "eggbox", "double-well", "phi4-4x4", "phi4-4x16",
          "ising-8-0.3", "ising-8-0.6", "field-16x16", "field-masked-16x16"]  # fmt: skip
+BRIEF = [name for name in QUICK if name != "ising-8-0.6"]  # which takes a second, in the code of the other
 
 
 def estimate(name, **options):
@@ -31,14 +33,18 @@ def estimate(name, **options):
     return ps.estimate_log_z(system.target, system.reference, **options), system.log_z
 
 
-def test_numbers_and_errors_are_right():
-    """24 runs: chi-squared of z at 10^-4, nowhere beyond 4.5; a factor 1.6 in the errors is found."""
+@pytest.mark.parametrize(
+    ("names", "seeds", "particles"),
+    [(BRIEF, (1,), 500), pytest.param(QUICK, (1, 2), 1000, marks=pytest.mark.long)],
+    ids=["11 runs", "24 runs"],
+)
+def test_numbers_and_errors_are_right(names, seeds, particles):
+    """Chi-squared of z at 10^-4, nowhere beyond 4.5: a factor 1.9 in the errors is found, of 24 runs 1.6."""
     z = []
-    for name in QUICK:
-        for seed in (1, 2):
-            found, exact = estimate(name, seed=seed, particles=1000)
-            z.append((found.log_z - exact) / found.error)
-            assert found.verdict != "failed", (name, found.reasons)
+    for name, seed in itertools.product(names, seeds):
+        found, exact = estimate(name, seed=seed, particles=particles)
+        z.append((found.log_z - exact) / found.error)
+        assert found.verdict != "failed", (name, found.reasons)
     z = np.array(z)
     assert chi2.sf((z**2).sum(), len(z)) > 1e-4, z
     assert chi2.cdf((z**2).sum(), len(z)) > 1e-4, z
@@ -62,12 +68,13 @@ def test_calibration(name):
     assert np.abs(z).max() < 4.5
 
 
-@pytest.mark.parametrize("name", ["funnel", "student"])
-def test_heavy_tails_are_seen(name):
-    found, exact = estimate(name, seed=1)
+@pytest.mark.parametrize("system", [systems.System(ps.Funnel(4), ps.Gaussian(0.0, 1.0, dim=4), 0.0),
+                                    systems.system("student")], ids=["funnel", "student"])  # fmt: skip
+def test_heavy_tails_are_seen(system):
+    found = ps.estimate_log_z(system.target, system.reference, particles=500, seed=1)
     assert found.verdict == "suspect"
     assert any("variance may be infinite" in reason for reason in found.reasons)
-    assert abs(found.log_z - exact) < 0.5
+    assert abs(found.log_z - system.log_z) < 0.5
 
 
 def islands(name, n_islands=400, n=16, steps=6, threshold=0.5, seed=3):
@@ -140,8 +147,8 @@ def test_variance_is_what_the_barrier_predicts():
     for name in ("gaussian", "ising-8-0.3", "field-16x16"):
         system = systems.system(name)
         reference = reference_for(system.target, system.reference, 0, lambda n: None)
-        job = prepare(excess_of(reference, system.target), None, 20, 50, 60, "ais", 1, lambda *a, **b: None)
-        work = job.there(0, 20).there.work
+        job = prepare(excess_of(reference, system.target), None, 20, 25, 60, "ais", 1, lambda *a, **b: None)
+        work = job.there(0, 20).there.work  # of 500, so that its variance has an error of 6%
         predicted = job.plan.knots.length[-1] ** 2 / 60
         assert predicted / 1.5 < work.var() < 1.5 * predicted, name
 
@@ -149,9 +156,9 @@ def test_variance_is_what_the_barrier_predicts():
 @pytest.mark.parametrize("name", ["mixture-10", "eggbox", "phi4-4x4"])
 def test_automatic_schedules_forget_where_they_were(name):
     """The same where particles remember their mode: 1.4 on average over seeds, with a scatter of 0.05; 1.9
-    to 2.1 with moves that stop as the correlation of u falls below 0.2."""
+    to 2.1 with moves that stop as the correlation of u falls below 0.2: three seeds tell."""
     ratios = []
-    for seed in range(9):
+    for seed in range(3):
         found, _ = estimate(name, seed=seed, particles=500)
         predicted = math.pi * found.barrier**2 / (len(found.betas) - 1)
         ratios.append(found.work["forward"].var() / predicted)
@@ -230,13 +237,13 @@ def test_without_a_reference_one_is_fitted():
 
 
 def test_a_small_phase_of_a_lattice_is_in_the_error():
-    """40 runs where the other phase has 0.7% of Z: chi-squared of z at 10^-4, nowhere beyond 4.5."""
+    """10 runs where the other phase has 0.7% of Z: chi-squared of z at 10^-4, nowhere beyond 4.5."""
     target = ps.Ising((3, 3), 0.5, field=0.3)
     spins = np.array(list(itertools.product([-1, 1], repeat=9))).reshape(-1, 3, 3)
     bonds = sum((spins * np.roll(spins, 1, axis)).sum((1, 2)) for axis in (1, 2))
     exact = logsumexp(0.5 * bonds + 0.3 * spins.sum((1, 2)))
-    runs = [ps.estimate_log_z(target, seed=seed, particles=2000) for seed in range(40)]
-    assert sum(run.verdict == "pass" for run in runs) >= 36
+    runs = [ps.estimate_log_z(target, seed=seed, particles=2000) for seed in range(10)]
+    assert sum(run.verdict == "pass" for run in runs) >= 9
     z = np.array([(run.log_z - exact) / run.error for run in runs])
     assert chi2.sf((z**2).sum(), len(z)) > 1e-4, z
     assert chi2.cdf((z**2).sum(), len(z)) > 1e-4, z
@@ -248,6 +255,8 @@ def test_a_small_phase_of_a_lattice_is_in_the_error():
 )
 def test_an_energy_that_falls_without_end_is_refused(power, reference, monkeypatch):
     monkeypatch.setattr(pilot, "_MOST_STOPS", 100)
+    monkeypatch.setattr(reference_module, "_MOST_STAGES", 5)  # each takes it farther, 50 of them too far
+    monkeypatch.setattr(reference_module, "_STAGES", 4)
     target = ps.from_functions(
         energy=lambda x: -(x**power).sum(axis=1), score=lambda x: power * x ** (power - 1), shape=(2,)
     )
@@ -306,12 +315,13 @@ def products(x, params, gradient_out):
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_unadjusted_steps_are_not_believed_where_their_weights_are_few():
+@pytest.mark.parametrize("seeds", [range(3), pytest.param(range(3, 8), marks=pytest.mark.long)])
+def test_unadjusted_steps_are_not_believed_where_their_weights_are_few(seeds):
     """log Z by quadrature is -5.0198: one way says 1.5 less, the other 1.3 more, both ratios 0.2 less."""
     prior = ps.Parameters(
         a=ps.LogUniform(0.05, 20), b=ps.HalfNormal(1.5), c=ps.Normal(0.5, 1), d=ps.Uniform(-1, 2)
     )
-    for seed in range(8):
+    for seed in seeds:
         found = ps.estimate_log_z(prior + ps.compiled(products, dim=4), seed=seed, kernel=ps.ULA())
         assert found.verdict != "pass" or abs(found.log_z + 5.019805) < 4.5 * found.error
 
@@ -330,13 +340,18 @@ def test_a_kink_is_no_wrong_score():
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize(
-    ("target", "reference", "kernel"),
-    [(ps.DoubleWell(), ps.Gaussian(0.0, 1.0, dim=1), ps.ULA()), (ps.Student(2.0, 1.0, 2), None, None)],
-    ids=["unadjusted", "student"],
+    ("target", "reference", "kernel", "n"),
+    [
+        (ps.DoubleWell(), ps.Gaussian(0.0, 1.0, dim=1), ps.ULA(), 16),
+        pytest.param(ps.DoubleWell(), ps.Gaussian(0.0, 1.0, dim=1), ps.ULA(), 100, marks=pytest.mark.long),
+        pytest.param(ps.Student(2.0, 1.0, 2), None, None, 100, marks=pytest.mark.long),  # an eighth pass
+    ],
+    ids=["unadjusted", "unadjusted-100", "student-100"],
 )
-def test_what_passes_with_heavy_tails_is_right(target, reference, kernel):
-    """100 runs: chi-squared of those that pass at 10^-4, nowhere beyond 4.5."""
-    runs = [ps.estimate_log_z(target, reference, kernel=kernel, seed=seed) for seed in range(100)]
+def test_what_passes_with_heavy_tails_is_right(target, reference, kernel, n):
+    """Chi-squared of those that pass at 10^-4, nowhere beyond 4.5. By default more Student variables are in
+    test_johnson.py; those of two degrees pass too seldom for few runs."""
+    runs = [ps.estimate_log_z(target, reference, kernel=kernel, seed=seed) for seed in range(n)]
     z = np.array([(run.log_z - target.log_z) / run.error for run in runs if run.verdict == "pass"])
     assert len(z) > 3
     assert chi2.sf((z**2).sum(), len(z)) > 1e-4, z
@@ -354,10 +369,10 @@ class Rotating(Score):
 
 
 def test_a_score_alone_and_its_curl():
-    found = ps.estimate_log_z(Rotating(0.0), ps.Gaussian(0.5, 2.0, dim=2), seed=1)
+    found = ps.estimate_log_z(Rotating(0.0), ps.Gaussian(0.5, 2.0, dim=2), particles=256, seed=1)
     assert abs(found.log_z - math.log(2 * math.pi)) < 5 * found.error
     assert found.verdict == "pass"
-    curled = ps.estimate_log_z(Rotating(0.5), ps.Gaussian(0.5, 2.0, dim=2), seed=1)
+    curled = ps.estimate_log_z(Rotating(0.5), ps.Gaussian(0.5, 2.0, dim=2), particles=256, seed=1)
     assert curled.verdict != "pass"
     assert curled.error > 0.2
     assert any("loops" in reason for reason in curled.reasons)
@@ -488,7 +503,9 @@ def test_an_energy_without_a_log_z_can_be_printed():
     flat = ps.from_functions(energy_and_score=lambda x: (np.zeros(len(x)), 0 * x), shape=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        found = ps.estimate_log_z(flat, ps.Gaussian(0.0, 1.0, dim=1), particles=256, islands=16)
+        found = ps.estimate_log_z(
+            flat, ps.Gaussian(0.0, 1.0, dim=1), kernel=ps.MALA(), schedule=4, particles=64, islands=8
+        )  # which are given, as it would try others
     assert found.verdict != "pass"
     assert "log Z = " in str(found)
     found.log_z = found.error = math.nan

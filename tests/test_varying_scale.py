@@ -13,7 +13,6 @@ from physscore.evidence.excess import excess_of
 from physscore.evidence.job import prepare
 from physscore.evidence.verdict import scattered
 from physscore.kernels.langevin import MALA, AutoMALA
-from physscore.systems import system
 
 
 @numba.njit
@@ -85,10 +84,19 @@ def test_the_kernel_follows_a_scale_that_varies_on_the_way():
     assert isinstance(kernel_for(ps.Gaussian(1.0, 0.1, dim=4), ps.Gaussian(0.0, 1.0, dim=4)), MALA)
 
 
-def test_unknown_noise():
-    """Of passes chi-squared of z is below its 10^-4: it was 140, as islands that lag alike agree."""
-    target, exact = regression(6, 30, 10.0)
-    found = [ps.estimate_log_z(target, seed=seed) for seed in (12, 13)]
+@pytest.mark.parametrize(
+    ("model", "particles", "seeds"),
+    [
+        ((3, 20, 100.0), 250, (12,)),  # 4 to 5 s, as 150 temperatures need sweeps
+        pytest.param((6, 30, 10.0), 2000, (12, 13), marks=pytest.mark.long),
+    ],
+)
+def test_unknown_noise(model, particles, seeds):
+    """Of passes chi-squared of z is below its 10^-4: it was 140, as islands that lag alike agree. With a
+    kernel that does not follow the scale the errors of the first model are 0.3 to 0.8."""
+    target, exact = regression(*model)
+    found = [ps.estimate_log_z(target, particles=particles, seed=seed) for seed in seeds]
+    assert all(one.error < 0.2 for one in found)
     z = np.array([(one.log_z - exact) / one.error for one in found if one.verdict == "pass"])
     assert chi2.sf((z**2).sum(), max(len(z), 1)) > 1e-4, z
     assert all(abs(one.log_z - exact) < 0.5 for one in found)
@@ -109,7 +117,7 @@ def test_errors_with_unknown_noise(model, particles):
 @pytest.mark.parametrize("method", ["smc", "tempering"])
 def test_parts_that_are_hardly_found_are_seen(method):
     """Islands' log Z scatter by nats: nearly all runs passed, with 0.8 to 1 nat too little."""
-    found = ps.estimate_log_z(sinusoid(), particles=500, seed=1, method=method)
+    found = ps.estimate_log_z(sinusoid(), particles=250, seed=1, method=method)
     assert found.verdict == "suspect"
     assert any("log Z scatter" in reason for reason in found.reasons)
 
@@ -126,10 +134,9 @@ def test_scatter_of_islands():
 
 def test_functions_of_arrays_are_looked_at_like_compiled_ones():
     """Hierarchies in NumPy passed with log Z off by up to nine errors."""
-    funnel = system("funnel").target
-    energy = ps.from_functions(energy=funnel.energy, score=funnel.score, shape=10)
-    begin = ps.Gaussian(0.0, 1.0, dim=10)
-    found = ps.estimate_log_z(energy, begin, particles=128, seed=1)
-    assert found.kernel == repr(ps.AutoMALA(sweep=True))
+    funnel = ps.Funnel(4)
+    energy = ps.from_functions(energy=funnel.energy, score=funnel.score, shape=4)
+    begin = ps.Gaussian(0.0, 1.0, dim=4)
+    assert repr(kernel_for(energy, begin)) == repr(ps.AutoMALA(sweep=True))
     found = ps.estimate_log_z(energy, begin, kernel=ps.MALA(), particles=128, seed=1)
     assert any("the scale of the target depends on the place" in reason for reason in found.reasons)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from physscore.arrays import as_states
 from physscore.core import Array, Energy, InputError, Score
 
 _AT_ONCE = 1 << 22  # components of the states that are handed to the score together
+_rule = cache(np.polynomial.legendre.leggauss)  # takes longer than the score of a few states
 
 
 class IntegratedScore(Energy):
@@ -89,7 +91,7 @@ class IntegratedScore(Energy):
 
     def _line_integral(self, start: Array, way: Array, nodes: int) -> npt.NDArray[np.float64]:
         """Return the integral of the score along ``start + t way`` for t from 0 to 1, of shape (n,)."""
-        t, weights = np.polynomial.legendre.leggauss(nodes)
+        t, weights = _rule(nodes)
         t = (0.5 * (1 + t)).astype(way.dtype).reshape(-1, *[1] * len(self.shape))
         slopes = np.empty(len(way) * nodes)
         at_once = max(1, _AT_ONCE // self.dim)
