@@ -35,11 +35,16 @@ def estimate(name, **options):
 
 @pytest.mark.parametrize(
     ("names", "seeds", "particles"),
-    [(BRIEF, (1,), 500), pytest.param(QUICK, (1, 2), 1000, marks=pytest.mark.long)],
-    ids=["11 runs", "24 runs"],
+    [
+        (BRIEF, (1,), 500),
+        (["phi4-4x4"], range(24), 250),
+        pytest.param(QUICK, (1, 2), 1000, marks=pytest.mark.long),
+    ],
+    ids=["each", "quickest", "all"],
 )
 def test_numbers_and_errors_are_right(names, seeds, particles):
-    """Chi-squared of z at 10^-4, nowhere beyond 4.5: a factor 1.9 in the errors is found, of 24 runs 1.6."""
+    """Chi-squared of z at 10^-4, nowhere beyond 4.5: of 24 runs errors are seen that are 1.6 times too small
+    or twice too large, of one run of each system 1.9 and 3 times, where z is else as it is on average."""
     z = []
     for name, seed in itertools.product(names, seeds):
         found, exact = estimate(name, seed=seed, particles=particles)
@@ -155,10 +160,10 @@ def test_variance_is_what_the_barrier_predicts():
 
 @pytest.mark.parametrize("name", ["mixture-10", "eggbox", "phi4-4x4"])
 def test_automatic_schedules_forget_where_they_were(name):
-    """The same where particles remember their mode: 1.4 on average over seeds, with a scatter of 0.05; 1.9
-    to 2.1 with moves that stop as the correlation of u falls below 0.2: three seeds tell."""
+    """The same where particles remember their mode: 1.4 on average, with a scatter of up to 0.15 of one run;
+    1.6 to 2.1 with moves that stop as the correlation of u falls below 0.4."""
     ratios = []
-    for seed in range(3):
+    for seed in range(5):
         found, _ = estimate(name, seed=seed, particles=500)
         predicted = math.pi * found.barrier**2 / (len(found.betas) - 1)
         ratios.append(found.work["forward"].var() / predicted)
