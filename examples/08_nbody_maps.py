@@ -19,11 +19,10 @@ from physscore.plots import plot_field_audit
 def main(cells: int = 64, seconds: float = 600.0) -> None:
     """Learn lognormal maps of ``cells`` a side."""
     grid = ps.Grid((cells, cells), box_size=128.0)
-    quick = cells <= 32
     field = ps.LognormalField(grid, ps.spectra.PowerLaw(index=-1.5, amplitude=3.0))
-    n = 300 if quick else 3000
+    n = 300 if cells <= 32 else 3000
     maps = 1 + field.sample(n + 400, seed=1).astype(np.float32)
-    story(maps[:n], maps[n : n + 100], maps[n + 100 :], grid, 6.0 if quick else seconds)
+    story(maps[:n], maps[n : n + 100], maps[n + 100 :], grid, seconds)
 
 
 def from_file(path: str, train: str, validation: str, test: str, seconds: float) -> None:

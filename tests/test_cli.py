@@ -284,9 +284,9 @@ def test_killed_at_any_moment_and_resumed(tmp_path):
     job = ("field", "--grid", 32, "--box", 100, "--seed", 3, "-n", n)
     physscore(*job, "-o", "whole.h5", cwd=tmp_path)
     expected = datasets(tmp_path / "whole.h5")
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng()
     part, finished = tmp_path / "f.h5.part", 0
-    for attempt in range(8):
+    for attempt in range(4):
         process = start(*job, "-o", "f.h5", "--resume", cwd=tmp_path)
         wait_for_change(part, process)
         if attempt:  # the first is killed as soon as there is a file

@@ -1,10 +1,12 @@
 """Estimates of log Z in files: the same as in memory, whatever happens on the way."""
 
+import importlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -99,39 +101,48 @@ def test_interrupted_anywhere_goes_on(tmp_path, name, in_pieces, monkeypatch):
 
 # --- Killed ---------------------------------------------------------------------------------------
 
-JOB = """
-import sys, time
+PAUSING = """
+import os
+import time
 import physscore as ps
 from physscore.evidence import job
 from physscore.store import evidence
-job._AT_ONCE = 1
-evidence._EVERY = float(sys.argv[2])
+
 target = ps.GaussianMixture([1, 3], [[0.0, 0.0], [3.0, 1.0]], 1.0)
-def slow(x):
-    print("working", flush=True)
-    time.sleep(float(sys.argv[1]))
+pause = float(os.environ.get("PAUSE", 0.0))
+
+def both(x):
+    time.sleep(pause)
     return target.energy_and_score(x)
-slowly = ps.from_functions(energy_and_score=slow, shape=2, name="slowly")
-print("started", flush=True)
-ps.estimate_log_z(slowly, particles=512, islands=64, seed=4, target_error=0.006,
-                  checkpoint="z.h5", resume=True)
+
+def run(every=0.02, **options):
+    job._AT_ONCE, evidence._EVERY, evidence._SHARE = 1, every, 1.0
+    slowly = ps.from_functions(energy_and_score=both, shape=2, name="slowly")
+    print("working", flush=True)
+    return ps.estimate_log_z(slowly, ps.Gaussian(0.0, 4.0, dim=2), particles=512, islands=64, seed=4,
+                             checkpoint="z.h5", resume=True, **options)
 """
 
 
-def start(cwd, pause=0.0, every=0.02):
+@pytest.fixture
+def pausing(tmp_path, in_pieces, monkeypatch):
+    """The module of a job, which ends at once in this process and pauses in those of :func:`start`."""
+    (tmp_path / "pausing_job.py").write_text(PAUSING)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield importlib.import_module("pausing_job")
+    del sys.modules["pausing_job"]
+
+
+def start(pause, **options):
+    """Start the job in a process of its own, in this folder."""
+    code = f"import pausing_job; pausing_job.run(**{options})"
     process = subprocess.Popen(
-        [sys.executable, "-c", JOB, str(pause), str(every)], cwd=cwd, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, env={**os.environ, "PHYSSCORE_THREADS": "1"},
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PAUSE": str(pause)},
     )  # fmt: skip
-    assert process.stdout.readline() == "started\n"
+    assert process.stdout.readline() == "working\n"
     return process
-
-
-def finish(cwd):
-    process = start(cwd)
-    _, error = process.communicate()
-    assert process.returncode == 0, error
-    return read_log_z(cwd / "z.h5")
 
 
 def pieces(part):
@@ -139,104 +150,55 @@ def pieces(part):
         return len(file.get("state/units", ()))
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    return finish(tmp_path_factory.mktemp("whole"))
-
-
-def test_killed_at_any_moment_and_resumed(tmp_path, uninterrupted):
-    """At least 7 s of pauses, killed after 2 s in all: in the pilot, and then wherever it happens to be."""
-    rng = np.random.default_rng(0)
-    part, done = tmp_path / "z.h5.part", 0
-    for attempt in range(8):
-        process = start(tmp_path, pause=0.003)
-        process.stdout.readline()  # "working"
-        while attempt > 0 and process.poll() is None and not part.exists():
+def test_killed_at_any_moment_and_resumed(pausing):
+    """Killed in the pilot, when there is a file, and twice after it has got on."""
+    rng, part, done = np.random.default_rng(), Path("z.h5.part"), 0
+    for wanted in (None, 0, 1, 2):
+        process = start(0.003)
+        while wanted is not None and (not part.exists() or pieces(part) < wanted):
+            assert process.poll() is None
             time.sleep(0.005)
-        time.sleep(0.02 if attempt == 0 else 0.5 * rng.random())
+        time.sleep(0.02 if wanted is None else 0.3 * rng.random())
         process.kill()
         process.communicate()
-        assert not (tmp_path / "z.h5").exists()
-        assert part.exists() or attempt == 0
+        assert not Path("z.h5").exists()
+        assert part.exists() or wanted is None
         if part.exists():
             now = pieces(part)
             assert now >= done
             done = now
     assert done > 0
-    assert_same(finish(tmp_path), uninterrupted)
-    assert [file.name for file in tmp_path.iterdir()] == ["z.h5"]
+    assert_ends_as_if_nothing_had_happened(pausing)
 
 
-def test_interrupt_keeps_what_is_finished(tmp_path, uninterrupted):
-    part = tmp_path / "z.h5.part"
-    process = start(
-        tmp_path, pause=0.003, every=1000.0
-    )  # nothing is written but at the beginning and the end
-    while not part.exists():
-        time.sleep(0.01)
-    assert pieces(part) == 0
-    time.sleep(1.0)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=30)
-    assert process.returncode != 0
-    assert error.rstrip().endswith("KeyboardInterrupt")
-    assert not (tmp_path / "z.h5").exists()
-    assert pieces(part) > 0
-    with pytest.raises(ps.InputError, match=r"holds an unfinished job: use --overwrite.*or --resume"):
-        ps.estimate_log_z(TARGET, checkpoint=tmp_path / "z.h5")
-    (tmp_path / "z.h5.part.new").write_bytes(b"what a kill left half written")
-    assert_same(finish(tmp_path), uninterrupted)
-    assert [file.name for file in tmp_path.iterdir()] == ["z.h5"]
+def assert_ends_as_if_nothing_had_happened(job):
+    found = job.run()
+    assert {path.name for path in Path().glob("z.*")} == {"z.h5"}
+    Path("z.h5").unlink()
+    assert_same(found, job.run())
 
 
-MODEL = """
-import time
-import physscore as ps
-mixture = ps.GaussianMixture([1, 3], [[0.0, 0.0], [3.0, 1.0]], 1.0)
-pause = 0.0
-def both(x):
-    time.sleep(pause)
-    return mixture.energy_and_score(x)
-"""
-
-SHARED = """
-import sys
-import model
-import physscore as ps
-from physscore.evidence import job
-from physscore.store import evidence
-job._AT_ONCE = 1
-evidence._EVERY, evidence._SHARE = 0.0, 1.0
-ps.estimate_log_z(ps.from_functions(energy_and_score=model.both, shape=2), ps.Gaussian(0.0, 4.0, dim=2),
-                  particles=512, islands=64, seed=4, workers=int(sys.argv[1]), checkpoint="z.h5", resume=True)
-"""
-
-
-def test_interrupt_keeps_what_workers_end(tmp_path):
-    def run(workers, pause):
-        (tmp_path / "model.py").write_text(MODEL.replace("pause = 0.0", f"pause = {pause}"))
-        return subprocess.Popen([sys.executable, "-c", SHARED, workers], cwd=tmp_path, text=True,
-                                stderr=subprocess.PIPE)  # fmt: skip
-
-    def to_the_end():
-        process = run("1", 0.0)
-        _, error = process.communicate(timeout=60)
-        assert process.returncode == 0, error
-        return read_log_z(tmp_path / "z.h5")
-
-    expected = to_the_end()
-    (tmp_path / "z.h5").unlink()
-    part, process = tmp_path / "z.h5.part", run("2", 0.005)
-    while not part.exists() or pieces(part) == 0:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_interrupt_keeps_what_is_finished(pausing, workers):
+    part = Path("z.h5.part")
+    # With one, nothing is written but at the beginning and the end.
+    process = start(0.003, every=1000.0 if workers == 1 else 0.0, workers=workers)
+    while not part.exists() or (workers == 2 and pieces(part) == 0):
         assert process.poll() is None
-        time.sleep(0.02)
+        time.sleep(0.01)
+    if workers == 1:
+        assert pieces(part) == 0
+        time.sleep(1.0)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode != 0
     assert error.rstrip().endswith("KeyboardInterrupt"), error
-    assert not (tmp_path / "z.h5").exists()
-    assert pieces(part) > 1  # at least what the other worker was at
-    assert_same(to_the_end(), expected)
+    assert not Path("z.h5").exists()
+    assert pieces(part) > (0 if workers == 1 else 1)  # at least what the other worker was at
+    with pytest.raises(ps.InputError, match=r"holds an unfinished job: use --overwrite.*or --resume"):
+        ps.estimate_log_z(TARGET, checkpoint="z.h5")
+    Path("z.h5.part.new").write_bytes(b"what a kill left half written")
+    assert_ends_as_if_nothing_had_happened(pausing)
 
 
 # --- Refused --------------------------------------------------------------------------------------
