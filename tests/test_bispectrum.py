@@ -8,7 +8,7 @@ import pytest
 import physscore as ps
 from physscore.core import InputError
 from physscore.diagnostics.bispectrum import TriangleBins, bispectrum
-from physscore.diagnostics.power import FieldSequence
+from physscore.diagnostics.many_fields import FieldSequence
 
 BOXES = [((32,), 4.0), ((15,), 3.0), ((14, 12), (4.0, 3.0)), ((9, 9, 9), 4.0), ((8, 10, 9), (4.0, 5.0, 4.2))]
 

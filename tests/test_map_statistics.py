@@ -12,6 +12,7 @@ from scipy import stats
 import physscore as ps
 from physscore.core import InputError
 from physscore.diagnostics.field_audit import compare_fields
+from physscore.diagnostics.many_fields import FieldSequence
 from physscore.diagnostics.map_statistics import (
     MapMeans,
     choose_bins,
@@ -21,7 +22,6 @@ from physscore.diagnostics.map_statistics import (
     units_of,
 )
 from physscore.diagnostics.mean_test import UnitMeans
-from physscore.diagnostics.power import FieldSequence
 from physscore.diagnostics.set_comparison import STATISTICS, compare_statistic
 
 GRID = ps.Grid((16, 16), 20.0)

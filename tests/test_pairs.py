@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import physscore as ps
-from physscore.diagnostics.pairs import _constant, opposite, repeats, same, some_cells
+from physscore.diagnostics.many_fields import FieldSequence
+from physscore.diagnostics.pairs import _constant, opposite, repeat_the_last, repeats, some_cells
 
 GRID = ps.Grid((16, 16), 16.0)
 
@@ -27,11 +28,11 @@ def test_pairs_are_seen(make, dtype, as_density):
             found = ps.bispectrum(fields, GRID)
             assert found.independent == 3
             np.testing.assert_allclose(found.mean_error() ** 2, (found.error**2).mean(axis=0) / 3)
-    cells = [some_cells(field) for field in x]
-    assert opposite(cells[0], cells[1])
-    assert not opposite(cells[0], cells[2])
-    assert same(cells[0], cells[0])
-    assert not same(cells[0], cells[2])
+    cells = np.array([some_cells(field) for field in x])
+    assert opposite(cells[[0, 0]], cells[[1, 2]]).tolist() == [True, False]
+    assert repeats(cells[[0, 0, 0]], cells[[0, 1, 2]]).tolist() == [True, True, False]
+    assert repeat_the_last([cells], []).tolist() == [False, True] * 3
+    assert repeat_the_last([cells[1:]], [cells[:1]]).tolist() == [True, False] * 2 + [True]
     assert ps.power_spectrum(x, GRID, x).independent == 3  # of cross spectra too
 
 
@@ -99,7 +100,27 @@ def test_fields_are_asked_once_whether_they_repeat(monkeypatch):
     counted = lambda *args: (asked.append(args), _constant(*args))[1]  # noqa: E731
     monkeypatch.setattr("physscore.diagnostics.pairs._constant", counted)
     a, b = np.random.default_rng(0).normal(scale=3.0, size=(2, 256))
-    for other, expected in ((b, False), (a + 1.0, True), (2.0 - a, True)):
-        asked.clear()
-        assert repeats(a, other) is expected
-        assert len(asked) == 1
+    others = np.array([b, a + 1.0, 2.0 - a])
+    assert repeats(np.broadcast_to(a, others.shape), others).tolist() == [False, True, True]
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(9,), (8, 6), (64, 64), (6, 5, 4)])
+def test_many_small_fields_are_those_measured_alone(shape, dtype):
+    """To the last bit, in several blocks, and where each field is read into the memory of the one before."""
+    grid, n = ps.Grid(shape, 10.0), 70
+    x, y = np.random.default_rng(0).normal(size=(2, n, *shape)).astype(dtype)
+    x[3], x[5], y[4], y[5] = x[2], -x[4], -y[3], y[4]
+    room = np.empty_like(x[0])
+
+    def read(i):
+        room[...] = x[i]
+        return room
+
+    for other in (None, y):
+        found = ps.power_spectrum(FieldSequence(read, range(n), len(shape) + 1), grid, other)
+        alone = [ps.power_spectrum(x[i], grid, None if other is None else y[i]) for i in range(n)]
+        for name in ("power", "error") if other is None else ("power", "error", "correlation"):
+            np.testing.assert_array_equal(getattr(found, name), [getattr(one, name) for one in alone])
+        assert found.independent == (n - 2 if other is None else n - 1)

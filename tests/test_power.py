@@ -7,8 +7,8 @@ from scipy import stats
 import physscore as ps
 from physscore.core import InputError
 from physscore.diagnostics.bins import power_bins
+from physscore.diagnostics.many_fields import FieldSequence
 from physscore.diagnostics.mass_assignment import MASS_ASSIGNMENTS, inverse_window
-from physscore.diagnostics.power import FieldSequence
 
 BOXES = [((16,), 4.0), ((9,), 4.0), ((8, 6), (4.0, 3.0)), ((8, 8, 8), 4.0), ((5, 7, 6), (3.0, 4.0, 3.5))]
 ALPHA = 1e-6  # two-sided, for about 100 tests

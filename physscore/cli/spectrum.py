@@ -78,7 +78,8 @@ def command(
     from physscore import plots, spectra
     from physscore.core import InputError
     from physscore.diagnostics.comparison import check_field
-    from physscore.diagnostics.power import FieldSequence, power_spectrum
+    from physscore.diagnostics.many_fields import FieldSequence
+    from physscore.diagnostics.power import power_spectrum
     from physscore.energies.lognormal import ImpossibleSpectrumError, LognormalField
     from physscore.processes import world
     from physscore.spectra.model import require_dimension

@@ -36,8 +36,11 @@ class PowerBins:
     of_entry: npt.NDArray[np.int64]
 
     def sum(self, values: Array) -> _Floats:
-        """Return the sums over each bin of values given for each entry."""
-        return np.asarray(np.bincount(self.of_entry + 1, values, len(self.k_edges))[1:], np.float64)
+        """Return the sums over each bin of values given for each entry, (..., entries)."""
+        rows, many = values.reshape(-1, values.shape[-1]), len(self.k_edges)
+        bins = self.of_entry + 1 + many * np.arange(len(rows))[:, np.newaxis]
+        sums = np.bincount(bins.ravel(), rows.ravel(), many * len(rows))
+        return np.asarray(sums.reshape(*values.shape[:-1], many)[..., 1:], np.float64)
 
     def mean(self, sums: _Floats) -> _Floats:
         """Return sums for each entry as means over the modes of each bin; not a number without modes."""

@@ -18,8 +18,8 @@ import numpy.typing as npt
 from physscore.arrays import as_states, real_numbers, unmasked
 from physscore.core import Array, InputError
 from physscore.diagnostics.bins import power_bins
-from physscore.diagnostics.pairs import repeats, some_cells
-from physscore.diagnostics.power import is_batch
+from physscore.diagnostics.many_fields import is_batch
+from physscore.diagnostics.pairs import repeat_the_last, some_cells
 from physscore.diagnostics.table import table
 from physscore.fft import forward_fft, inverse_fft
 from physscore.grid import Grid, require_grid
@@ -279,7 +279,8 @@ def bispectrum(
     fields = delta if stacked else [delta]
     counted = TriangleBins(grid, bins=bins, triangles=triangles)
     found, error = [], []
-    before, independent = None, 0
+    before: list[npt.NDArray[np.float64]] = []
+    independent = 0
     for i in range(len(fields)):
         field = as_states(unmasked(fields[i], "delta")[np.newaxis], grid.shape, "delta")[0]
         if not np.isfinite(field).all():
@@ -292,8 +293,8 @@ def bispectrum(
             raise InputError(
                 f"delta holds values up to {np.abs(field).max():.3g}, too large for a product of three"
             )
-        some = some_cells(field)
-        independent += before is None or not repeats(some, before)
+        some = [some_cells(field)[np.newaxis]]
+        independent += not repeat_the_last(some, before)[0]
         before = some
     return Bispectrum(
         k=counted.k,

@@ -13,7 +13,8 @@ from scipy.special import chdtr, chdtrc, log_ndtr, ndtri
 
 from physscore.arrays import on_gpu
 from physscore.core import Array, InputError
-from physscore.diagnostics.power import FieldSequence, PowerSpectrum, Shells, power_spectrum
+from physscore.diagnostics.many_fields import FieldSequence
+from physscore.diagnostics.power import PowerSpectrum, Shells, power_spectrum
 from physscore.energies.lognormal import LognormalField
 from physscore.energies.random_field import GaussianRandomField
 from physscore.slabs import FieldInPieces

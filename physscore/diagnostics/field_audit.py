@@ -247,7 +247,7 @@ def _are_pairs(fields: Any) -> bool:
     def is_pair(i: int) -> bool:
         one, other = np.asarray(fields[i]), np.asarray(fields[i + 1])
         numbers = one.dtype.kind in "fiub" and other.dtype.kind in "fiub"
-        return numbers and opposite(some_cells(one), some_cells(other))
+        return numbers and bool(opposite(some_cells(one)[np.newaxis], some_cells(other)[np.newaxis])[0])
 
     return len(fields) > 2 and len(fields) % 2 == 0 and all(is_pair(i) for i in range(0, len(fields), 2))
 

@@ -17,14 +17,14 @@ from numpy.polynomial import legendre, polynomial
 from physscore.arrays import real_numbers
 from physscore.core import Array, InputError
 from physscore.diagnostics.bins import PowerBins, power_bins
+from physscore.diagnostics.many_fields import counted, is_batch, modes_of
 from physscore.diagnostics.mass_assignment import (
     inverse_window,
     orders_of,
     shot_noise_products,
     shot_noises_of,
 )
-from physscore.diagnostics.pairs import repeats, some_cells
-from physscore.diagnostics.power import counted, is_batch, modes_of
+from physscore.diagnostics.pairs import repeat_the_last, some_cells
 from physscore.diagnostics.table import table
 from physscore.grid import Grid, multiplicity, require_grid
 from physscore.modes import sum_power
@@ -196,7 +196,7 @@ def power_multipoles(
         if isinstance(fields[i], FieldInPieces):
             raise InputError("delta is a field in pieces, which has no multipoles: read all of it")
         field = fields[i]
-        modes, some = modes_of(field, grid, "delta"), [some_cells(field)]
+        modes, some = modes_of(field, grid, "delta"), [some_cells(field)[np.newaxis]]
         del field  # which is used up
         sums = to_power * moments(
             partial(sum_power, modes, modes, wavenumbers), inverse_window(grid, 2 * order), n
@@ -213,7 +213,7 @@ def power_multipoles(
         with np.errstate(invalid="ignore"):
             roots = [np.sqrt(np.maximum(p @ sums[: len(p)], 0)) / binned.n_modes for p in squared]
         error.append([to_power * unit**2 * root for root in roots])
-        independent += not (before and all(map(repeats, some, before)))
+        independent += not repeat_the_last(some, before)[0]
         before = some
     return PowerMultipoles(
         k=binned.k,

@@ -5,20 +5,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from physscore.arrays import as_states, on_gpu, real_numbers, unmasked
+from physscore.arrays import real_numbers
 from physscore.core import Array, InputError
 from physscore.diagnostics.bins import PowerBins, power_bins
+from physscore.diagnostics.many_fields import counted, half_spectra, is_batch, sums_over_shells
 from physscore.diagnostics.mass_assignment import inverse_window, orders_of, shot_noise_sums, shot_noises_of
-from physscore.diagnostics.pairs import repeats, some_cells
+from physscore.diagnostics.pairs import repeat_the_last
 from physscore.diagnostics.table import table
-from physscore.fft import forward_fft
 from physscore.grid import Grid, WavenumberTable, require_grid
-from physscore.modes import sum_power
 from physscore.slabs import FieldInPieces
 from physscore.spectra.model import require_dimension
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from physscore.diagnostics.comparison import Comparison
 
 _Floats = npt.NDArray[np.float64]
+_AT_ONCE = 1 << 17  # cells of small fields that are measured together, as calls take longer than they
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,31 +142,6 @@ class PowerSpectrum:
 
 
 @dataclass(frozen=True, eq=False)
-class FieldSequence:
-    """A batch of fields that are read, or made, one at a time.
-
-    Attributes
-    ----------
-    get
-        Returns field i.
-    indices
-        Numbers of the fields of the batch.
-    ndim
-        Number of dimensions, that of the batch included.
-    """
-
-    get: Callable[[int], Array | FieldInPieces]
-    indices: Sequence[int]
-    ndim: int
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, i: int) -> Array | FieldInPieces:
-        return self.get(self.indices[i])
-
-
-@dataclass(frozen=True, eq=False)
 class Shells:
     """The sums behind a power spectrum, for each entry of a wavenumber table."""
 
@@ -252,55 +228,52 @@ def power_spectrum(
     to_power = grid.volume / grid.n_cells**2
 
     pooled, independent = np.zeros(table.size), 0
-    before: list[_Floats] = []  # some cells of the fields before
-    power, error, correlation = [], [], []
-    eps = 0.0
-    for i in counted(len(fields), progress):
-        field = fields[i]
-        if isinstance(field, FieldInPieces):
-            if others is not None:
-                raise InputError("delta is a field in pieces, which has no cross spectrum: read all of it")
-            if field.grid != grid:
-                raise InputError(
-                    f"delta is a field on {field.grid}, and grid is {grid}: they must be the same"
-                )
-            sums, dtype, some = field.sum_power(table, window), field.dtype, []
-        else:
-            a = modes_of(field, grid, "delta")
-            sums, dtype = sum_power(a, a, table, window), a.dtype
-            some = [some_cells(field)]
-        eps = max(eps, float(np.finfo(dtype).eps))
-        del field  # which is used up
-        sums *= to_power
+    before: list[_Floats] = []  # some cells of the last field
+    rows: dict[str, list[_Floats]] = {"power": [], "error": [], "correlation": []}
+    eps, numbers = 0.0, iter(counted(len(fields), progress))
+    at_once = max(1, _AT_ONCE // grid.n_cells)
+    while here := list(islice(numbers, at_once)):
+        a, cells = half_spectra(fields, here, grid, "delta")
+        if others is not None and isinstance(a[0], FieldInPieces):
+            raise InputError("delta is a field in pieces, which has no cross spectrum: read all of it")
+        eps = max(eps, *(float(np.finfo(one.dtype).eps) for one in a))
+        sums = to_power * sums_over_shells(a, a, table, window)
+        some = [cells]
         if others is None:
-            power.append(binned.mean(sums - noises[0]))
-            error.append(_error(binned, table.counts, sums, sums, sums))
+            rows["power"].append(binned.mean(sums - noises[0]))
+            rows["error"].append(_error(binned, table.counts, sums, sums, sums))
         else:
-            b = modes_of(others[i], grid, "other")
-            some.append(some_cells(others[i]))
+            b, cells = half_spectra(others, here, grid, "other")
+            some.append(cells)
             second, both = (
-                to_power * sum_power(c, b, table, windows[order + orders[1]])
+                to_power * sums_over_shells(c, b, table, windows[order + orders[1]])
                 for c, order in ((b, orders[1]), (a, orders[0]))
             )
-            power.append(binned.mean(both))
-            error.append(_error(binned, table.counts, sums, second, both))
+            rows["power"].append(binned.mean(both))
+            rows["error"].append(_error(binned, table.counts, sums, second, both))
             with np.errstate(invalid="ignore", divide="ignore"):
                 of_each = binned.mean(sums - noises[0]) * binned.mean(second - noises[1])
-                correlation.append(power[-1] / np.sqrt(of_each))
-        if not np.isfinite(power[-1][binned.n_modes > 0]).all():
+                rows["correlation"].append(rows["power"][-1] / np.sqrt(of_each))
+        if not np.isfinite(rows["power"][-1][:, binned.n_modes > 0]).all():
             raise InputError("delta holds values that are not finite: its power spectrum is not defined")
-        if not (some and before and all(map(repeats, some, before))):
-            pooled += sums
-            independent += 1
-        before = some
+        for one, repeated in zip(sums, repeat_the_last(some, before), strict=True):
+            if not repeated:
+                pooled += one
+                independent += 1
+        before = [cells[-1:] for cells in some]
+    power, error, correlation = (
+        None if not found else np.concatenate(found) if stacked else found[0][0] for found in rows.values()
+    )
+    assert power is not None
+    assert error is not None
     return PowerSpectrum(
         k=binned.k,
-        power=np.array(power) if stacked else power[0],
-        error=np.array(error) if stacked else error[0],
+        power=power,
+        error=error,
         n_modes=binned.n_modes,
         k_edges=binned.k_edges,
         dim=grid.dim,
-        correlation=None if others is None else (np.array(correlation) if stacked else correlation[0]),
+        correlation=correlation,
         shells=None
         if others is not None
         else Shells(
@@ -315,18 +288,6 @@ def power_spectrum(
         ),
         effective=independent,
     )
-
-
-def is_batch(delta: Any, grid: Grid) -> bool:
-    """Return whether this is a batch of fields.
-
-    Raises
-    ------
-    InputError
-        If it is no array.
-    """
-    ndim = getattr(delta, "ndim", None)
-    return bool((unmasked(delta, "delta").ndim if ndim is None else ndim) == grid.dim + 1)
 
 
 def _error(bins: PowerBins, counts: Array, a: _Floats, b: _Floats, both: _Floats) -> _Floats:
@@ -358,20 +319,3 @@ def _values_of(model: Any, k: _Floats, used: npt.NDArray[np.bool_]) -> _Floats:
             f"{len(k)} entries of the wavenumber table, not for each bin"
         )
     return values[used]
-
-
-def counted(n: int, progress: bool) -> Any:
-    """Return the numbers of n fields, with a progress bar if that is wanted."""
-    if not progress:
-        return range(n)
-    from tqdm import tqdm
-
-    return tqdm(range(n), desc="power spectrum", unit="field", disable=None)
-
-
-def modes_of(delta: Any, grid: Grid, name: str) -> Array:
-    """Return the half spectrum of one field of a grid."""
-    field = delta if on_gpu(delta) else unmasked(delta, name)
-    if field.shape != grid.shape:
-        raise InputError(f"{name} has fields of shape {field.shape}: the grid has {grid.shape}")
-    return forward_fft(as_states(field[np.newaxis], grid.shape, name)[0])

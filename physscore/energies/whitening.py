@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from scipy.interpolate import CubicSpline
 
 from physscore.arrays import cholesky
 from physscore.core import Prior
@@ -54,6 +53,8 @@ def compiled_whitening(prior: Prior | Waves) -> npt.NDArray[np.float64] | None:
 
 def _table(prior: Univariate) -> npt.NDArray[np.float64]:
     """Return the bounds, and a cubic spline's values and slopes times the distance of its nodes."""
+    from scipy.interpolate import CubicSpline  # half a second, which few need
+
     z = np.linspace(-kinds.DEEPEST, kinds.DEEPEST, round(2 * kinds.DEEPEST * _NODES) + 1)
     values = prior._linked(z)
     slopes = CubicSpline(z, values)(z, 1) / _NODES
@@ -163,11 +164,8 @@ def unwhiten(numbers, z, x):
         t = np.empty((d, n))
         for i in range(d):
             tail = numbers[1 + i]
-            if tail == 0.0:
-                t[i] = z[i]
-            else:
-                for j in range(n):
-                    t[i, j] = sinh_and_cosh(tail * z[i, j])[0] / tail
+            for j in range(n):
+                t[i, j] = sinh_and_cosh(tail * z[i, j])[0] / tail if tail != 0.0 else z[i, j]
         _mixed(numbers[1 + d :], t, x)
     elif kind == _WAVES:
         unwhiten_waves(numbers[1:], z, x)

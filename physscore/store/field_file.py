@@ -16,7 +16,8 @@ import numpy as np
 
 from physscore.core import Array, InputError
 from physscore.diagnostics.comparison import Verdict, pool
-from physscore.diagnostics.power import FieldSequence, PowerSpectrum
+from physscore.diagnostics.many_fields import FieldSequence
+from physscore.diagnostics.power import PowerSpectrum
 from physscore.grid import Grid
 from physscore.store.fields import CHECKS
 from physscore.store.hdf5 import FORMAT, names_of_numbers, open_hdf5, reading, require_same
