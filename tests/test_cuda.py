@@ -327,9 +327,10 @@ def test_learned_scores_are_the_same(card: Any, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", [posterior((6, 8)), ps.Ising((4, 6), coupling=0.4)], ids=["field", "ising"]
+    ("target", "reference"),
+    [(posterior((6, 8)), None), (posterior((6, 8)), "fitted"), (ps.Ising((4, 6), coupling=0.4), None)],
+    ids=["field", "field-fitted", "ising"],
 )
-@pytest.mark.parametrize("reference", [None, "fitted"])
 def test_log_z_is_the_same(card: Any, target: Any, reference: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(excess, "_WAVES_UP_TO", 0)  # so that both move in Fourier modes
     options = {"reference": reference, "particles": 128, "islands": 16, "schedule": 6, "seed": 3}
