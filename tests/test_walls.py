@@ -31,7 +31,7 @@ def truncated(dim):
 @pytest.mark.parametrize(
     ("method", "dim", "particles", "seeds"),
     [
-        ("smc", 2, 500, 8), ("ais", 2, 500, 8), ("tempering", 3, 1000, 10),
+        ("smc", 2, 500, 8), ("ais", 2, 500, 8), ("tempering", 4, 256, 8),
         *(pytest.param(name, 4, 1000, 16, marks=pytest.mark.long) for name in ("smc", "ais", "tempering")),
     ],
 )  # fmt: skip

@@ -23,6 +23,7 @@ from physscore.noise import normal
 _PARTS = 8  # of ladders of large states
 _AT_ONCE = 1 << 22  # numbers of the reference's draws that are made together
 _SWAPS, _LADDER_STEPS = 5, 1 << 30  # where the random numbers of swaps and of ladders are
+_MORE_DRAWS, _DOUBLINGS = 1 << 40, 12  # where those of islands that lie beyond walls are, and how many
 _OF_RUNGS = ("y", "u", "slope", "step")
 _SEEN = ("u", "at_target")
 _SUMS = ("origin", "rejected", "tried", "accepted", "virial")
@@ -217,9 +218,14 @@ class _Start:
     def moved(self, first: int, ladders: int) -> Array:
         """Return (rungs, ladders, d) of some ladders."""
         job, plan = self.job, self.job.plan
-        y = job.excess.draw(ladders * job.n, first * job.n, job.seed)
-        particles = Particles(job.excess, plan.kernel, y, seed=job.seed, first=first * job.n, dense=job.dense)
+        particles = self._at(job.excess.draw(ladders * job.n, first * job.n, job.seed), first * job.n)
         check_start(particles.u)
+        alive = np.isfinite(particles.u).reshape(ladders, job.n).any(axis=1)
+        if not alive.all():
+            y = particles.y.copy()
+            for i in np.flatnonzero(~alive):
+                y[i * job.n] = self._inside(first + int(i), y[i * job.n])
+            particles = self._at(y, first * job.n)
         starts = []
 
         def leave_one(k: int, ess: float) -> None:
@@ -228,6 +234,27 @@ class _Start:
 
         run_leg(particles, plan, ladders, back=False, threshold=2.0, progress=leave_one)
         return np.array(starts)
+
+    def _at(self, y: Array, first: int) -> Particles:
+        job = self.job
+        return Particles(job.excess, job.plan.kernel, y, seed=job.seed, first=first, dense=job.dense)
+
+    def _inside(self, island: int, instead: Array) -> Array:
+        """Return a draw from the reference where the target is not zero, ``instead`` if none is found.
+
+        A ladder that began beyond the target's walls would have to be filled from below, state by state.
+        """
+        job = self.job
+        first = _MORE_DRAWS + (island << _DOUBLINGS + 1) * job.n
+        for doubling in range(_DOUBLINGS):
+            n = job.n << doubling
+            if n * job.excess.dim > _AT_ONCE:
+                break
+            found = self._at(job.excess.draw(n, first + n, job.seed), 0)
+            inside = np.flatnonzero(np.isfinite(found.u))
+            if len(inside):
+                return np.asarray(found.y[inside[0]])
+        return instead
 
     def __getstate__(self) -> dict[str, Any]:
         return {"job": self.job, "target": self.target, "_look": quiet}
