@@ -57,8 +57,8 @@ def test_all_modes_by_brute_force(shape, box, axis):
 
 @pytest.mark.parametrize(("shape", "box"), BOXES)
 def test_mean_and_covariance_of_gaussian_fields(shape, box):
-    """Those of 4000 fields in redshift space against what is expected: 5.5 sigma, 4e-8 a number."""
-    grid, n = ps.Grid(shape, box), 4000
+    """Those of 2000 fields in redshift space against what is expected: 5.5 sigma, 4e-8 a number."""
+    grid, n = ps.Grid(shape, box), 2000
 
     def model(k, mu):
         return (1 + 0.8 * mu**2) ** 2 * k**-1.5

@@ -58,8 +58,8 @@ def test_planck_parameters_are_those_of_the_paper():
 
 def test_from_camb():
     pytest.importorskip("camb")
-    found = spectra.from_camb(1.1, k_max=12.0)
-    np.testing.assert_allclose(found(K), spectra.planck2018(1.1)(K), rtol=1e-3)
+    found, k = spectra.from_camb(1.1, k_max=3.0), K[K < 3.0]
+    np.testing.assert_allclose(found(k), spectra.planck2018(1.1)(k), rtol=1e-3)
     low = np.array([1e-5, 2e-5])  # below CAMB's own range: the primordial slope
     np.testing.assert_allclose(found(low), spectra.planck2018(1.1)(low), rtol=1e-3)
     brighter, large = spectra.from_camb(1.1, k_max=1.0, As=2 * PLANCK_2018["As"]), K[K < 1.0]
