@@ -320,14 +320,19 @@ def products(x, params, gradient_out):
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize("seeds", [range(3), pytest.param(range(3, 8), marks=pytest.mark.long)])
-def test_unadjusted_steps_are_not_believed_where_their_weights_are_few(seeds):
-    """log Z by quadrature is -5.0198: one way says 1.5 less, the other 1.3 more, both ratios 0.2 less."""
+@pytest.mark.parametrize(
+    ("particles", "seeds"), [(500, range(6)), pytest.param(2000, range(8), marks=pytest.mark.long)]
+)
+def test_unadjusted_steps_are_not_believed_where_their_weights_are_few(particles, seeds):
+    """log Z by quadrature is -5.0198: one way says 1.5 less, the other 1.3 more, both ratios 0.2 less. Of 500
+    particles the ways had such errors that they excused their gap: half of the runs passed 6 errors off."""
     prior = ps.Parameters(
         a=ps.LogUniform(0.05, 20), b=ps.HalfNormal(1.5), c=ps.Normal(0.5, 1), d=ps.Uniform(-1, 2)
     )
     for seed in seeds:
-        found = ps.estimate_log_z(prior + ps.compiled(products, dim=4), seed=seed, kernel=ps.ULA())
+        found = ps.estimate_log_z(
+            prior + ps.compiled(products, dim=4), seed=seed, kernel=ps.ULA(), particles=particles
+        )
         assert found.verdict != "pass" or abs(found.log_z + 5.019805) < 4.5 * found.error
 
 

@@ -22,7 +22,7 @@ from physscore.evidence.bridge import (
     tail_index,
 )
 from physscore.evidence.job import Job, Unit
-from physscore.evidence.verdict import EXACT, continuous, light, score_fits
+from physscore.evidence.verdict import EXACT, OPEN, continuous, light, score_fits
 
 _UNEVEN = 0.25, 0.5  # variance of the islands' log Z, beyond which few of them rule the mean of Z, or of u
 _MANY = 16  # islands, whose variance can be told
@@ -130,7 +130,7 @@ class Seen:
             doubt = _share_of(gap, gap_error)
         if unadjusted and len(back.log_z) > 1:
             apart = found["way back"].value - found["way there"].value
-            by_chance = math.hypot(found["way back"].error, found["way there"].error)
+            by_chance = min(OPEN, math.hypot(found["way back"].error, found["way there"].error))
             doubt = max(doubt, _share_of(apart, by_chance))
         error = math.hypot(error, doubt)
         if job.narrow and len(there.log_z) < _MANY:

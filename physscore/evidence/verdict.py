@@ -25,6 +25,7 @@ _SCATTER, _BY_CHANCE = 2.0, 5.0  # variance of the islands' log Z, and times wha
 _ROUNDING = 1e-12
 _SCORE_ERROR = 1e-3
 EXACT = 1e-5  # error of a score by which control variates are not biased
+OPEN = 1.0  # error of the ways of steps that are never rejected, which excuses no gap between them
 _BESIDE = 0.01  # standard deviations of the reference
 _LOOKED_AT = 512  # states
 _MISSING = 0.1  # of the error: what may be missing of log Z
@@ -93,6 +94,11 @@ def agreeing(there: Estimate, back: Estimate) -> list[Finding]:
     """Doubt steps that are never rejected, by what their weights say on each way: where few of them count,
     one is too low and the other too high."""
     gap, error = back.value - there.value, math.hypot(there.error, back.error)
+    if error > OPEN:
+        return [Finding(
+            f"the weights of steps that are never rejected leave log Z open by {error:.2g}: few of them "
+            "count, and what the steps make of the density is not known, so use MALA()"
+        )]  # fmt: skip
     if not abs(gap) > _SUSPECT * error:
         return []
     return [Finding(
