@@ -176,7 +176,8 @@ def power_spectrum(
     ----------
     delta
         One field of shape ``grid.shape``, or a batch (n, *grid.shape); also an h5py dataset or a
-        :class:`FieldSequence`, of which one field at a time is held, or a :class:`FieldInPieces`.
+        :class:`FieldSequence`, of which one field at a time is held, or several small ones, or a
+        :class:`FieldInPieces`.
     grid
         The box and its cells.
     other
