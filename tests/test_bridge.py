@@ -6,6 +6,7 @@ from scipy.special import ndtri
 
 from physscore.evidence.bridge import Estimate, Populations, averaged, bridged, integrated
 from physscore.evidence.share import Share
+from physscore.evidence.verdict import agreeing, verdict_of
 
 ISLANDS = 12
 
@@ -123,3 +124,22 @@ def test_thermodynamic_integration_knows_what_its_cubics_miss(steps):
     found = integrated(betas, [Populations(u, np.zeros(u.shape), np.zeros(u.shape[:2]))])
     off = abs(found.value + 0.5 * np.log1p(betas[-1]))
     assert 0.7 * found.error < off < 1.4 * found.error
+
+
+@pytest.mark.parametrize(
+    ("gap", "error", "verdict"),
+    [
+        (0.5, 0.5, "pass"),
+        (3.0, 0.5, "suspect"),
+        (3.0, 0.2, "failed"),
+        (3.0, 2.0, "suspect"),
+        (30.0, 2.0, "failed"),
+    ],
+)
+def test_ways_of_unadjusted_steps_agree_or_are_doubted(gap, error, verdict):
+    """Beyond 4.5 or 9 errors between them, and where these are above 1."""
+    influence = np.tile([1.0, -1.0], ISLANDS // 2)
+    there = Estimate(0.0, influence * error * np.sqrt(0.5 * (ISLANDS - 1)))
+    back = Estimate(gap, there.by_rung)
+    assert np.hypot(there.error, back.error) == pytest.approx(error)
+    assert verdict_of(agreeing(there, back))[0] == verdict

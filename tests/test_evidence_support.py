@@ -231,9 +231,9 @@ def test_a_fit_leaves_particles_in_a_hard_core():
     )
     exact = 1.5 * math.log(2 * math.pi / (beta * trap)) + math.log(apart.sum() * (r[1] - r[0]))
     dimer = ps.compiled(_cluster, dim=6, params=(3, beta, trap))
-    runs = [ps.estimate_log_z(dimer, particles=500, seed=seed) for seed in range(3)]
+    runs = [ps.estimate_log_z(dimer, particles=500, seed=seed) for seed in range(4)]
     assert max(abs(run.log_z - exact) / run.error for run in runs) < 4.5
-    assert sum(run.verdict == "pass" for run in runs) >= 2
+    assert sum(run.verdict == "pass" for run in runs) > 2
 
 
 @numba.njit

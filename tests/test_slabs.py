@@ -94,6 +94,8 @@ def test_the_power_of_a_field_in_planes(family, shape):
         )
     with pytest.raises(ps.InputError, match="no cross spectrum"):
         ps.power_spectrum(field, grid, delta)
+    with pytest.raises(ps.InputError, match=r"other is a field in pieces.*no cross spectrum"):
+        ps.power_spectrum(delta, grid, field)
 
 
 BOXES = [((1, 2, 3), (4, 5, 2)), ((0, 0, 0), (6, 7, 8)), ((4, 6, 7), (5, 3, 4)), ((5, 0, 0), (1, 1, 1))]

@@ -79,16 +79,26 @@ def _state(delta: Any, grid: Grid, name: str) -> Array:
     return state
 
 
-def half_spectra(fields: Any, numbers: list[int], grid: Grid, name: str) -> tuple[Array | list[Any], _Floats]:
-    """Return the half spectra of some fields, and cells of each; those in pieces stay as they are."""
+def half_spectra(
+    fields: Any, numbers: list[int], grid: Grid, name: str, *, whole: bool
+) -> tuple[Array | list[Any], _Floats]:
+    """Return the half spectra of some fields, and cells of each; those in pieces stay as they are.
+
+    Raises
+    ------
+    InputError
+        If shapes do not fit the grid, or a field is in pieces that must be ``whole``.
+    """
     taken: list[Any] = []
     cells: list[_Floats] = []
     for i in numbers:
         field = fields[i]
         if isinstance(field, FieldInPieces):
+            if whole:
+                raise InputError(f"{name} is a field in pieces, which has no cross spectrum: read all of it")
             if field.grid != grid:
                 raise InputError(
-                    f"delta is a field on {field.grid}, and grid is {grid}: they must be the same"
+                    f"{name} is a field on {field.grid}, and grid is {grid}: they must be the same"
                 )
             taken.append(field)
         else:

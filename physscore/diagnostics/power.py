@@ -19,7 +19,6 @@ from physscore.diagnostics.mass_assignment import inverse_window, orders_of, sho
 from physscore.diagnostics.pairs import repeat_the_last
 from physscore.diagnostics.table import table
 from physscore.grid import Grid, WavenumberTable, require_grid
-from physscore.slabs import FieldInPieces
 from physscore.spectra.model import require_dimension
 
 if TYPE_CHECKING:
@@ -234,9 +233,7 @@ def power_spectrum(
     eps, numbers = 0.0, iter(counted(len(fields), progress))
     at_once = max(1, _AT_ONCE // grid.n_cells)
     while here := list(islice(numbers, at_once)):
-        a, cells = half_spectra(fields, here, grid, "delta")
-        if others is not None and isinstance(a[0], FieldInPieces):
-            raise InputError("delta is a field in pieces, which has no cross spectrum: read all of it")
+        a, cells = half_spectra(fields, here, grid, "delta", whole=others is not None)
         eps = max(eps, *(float(np.finfo(one.dtype).eps) for one in a))
         sums = to_power * sums_over_shells(a, a, table, window)
         some = [cells]
@@ -244,7 +241,7 @@ def power_spectrum(
             rows["power"].append(binned.mean(sums - noises[0]))
             rows["error"].append(_error(binned, table.counts, sums, sums, sums))
         else:
-            b, cells = half_spectra(others, here, grid, "other")
+            b, cells = half_spectra(others, here, grid, "other", whole=True)
             some.append(cells)
             second, both = (
                 to_power * sums_over_shells(c, b, table, windows[order + orders[1]])

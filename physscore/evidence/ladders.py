@@ -23,7 +23,7 @@ from physscore.noise import normal
 _PARTS = 8  # of ladders of large states
 _AT_ONCE = 1 << 22  # numbers of the reference's draws that are made together
 _SWAPS, _LADDER_STEPS = 5, 1 << 30  # where the random numbers of swaps and of ladders are
-_MORE_DRAWS, _DOUBLINGS = 1 << 40, 12  # where those of islands that lie beyond walls are, and how many
+_MORE_DRAWS, _DOUBLINGS = 1 << 40, 12  # where those of islands beyond walls are, and how often they double
 _OF_RUNGS = ("y", "u", "slope", "step")
 _SEEN = ("u", "at_target")
 _SUMS = ("origin", "rejected", "tried", "accepted", "virial")

@@ -94,18 +94,19 @@ def agreeing(there: Estimate, back: Estimate) -> list[Finding]:
     """Doubt steps that are never rejected, by what their weights say on each way: where few of them count,
     one is too low and the other too high."""
     gap, error = back.value - there.value, math.hypot(there.error, back.error)
+    if abs(gap) > _SUSPECT * error:
+        return [Finding(
+            f"the weights of the ways there and back differ by {gap:.3g}, "
+            f"{abs(gap) / max(error, 1e-300):.1f} of its errors: steps that are never rejected do not follow "
+            "the density, so use MALA()",
+            abs(gap) > _FAILED * error,
+        )]  # fmt: skip
     if error > OPEN:
         return [Finding(
             f"the weights of steps that are never rejected leave log Z open by {error:.2g}: few of them "
             "count, and what the steps make of the density is not known, so use MALA()"
         )]  # fmt: skip
-    if not abs(gap) > _SUSPECT * error:
-        return []
-    return [Finding(
-        f"the weights of the ways there and back differ by {gap:.3g}, {abs(gap) / max(error, 1e-300):.1f} of "
-        "its errors: steps that are never rejected do not follow the density, so use MALA()",
-        abs(gap) > _FAILED * error,
-    )]  # fmt: skip
+    return []
 
 
 def scattered(log_z: Array, by_chance: float) -> list[Finding]:
