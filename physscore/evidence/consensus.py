@@ -22,7 +22,7 @@ from physscore.evidence.bridge import (
     tail_index,
 )
 from physscore.evidence.job import Job, Unit
-from physscore.evidence.verdict import EXACT, OPEN, continuous, light, score_fits
+from physscore.evidence.verdict import BY_CHANCE, EXACT, OPEN, continuous, light, score_fits
 
 _UNEVEN = 0.25, 0.5  # variance of the islands' log Z, beyond which few of them rule the mean of Z, or of u
 _MANY = 16  # islands, whose variance can be told
@@ -56,6 +56,9 @@ class Seen:
         What each step of the schedule adds to log Z.
     tail : float
         The heaviest tail of the weights; see ``bridge.tail_index``.
+    strays : bool
+        Whether islands that went back scatter far more than is due, or control variates are off from
+        their mean, zero, by more than chance: particles lag, or what rests on the score does not hold.
     """
 
     there: Leg
@@ -68,6 +71,7 @@ class Seen:
     gap_error: float
     rungs: Array
     tail: float
+    strays: bool
 
     @classmethod
     def of(cls, job: Job, units: dict[int, Unit]) -> Seen:
@@ -102,10 +106,11 @@ class Seen:
             mean_energies = integrated(betas, [leg.populations for leg in ways[best]])
             found["thermodynamic integration"] = inside[best] + mean_energies
         y = ordered[0].y
+        off, allowed = abs(added[best].value), _STRAY * added[best].error
         if (
             not there.walled
             and tail <= HEAVY_TAIL
-            and abs(added[best].value) < _STRAY * added[best].error
+            and off < allowed
             and light(y)
             and continuous(job.excess, y)
             and not score_fits(job.excess, y, EXACT)
@@ -138,13 +143,18 @@ class Seen:
             # mean of both has at least the error of two that are independent.
             error = max(error, 0.5 * gap_error)
         total = total.with_error(error)
-        return cls(there, back, total, name, found, bars["BAR there"], gap, gap_error, rungs[best], tail)
+        due = BY_CHANCE * job.plan.variance(job.n, resampled=job.threshold > 0)
+        scattered = float(back.log_z.var()) > max(_UNEVEN[name == "control variates"], due)
+        return cls(
+            there, back, total, name, found, bars["BAR there"], gap, gap_error, rungs[best], tail,
+            strays=scattered or off > allowed,
+        )  # fmt: skip
 
     @property
     def uneven(self) -> bool:
         """Whether the mean over the islands is ruled by few, or may be, or the few that went back leave a gap
-        that chance seldom makes."""
-        if abs(self.gap) > _TELLING * self.gap_error:
+        that chance seldom makes, or stray themselves."""
+        if self.strays or abs(self.gap) > _TELLING * self.gap_error:
             return True
         log_z = self.there.log_z
         if len(log_z) < _MANY or not np.isfinite(log_z).all() or self.tail > HEAVY_TAIL:
