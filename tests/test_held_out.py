@@ -9,7 +9,6 @@ import physscore as ps
 from physscore import learning
 from physscore.learning.data import Data, held_out
 
-RNG = np.random.default_rng(0)
 SORTED = np.arange(1000.0)[:, None] * [1, 2]
 
 
@@ -30,7 +29,7 @@ def test_of_sorted_vectors_a_tenth_of_each_part():
 @pytest.mark.long  # that states of all parts are held out is seen above; 300 steps leave 0.08 to chance
 def test_modes_of_sorted_data_have_their_weights():
     """The last tenth is of one mode, and the loss there was least for weights off by 0.07 of 0.3."""
-    x = RNG.normal(size=(2000, 1)) + np.where(np.arange(2000) < 1400, -3.0, 3.0)[:, None]
+    x = np.random.default_rng(0).normal(size=(2000, 1)) + np.where(np.arange(2000) < 1400, -3.0, 3.0)[:, None]
     fit = learning.train("mlp", x, kind="energy", steps=600, batch=128)
     weight = (fit.sample(4000, seed=1) > 0).mean()
     assert abs(weight - 0.3) < 0.05  # noise: 0.007
@@ -38,7 +37,7 @@ def test_modes_of_sorted_data_have_their_weights():
 
 @pytest.mark.filterwarnings("ignore:a.safetensors. the score is known")  # 5 steps learn little
 def test_a_training_of_vectors_is_gone_on_with(tmp_path):
-    x, path = RNG.normal(size=(300, 2)), tmp_path / "a.safetensors"
+    x, path = np.random.default_rng(0).normal(size=(300, 2)), tmp_path / "a.safetensors"
     fit = learning.train("mlp", x, steps=5, output=path)
     assert learning.train("mlp", x, steps=5, output=path, resume=True).digest() == fit.digest()
     with pytest.raises(ps.InputError, match="belongs to another training"):
@@ -60,7 +59,7 @@ def _warnings(maps, **settings):
 def test_held_out_maps_that_are_unlike_the_others_are_told():
     """Those that are as the others are said to be apart in fewer than one of 10,000 sets."""
     assert not _warnings(MAPS)
-    assert not _warnings(MAPS, parameters=RNG.normal(size=(300, 1)))
+    assert not _warnings(MAPS, parameters=np.random.default_rng(0).normal(size=(300, 1)))
     order = np.argsort(MAPS.std(axis=(1, 2)))
     rising = np.linspace(0.5, 2, 300)[:, None, None]
     for found in (
