@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -183,12 +183,14 @@ def power_multipoles(
     wavenumbers, binned = grid.wavenumbers, power_bins(grid, bins)
     polynomials = [_in_squares(l) for l in chosen]
     squared = [polynomial.polymul(p, p) for p in polynomials]
-    moments = partial(_moments, grid=grid, axis=axis, bins=binned)
+    moments, factors = partial(_moments, grid=grid, bins=binned), partial(_factors, grid=grid, axis=axis)
     n, n_squared = max(map(len, polynomials)), max(map(len, squared))
     of_noise: Any = sum(
-        moments(wavenumbers.sum_over_modes, axes, n)
+        moments(wavenumbers.sum_over_modes, factors(axes, n))
         for axes in shot_noise_products(noise, grid, order, interlaced)
     )
+    of_squares = factors(inverse_window(grid, 2 * order), n)
+    of_fourth_powers = factors(inverse_window(grid, 4 * order), n_squared)
     to_power = grid.volume / grid.n_cells**2
     power, error, independent = [], [], 0
     before: list[_Floats] = []
@@ -198,17 +200,14 @@ def power_multipoles(
         field = fields[i]
         modes, some = modes_of(field, grid, "delta"), [some_cells(field)[np.newaxis]]
         del field  # which is used up
-        sums = to_power * moments(
-            partial(sum_power, modes, modes, wavenumbers), inverse_window(grid, 2 * order), n
-        )
+        sums = to_power * moments(partial(sum_power, modes, modes, wavenumbers), of_squares)
         power.append([binned.over_modes(p @ (sums - of_noise)[: len(p)]) for p in polynomials])
         if not np.isfinite(np.array(power[-1])[:, binned.n_modes > 0]).all():
             raise InputError("delta holds values that are not finite: its power spectrum is not defined")
         # |delta_k|^4 is 2 P^2 in the mean for Gaussian modes: what each adds to the variance.
         unit = _unit_of(modes)
         cubes = modes * (modes.real**2 + modes.imag**2)
-        window = inverse_window(grid, 4 * order)
-        sums = moments(partial(sum_power, cubes, modes, wavenumbers), window, n_squared)
+        sums = moments(partial(sum_power, cubes, modes, wavenumbers), of_fourth_powers)
         del modes, cubes
         with np.errstate(invalid="ignore"):
             roots = [np.sqrt(np.maximum(p @ sums[: len(p)], 0)) / binned.n_modes for p in squared]
@@ -268,8 +267,17 @@ def _legendre(orders: tuple[int, ...], mu: _Floats) -> _Floats:
     return np.array([polynomial.polyval(mu**2, _in_squares(order)) for order in orders])
 
 
+def _factors(weights: _Axes, n: int, grid: Grid, axis: int) -> list[_Axes]:
+    """Return functions of the axes whose product has factors k_a^0, k_a^2, ..., of k along one axis."""
+    along = grid.fundamental[axis] * np.arange(grid.shape[axis] // 2 + 1)
+    return [
+        cast(_Axes, tuple(w * along ** (2 * m) if a == axis else w for a, w in enumerate(weights)))
+        for m in range(n)
+    ]
+
+
 def _moments(
-    sum_over: Callable[[_Axes], _Floats], weights: _Axes, n: int, grid: Grid, axis: int, bins: PowerBins
+    sum_over: Callable[[_Axes], _Floats], factors: list[_Axes], grid: Grid, bins: PowerBins
 ) -> _Floats:
     """Return the sums over the modes of each bin (n, bins) with factors mu^0, mu^2, ..., mu^(2 n - 2).
 
@@ -277,12 +285,7 @@ def _moments(
     of the axes.
     """
     k = np.where(grid.wavenumbers.k > 0, grid.wavenumbers.k, np.inf)
-    along = grid.fundamental[axis] * np.arange(grid.shape[axis] // 2 + 1)
-    found = []
-    for m in range(n):
-        factors = [weight * along ** (2 * m) if a == axis else weight for a, weight in enumerate(weights)]
-        found.append(bins.sum(sum_over((factors[0], factors[1], factors[2])) / k ** (2 * m)))
-    return np.array(found)
+    return bins.sum(np.array([sum_over(axes) / k ** (2 * m) for m, axes in enumerate(factors)]))
 
 
 def _takes_two(model: Any) -> bool:
