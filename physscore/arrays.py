@@ -104,7 +104,8 @@ def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
 
     from physscore.code_on_disk import keep_on_disk
 
-    dispatcher = njit(loop, nogil=True, error_model="numpy")
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+    dispatcher = njit(loop, **options)
     keep_on_disk(dispatcher)
     return cast(Callable[..., Any], dispatcher)
 

@@ -17,5 +17,9 @@ inline: Callable[..., Any] = njit(**_OPTIONS, forceinline=True)
 part: Callable[..., Any] = njit(**_FOR_LOOPS)
 """Of one that is called, by compiled code only: a call from Python would crash."""
 
+spliced: Callable[..., Any] = njit(**_FOR_LOOPS, inline="always")
+"""Of a long one that is called in one place: it is compiled with what calls it, and not before that, too,
+which takes as long again."""
+
 in_any_order: Callable[..., Any] = njit(**_FOR_LOOPS, forceinline=True, fastmath={"reassoc"})
 """Of a sum whose terms may be added in any order, and so several at once; by compiled code only."""

@@ -90,7 +90,7 @@ def _block_of(energy_and_gradient: Any) -> Any:
     """Return the block of a function of one point, whose gradient is zero before. Where it raises, there is
     no number; its neighbours have theirs."""
 
-    @njit(nogil=True, error_model="numpy")
+    @part
     def block(x, params, gradient_out, energy_out):
         d, n = x.shape
         state, gradient = np.empty(d), np.empty(d)

@@ -19,7 +19,7 @@ from physscore.arrays import compiled, parallel
 from physscore.core import Array
 from physscore.energies.fourier_gaussian import FourierGaussian
 from physscore.mode_coordinates import Coordinates
-from physscore.parts import part
+from physscore.parts import part, spliced
 from physscore.points import to_rows
 
 _TOGETHER = 64  # fields
@@ -179,7 +179,7 @@ def _unwhiten_rows(numbers, rows, out, start, stop):
         to_rows(x, out, low, high - low)
 
 
-@part
+@spliced
 def unwhiten_waves(numbers, z, x):
     """Fill the block ``x`` with the fields at ``z``."""
     d, n = z.shape
@@ -195,7 +195,7 @@ def unwhiten_waves(numbers, z, x):
             x[i, j] += mean
 
 
-@part
+@spliced
 def pull_back_waves(numbers, gradient):
     """Turn a gradient over fields into one over z, in place."""
     d, n = gradient.shape

@@ -15,7 +15,7 @@ from physscore.energies.gaussian import Gaussian
 from physscore.energies.hartley import Waves, pull_back_waves, unwhiten_waves
 from physscore.energies.johnson import JohnsonSU
 from physscore.energies.priors import Parameters, Univariate
-from physscore.parts import inline, part
+from physscore.parts import inline, part, spliced
 
 _DIAGONAL, _DENSE, _NAMED, _WAVES, _JOHNSON = 0, 1, 2, 3, 4
 _TABLE = -1
@@ -153,7 +153,7 @@ def _mixed_back(numbers, gradient):
                     gradient[i, j] += w * gradient[k, j]
 
 
-@part
+@spliced
 def unwhiten(numbers, z, x):
     """Fill the block ``x`` with the states at whitened coordinates ``z``, both of shape (d, n)."""
     d, n = z.shape
@@ -193,7 +193,7 @@ def unwhiten(numbers, z, x):
                     x[i, j] = a + (b - a) * below if z[i, j] < 0.0 else b - (b - a) * above
 
 
-@part
+@spliced
 def pull_back(numbers, z, x, gradient):
     """Turn a gradient over x into one over z, in place."""
     d, n = z.shape

@@ -16,7 +16,7 @@ from physscore.arrays import compiled
 from physscore.core import Array
 from physscore.kernels import moves
 from physscore.noise import fill_block
-from physscore.parts import part
+from physscore.parts import part, spliced
 from physscore.points import call_block, from_rows, to_rows
 
 WIDTH = 128  # chains in a block, at most
@@ -71,7 +71,7 @@ def _steps(work, step):
     return work.half, work.full
 
 
-@part
+@spliced
 def langevin_step(block, params, kernel, metric, chains, work, first, number):
     """Unadjusted Langevin: x += h W (xi + h/2 W^T s), with h^2 / 2 the step size."""
     x, s, e, p = chains
@@ -82,7 +82,7 @@ def langevin_step(block, params, kernel, metric, chains, work, first, number):
     _evaluate(block, params, x, s, e)
 
 
-@part
+@spliced
 def splitting_step(block, params, kernel, metric, chains, work, first, number):
     """Underdamped Langevin by the splitting BAOAB (Leimkuhler & Matthews 2013)."""
     x, s, e, p = chains
@@ -96,7 +96,7 @@ def splitting_step(block, params, kernel, metric, chains, work, first, number):
     moves.kick(p, s, half, metric)
 
 
-@part
+@spliced
 def hamiltonian_step(block, params, kernel, metric, chains, work, first, number):
     """Refresh the momentum, follow a trajectory, accept or turn back.
 
@@ -152,7 +152,7 @@ def hamiltonian_step(block, params, kernel, metric, chains, work, first, number)
                 p[i, j] = p[i, j] if work.taken[j] else -work.old[i, j]
 
 
-@part
+@spliced
 def adaptive_step(block, params, kernel, metric, chains, work, first, number):
     """autoMALA: double or halve the step until its energy error is as large as a random bound, and
     accept only if the way back would have chosen the same step (Biron-Lattes et al. 2024,
