@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from commands import physscore
 
 import physscore as ps
 from physscore.cost import cost_of_fields
@@ -19,19 +20,13 @@ print(1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
 FIELD = ["field", "--grid", "160", "--box", "100", "--spectrum", "powerlaw:index=-1,amplitude=1"]
 
-
-def physscore(*args):
-    command = [sys.executable, "-m", "physscore", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 CELLS = ["--cells", "10:110,0:160,0:160", "--memory", "16MB"]
 
 
 @pytest.mark.parametrize("options", [[], ["--out-of-core", "--memory", "64MB"], CELLS])
 def test_a_field_needs_what_was_foretold(tmp_path, options):
     path = tmp_path / "a.h5"
-    foretold = json.loads(physscore(*FIELD, *options, "-o", path, "--dry-run", "--json").stdout)
+    foretold = json.loads(physscore(*FIELD, *options, "-o", path, "--dry-run", "--json", cwd=tmp_path).stdout)
     assert not list(tmp_path.iterdir())
     command = [sys.executable, "-m", "physscore", *FIELD, *options, "-o", str(path)]
     done = subprocess.run([sys.executable, "-c", PEAK, *command], capture_output=True, text=True, check=True)
@@ -72,14 +67,13 @@ def test_an_estimate_needs_about_what_was_foretold():
      "grid has 64 cells, which no processes can share: there are 4"),
     (["logz", "ising", "--dry-run", "--method", "tempering"], "--dry-run is for the methods smc and ais"),
 ])  # fmt: skip
-def test_what_cannot_be_foretold_is_said(args, words):
-    done = physscore(*args)
-    assert done.returncode == 2
-    assert words in done.stderr
+def test_what_cannot_be_foretold_is_said(tmp_path, args, words):
+    assert words in physscore(*args, cwd=tmp_path, code=2).stderr
 
 
-def test_the_command_tells_of_each_model():
-    done = physscore("logz", "ring", "funnel", "--particles", "256", "--dry-run", "--processes", "2")
-    assert done.returncode == 0
+def test_the_command_tells_of_each_model(tmp_path):
+    done = physscore(
+        "logz", "ring", "funnel", "--particles", "256", "--dry-run", "--processes", "2", cwd=tmp_path
+    )
     assert done.stdout.count("memory:") == 2
     assert done.stdout.startswith("ring:")

@@ -4,7 +4,6 @@ compiles the CUDA sources for the host and refuses what CuPy refuses.
 Everything is compared with the CPU to rounding; there are no statistical tests here.
 """
 
-import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any
 import cuda_on_host
 import numpy as np
 import pytest
+from commands import physscore
 from contracts.systems import build, states
 
 import physscore as ps
@@ -501,10 +501,5 @@ def test_a_card_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.skipif(find_spec("cupy") is not None, reason="CuPy is there")
 @pytest.mark.parametrize("command", ["field --grid 8 --box 1 -o x.h5", "sample ising", "logz ising"])
 def test_commands_name_the_extra(command: str, tmp_path: Any) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "physscore", *command.split(), "--device", "gpu"], cwd=tmp_path,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
+    done = physscore(*command.split(), "--device", "gpu", cwd=tmp_path, code=2)
     assert 'pip install "physscore[gpu]"' in done.stderr
-    assert "Traceback" not in done.stderr
