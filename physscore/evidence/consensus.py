@@ -22,7 +22,7 @@ from physscore.evidence.bridge import (
     tail_index,
 )
 from physscore.evidence.job import Job, Unit
-from physscore.evidence.verdict import BY_CHANCE, EXACT, OPEN, continuous, light, score_fits
+from physscore.evidence.verdict import EXACT, OPEN, continuous, light, score_fits
 
 _UNEVEN = 0.25, 0.5  # variance of the islands' log Z, beyond which few of them rule the mean of Z, or of u
 _MANY = 16  # islands, whose variance can be told
@@ -34,6 +34,7 @@ _WORTH = 0.8  # of the error, below which control variates are used
 _CURVED = 0.25  # of a variance: by how much an estimate may be biased, half of what logarithms of Z are
 _LOST = 1e10  # an error that says that neighbours do not overlap at all
 _STRAY = 3.0  # errors from zero, above which they are not
+_SCATTERED = 3.0  # times what is due: a variance of 16 islands that forget is above it once in 10^4 times
 
 
 @dataclass
@@ -143,7 +144,7 @@ class Seen:
             # mean of both has at least the error of two that are independent.
             error = max(error, 0.5 * gap_error)
         total = total.with_error(error)
-        due = BY_CHANCE * job.plan.variance(job.n, resampled=job.threshold > 0)
+        due = _SCATTERED * job.plan.variance(job.n, resampled=job.threshold > 0)
         scattered = float(back.log_z.var()) > max(_UNEVEN[name == "control variates"], due)
         return cls(
             there, back, total, name, found, bars["BAR there"], gap, gap_error, rungs[best], tail,

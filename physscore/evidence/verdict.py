@@ -21,7 +21,7 @@ _LEAST_ACCEPTANCE = 0.1, 0.01
 _LEAST_ESS = 0.05
 _LEAST_ALIVE = 0.5  # of the islands
 _ONE_ISLAND = 0.8  # of the variance between many islands
-_SCATTER, BY_CHANCE = 2.0, 5.0  # variance of the islands' log Z, and times what it is by chance
+_SCATTER, _BY_CHANCE = 2.0, 5.0  # variance of the islands' log Z, and times what it is by chance
 _ROUNDING = 1e-12
 _SCORE_ERROR = 1e-3
 EXACT = 1e-5  # error of a score by which control variates are not biased
@@ -113,7 +113,7 @@ def scattered(log_z: Array, by_chance: float) -> list[Finding]:
     """Doubt islands whose log Z differ by far more than those of particles that forget where they were."""
     alive = log_z[np.isfinite(log_z)]
     variance = float(alive.var(ddof=1)) if len(alive) > 1 else 0.0
-    if variance <= max(_SCATTER, BY_CHANCE * by_chance):
+    if variance <= max(_SCATTER, _BY_CHANCE * by_chance):
         return []
     return [Finding(
         f"the islands' log Z scatter by {math.sqrt(variance):.2g}, where moves that forget leave "
