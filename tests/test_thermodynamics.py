@@ -109,9 +109,9 @@ def quadratic(x, params, gradient_out):
 def test_errors_of_a_skewed_quantity_are_steady():
     """c |x|^2 / 2 in two dimensions: the terms of the heat capacity, 1, are of skewness 11.
 
-    By resampling of 200 other seeds, the logs of the errors of 24 scatter by 0.25 once in 10 times (by 0.29
-    once in 2000), and the root mean square of z is not within 0.7 and 1.3 once in 100. Errors out of each
-    coupling's own islands fail in more than 99 of 100.
+    By resampling of 200 other seeds, the logs of the errors of 24 scatter at a coupling by 0.25 once in 10
+    times (by 0.29 once in 2000), and the root mean square of z is not within 0.7 and 1.3 once in 100. Errors
+    out of each coupling's own islands fail in more than 99 of 100.
     """
 
     def model(c):
@@ -120,7 +120,8 @@ def test_errors_of_a_skewed_quantity_are_steady():
     runs = [ps.thermodynamics(model, [1.0, 1.5, 2.0, 4.0], particles=512, seed=seed) for seed in range(24)]
     errors = np.array([run.heat_capacity_error for run in runs])
     z = (np.array([run.heat_capacity for run in runs]) - 1.0) / errors
-    assert np.log(errors).std() < 0.25
+    logs = np.log(errors)
+    assert (logs - logs.mean(axis=0)).std() < 0.25  # at the first they are smaller, as it is looked at again
     assert 0.7 < np.sqrt((z**2).mean()) < 1.3
 
 
@@ -130,22 +131,44 @@ def tilted_wells(x, params, gradient_out):
     return (x[0] ** 2 - 1) ** 2 + 0.3 * x[0]
 
 
+def along_wells(seed, **settings):
+    wells, prior = ps.compiled(tilted_wells, dim=1), ps.Gaussian(0.0, 1.0, dim=1)
+    return ps.thermodynamics(lambda k: prior + k * wells, [0.25, 1.0, 2.25], seed=seed, **settings)
+
+
 @pytest.mark.long
-def test_errors_at_the_first_coupling_are_not_those_of_its_neighbours():
-    """Tails are heaviest at the weakest coupling. The scatter of 100 runs is known to 7%."""
-    wells = ps.compiled(tilted_wells, dim=1)
-    prior = ps.Gaussian(0.0, 1.0, dim=1)
-    runs = [ps.thermodynamics(lambda k: prior + k * wells, [0.25, 1.0, 2.25], seed=s) for s in range(100)]
-    scatter = np.std([run.heat_capacity for run in runs], axis=0)
-    stated = np.median([run.heat_capacity_error for run in runs], axis=0)
-    assert (stated > 0.75 * scatter).all()
+@pytest.mark.parametrize("settings", [{}, {"kernel": ps.HMC(), "particles": 1024}])
+def test_errors_at_the_first_coupling_are_not_those_of_its_neighbours(settings):
+    """Tails are heaviest at the weakest coupling. The scatter of 100 runs is known to 7%.
+
+    Terms of the heat capacity have a skewness of 35 there: of 1024 that are looked at once, a value and its
+    error are often low together, and z of independent draws has a root mean square of 1.5. By resampling of
+    80 other seeds it is beyond the bounds once in 500 times.
+    """
+    runs = [along_wells(seed, **settings) for seed in range(100)]
+    values = np.array([run.heat_capacity for run in runs])
+    errors = np.array([run.heat_capacity_error for run in runs])
+    assert (np.median(errors, axis=0) > 0.75 * values.std(axis=0)).all()
+    x = np.linspace(-8.0, 8.0, 40001)
+    wells = (x**2 - 1) ** 2 + 0.3 * x
+    for i, k in enumerate((0.25, 1.0, 2.25)):
+        weights = np.exp(-0.5 * x**2 - k * wells)
+        mean = np.average(wells, weights=weights)
+        exact = k**2 * np.average((wells - mean) ** 2, weights=weights)
+        assert 0.5 < np.sqrt((((values - exact) / errors)[:, i] ** 2).mean()) < 1.27
+
+
+def test_the_first_coupling_is_looked_at_several_times():
+    """1024 independent draws have an error of 0.0283; the median of three is 0.0144 and scatters by 0.002."""
+    errors = [along_wells(s, kernel=ps.HMC(), particles=1024).mean_energy_error[0] for s in range(3)]
+    assert np.median(errors) < 0.021
 
 
 def test_a_rung_that_scatters_more_than_its_neighbours_keeps_its_error():
     """And they have more than their own, as what is rare may be missing there."""
     adds = np.random.default_rng(0).normal(size=(5, 32)) * np.array([[10.0], [1], [1], [1], [1]])
     none, ones = np.zeros((5, 32)), np.ones(5)
-    seen = Derivatives(0 * ones, none, ones, adds, ones, none, none)
+    seen = Derivatives(0 * ones, none, ones, adds, ones, none, none, ones)
     steady = steadied(seen, seen, 0.3 * np.arange(5))
     np.testing.assert_allclose(steady[0], adds[0])
     assert (steady[1:3].std(axis=1) > 2 * adds[1:3].std(axis=1)).all()

@@ -10,6 +10,7 @@ from physscore.core import Array
 from physscore.evidence.bridge import averaged
 from physscore.evidence.coupling import Seen
 
+LOOKS = 4  # at particles at the first coupling, where tails are widest and no rung below tells of them
 _SETTLED = 2.0  # times the scatter of the first derivative is what one more particle would make
 _NEAR = 1.0  # along the path, in standard deviations of E
 
@@ -20,6 +21,7 @@ class Derivatives:
 
     ``size`` is the mean size of the terms of the second: itself, but where some are negative. ``terms`` are
     those of the first at all particles, of shape (rungs, n), and ``shares`` their weights, with sum 1.
+    ``looks`` says how often particles were looked at on each rung, between which they moved.
     """
 
     slope: Array
@@ -29,10 +31,12 @@ class Derivatives:
     size: Array
     terms: Array
     shares: Array
+    looks: Array
 
 
 def derivatives(seen: Seen) -> Derivatives:
-    """Return the derivatives of log Z by the particles of one way."""
+    """Return the derivatives of log Z by the particles of one way, whose first rungs, as many as LOOKS, are
+    one."""
     between, within = seen.leg.populations.weights
 
     def averages(values: Array) -> tuple[Array, Array]:
@@ -45,9 +49,15 @@ def derivatives(seen: Seen) -> Derivatives:
     size = averages(np.abs(terms))[0]
     shares = between[:, :, np.newaxis] * within / between.shape[1]
     flat = (len(mean), -1)
-    return Derivatives(
-        mean, adds, square + chance, more, size, seen.slope.reshape(flat), shares.reshape(flat)
-    )  # fmt: skip
+    looks = np.ones(len(mean))
+    looks[0] = LOOKS
+
+    def joined(by_rung: Array) -> Array:
+        return np.concatenate([by_rung[:LOOKS].mean(axis=0, keepdims=True), by_rung[LOOKS:]])
+
+    means = map(joined, (mean, adds, square + chance, more, size))
+    last = slice(LOOKS - 1, None)
+    return Derivatives(*means, seen.slope.reshape(flat)[last], shares.reshape(flat)[last], looks[: 1 - LOOKS])
 
 
 def steadied(up: Derivatives, down: Derivatives, length: Array) -> Array:
@@ -63,7 +73,8 @@ def steadied(up: Derivatives, down: Derivatives, length: Array) -> Array:
     share = ((n - 1) * _share(up) + (m - 1) * _share(down)) / (n + m - 2)
     near = _nearness(length)
     size = (n * up.size + m * down.size) / (n + m)
-    wanted = np.maximum(own, size**2 * (near @ share) / near.sum(axis=1))
+    # A rung that is looked at more often is not to have the share of one that is not.
+    wanted = np.maximum(own, size**2 * (near @ share) / near.sum(axis=1) / up.looks)
     return up.bend_adds * np.sqrt(_ratio(wanted, own))[:, np.newaxis]
 
 
@@ -72,7 +83,7 @@ def or_one_more(adds: Array, seen: Derivatives, length: Array, couplings: Array,
     settled in one state and rare others may have been missed: to the error of one more particle that is as
     far off as those on rungs nearby. In the second it is squared, and must be far above the scatter of the
     first."""
-    n, particles = adds.shape[1], seen.terms.shape[1]
+    n, particles = adds.shape[1], seen.looks * seen.terms.shape[1]
     scatter = np.sqrt(seen.slope_adds.var(axis=1, ddof=1) / n)
     limit = (1.0 if power == 1 else _SETTLED) * scatter
     settled = _one_more(seen, length, couplings, 1) / particles > limit

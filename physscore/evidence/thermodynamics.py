@@ -19,7 +19,7 @@ from physscore.energies.lattice import Lattice, checked_number
 from physscore.evidence.bridge import Estimate, bridged
 from physscore.evidence.coupling import Family, Seen, explore_couplings, go_along, ladder
 from physscore.evidence.curves import Thermodynamics
-from physscore.evidence.derivatives import Derivatives, derivatives, or_one_more, steadied
+from physscore.evidence.derivatives import LOOKS, Derivatives, derivatives, or_one_more, steadied
 from physscore.evidence.estimate import estimate_log_z
 from physscore.evidence.excess import Excess
 from physscore.evidence.job import Look, quiet
@@ -161,6 +161,7 @@ def _run(
     start, returning = first.log_weights[:, 0], _returning(islands)
     for lengthened in range(_MOST_LENGTHENINGS + 1):
         betas, stops = ladder(family, knots, lengthened)
+        betas, stops = np.append(np.zeros(LOOKS - 1), betas), stops + LOOKS - 1
         plan = Plan(kernel, knots, betas)
         bar.total = bar.n + 2 * len(betas)
         step = lengthened << 26
@@ -182,6 +183,7 @@ def _run(
     log_z = begin + np.append(0.0, np.cumsum(rises))[stops]
     adds = adds + np.concatenate([np.zeros((1, islands)), np.cumsum(influence, axis=0)])[stops]
     up, down = derivatives(there), derivatives(back)
+    betas, stops = betas[LOOKS - 1 :], stops - LOOKS + 1
     length = np.interp(betas, knots.betas, knots.length)
     rungs = np.array([family.at(beta) for beta in betas])
     bend_adds = or_one_more(steadied(up, down, length), up, length, rungs, 2)[stops]
