@@ -9,6 +9,7 @@ from scipy.special import logsumexp
 from scipy.stats import chi2
 
 import physscore as ps
+from physscore.evidence import pilot
 from physscore.evidence.excess import excess_of
 from physscore.evidence.job import prepare
 from physscore.evidence.verdict import scattered
@@ -140,3 +141,20 @@ def test_functions_of_arrays_are_looked_at_like_compiled_ones():
     assert repr(kernel_for(energy, begin)) == repr(ps.AutoMALA(sweep=True))
     found = ps.estimate_log_z(energy, begin, kernel=ps.MALA(), particles=128, seed=1)
     assert any("the scale of the target depends on the place" in reason for reason in found.reasons)
+
+
+def test_an_even_target_is_known_after_few_sweeps(monkeypatch):
+    """100 steps were made of each; now half of the runs end after 25, and all but one in 20 after 50."""
+    steps = []
+
+    class Counted(pilot.Particles):
+        def move(self, settings, n):
+            steps.append(n * settings.sweep)
+            return super().move(settings, n)
+
+    monkeypatch.setattr(pilot, "Particles", Counted)
+    excess = excess_of(ps.Gaussian(0.0, 1.5, dim=4), ps.Gaussian(0.0, 1.0, dim=4))
+    place = np.zeros(4), np.full(4, 1 / 1.5)
+    for seed in range(20):
+        assert not pilot.uneven(excess, excess.draw(512, 0, seed) / 1.5, place, 0.8, seed)
+    assert sum(steps) < 20 * 65

@@ -26,7 +26,8 @@ _MOST_STOPS, _HOPELESS = 10_000, 10  # steps at the end of which more of them wo
 _LONGEST = SHORT_OF_QUARTER + math.pi  # trajectory: half a period more forgets as much of what is normal
 _UNEVEN = 0.12  # powers of 2
 LOOKED_AT = 512  # particles, of which it is asked whether they are uneven
-_SPREADING, _FAR = 20, 1 << 29  # steps are counted in 32 bits
+_SPREADING = (5, 0.0), (10, 0.04), (20, 0.0)  # sweeps, and the least change with which more are made
+_FAR = 1 << 29  # steps are counted in 32 bits
 _AT_TEMPERATURES = 3  # a scale that varies does: at one it may by chance
 _SHRINK = 5.0  # particles that a measured variance must outnumber
 
@@ -321,18 +322,20 @@ def uneven(excess: Excess, y: Array, place: tuple[Array, Array], step_size: floa
     Then autoMALA, which adapts its steps to where it is, spreads them: the powers of 2 by which it changes
     its steps vary more and more. ``y`` are particles at the target.
     """
-    y = y[:LOOKED_AT].copy()
 
-    def moved(y: Array, kernel: AutoMALA, n: int, step: int) -> Particles:
-        particles = Particles(excess, kernel, y, seed=seed, step=_FAR + step)
+    def moved(y: Array, kernel: AutoMALA, n: int = 1, step: int = 0) -> Particles:
+        particles = Particles(excess, kernel, y.copy(), seed=seed, step=_FAR + step)
         particles.place(1.0, place)
         particles.move(settings_of(kernel, step_size), n)
         return particles
 
-    before = moved(y, AutoMALA(), 1, 0).exponent.std()
-    spread = moved(y, AutoMALA(sweep=True), _SPREADING * (excess.dim + 1), 1)
-    after = moved(spread.y, AutoMALA(), 1, _FAR).exponent.std()
-    return bool(after > before + _UNEVEN)
+    before, done, change = moved(y := y[:LOOKED_AT], AutoMALA()).exponent.std(), 0, 0.0
+    for steps, least in ((n * (excess.dim + 1), least) for n, least in _SPREADING):
+        y, done = moved(y, AutoMALA(sweep=True), steps - done, 1 + done).y, steps
+        change = float(moved(y, AutoMALA()).exponent.std() - before)  # by the same random numbers
+        if not least <= change <= _UNEVEN:
+            break
+    return change > _UNEVEN
 
 
 def _goal(kernel: Kernel) -> float | None:
