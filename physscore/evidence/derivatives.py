@@ -55,9 +55,12 @@ def derivatives(seen: Seen) -> Derivatives:
     def joined(by_rung: Array) -> Array:
         return np.concatenate([by_rung[:LOOKS].mean(axis=0, keepdims=True), by_rung[LOOKS:]])
 
-    means = map(joined, (mean, adds, square + chance, more, size))
+    mean, adds, square, more, size = map(joined, (mean, adds, square + chance, more, size))
     last = slice(LOOKS - 1, None)
-    return Derivatives(*means, seen.slope.reshape(flat)[last], shares.reshape(flat)[last], looks[: 1 - LOOKS])
+    return Derivatives(
+        mean, adds, square, more, size, seen.slope.reshape(flat)[last], shares.reshape(flat)[last],
+        looks[: 1 - LOOKS],
+    )  # fmt: skip
 
 
 def steadied(up: Derivatives, down: Derivatives, length: Array) -> Array:
