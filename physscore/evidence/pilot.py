@@ -170,15 +170,14 @@ class Pilot:
         if self.spread > _SPREAD:
             return min(1.0 - beta, self.spread / max(float(u.std()), 1e-300))
         goal = 1.0 / (1.0 + self.spread**2)  # effective share of weights with this spread
+        high, low = 1.0 - beta, 0.0
 
         def share(step: float) -> float:
             weights = normalised(-step * u)
             return float(1.0 / (len(u) * (weights**2).sum()))
 
-        high = 1.0 - beta
         if share(high) >= goal:
             return high
-        low = 0.0
         for _ in range(60):
             middle = 0.5 * (low + high) if low > 0 else high * 0.1
             low, high = (middle, high) if share(middle) >= goal else (low, middle)
@@ -329,9 +328,11 @@ def uneven(excess: Excess, y: Array, place: tuple[Array, Array], step_size: floa
         particles.move(settings_of(kernel, step_size), n)
         return particles
 
-    before, done, change = moved(y := y[:LOOKED_AT], AutoMALA()).exponent.std(), 0, 0.0
-    for steps, least in ((n * (excess.dim + 1), least) for n, least in _SPREADING):
-        y, done = moved(y, AutoMALA(sweep=True), steps - done, 1 + done).y, steps
+    y = y[:LOOKED_AT]
+    before, done, change = moved(y, AutoMALA()).exponent.std(), 0, 0.0
+    for sweeps, least in _SPREADING:
+        steps = sweeps * (excess.dim + 1) - done
+        y, done = moved(y, AutoMALA(sweep=True), steps, 1 + done).y, done + steps
         change = float(moved(y, AutoMALA()).exponent.std() - before)  # by the same random numbers
         if change > _UNEVEN or (change < least and len(y) == LOOKED_AT):  # fewer do not tell so soon
             break
@@ -391,8 +392,7 @@ def distance(step: float, lower: Array, upper: Array) -> float:
 
 def _correlation(a: Array, b: Array) -> float:
     finite = np.isfinite(a) & np.isfinite(b)
-    if not finite.all():
-        a, b = a[finite], b[finite]
+    a, b = a[finite], b[finite]
     if len(a) < 2:
         return 1.0
     centred, other = a - a.mean(), b - b.mean()

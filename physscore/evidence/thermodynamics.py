@@ -161,9 +161,8 @@ def _run(
     start, returning = first.log_weights[:, 0], _returning(islands)
     for lengthened in range(_MOST_LENGTHENINGS + 1):
         betas, stops = ladder(family, knots, lengthened)
-        betas, stops = np.append(np.zeros(LOOKS - 1), betas), stops + LOOKS - 1
-        plan = Plan(kernel, knots, betas)
-        bar.total = bar.n + 2 * len(betas)
+        plan = Plan(kernel, knots, np.append(np.zeros(LOOKS - 1), betas))
+        bar.total = bar.n + 2 * len(plan.betas)
         step = lengthened << 26
         going = _Going(family, plan, dense, seed ^ _PATH)
         there, at = _led(going, y, start, False, step, team, look)
@@ -183,7 +182,6 @@ def _run(
     log_z = begin + np.append(0.0, np.cumsum(rises))[stops]
     adds = adds + np.concatenate([np.zeros((1, islands)), np.cumsum(influence, axis=0)])[stops]
     up, down = derivatives(there), derivatives(back)
-    betas, stops = betas[LOOKS - 1 :], stops - LOOKS + 1
     length = np.interp(betas, knots.betas, knots.length)
     rungs = np.array([family.at(beta) for beta in betas])
     bend_adds = or_one_more(steadied(up, down, length), up, length, rungs, 2)[stops]
@@ -256,9 +254,10 @@ def _returning(islands: int) -> int:
 
 
 def _rises(seen: Seen) -> tuple[Array, Array]:
-    """Return how much log Z rises from rung to rung, and what each island adds."""
+    """Return how much log Z rises from rung to rung, and what each island adds; the first rungs are one."""
     between, within = seen.leg.populations.weights
-    return bridged(*(part[np.newaxis] for part in (seen.below, seen.above, between, within)))
+    rises, adds = bridged(*(part[np.newaxis] for part in (seen.below, seen.above, between, within)))
+    return rises[LOOKS - 1 :], adds[LOOKS - 1 :]
 
 
 def _hysteresis(up: Derivatives, down: Derivatives, stops: Array, couplings: Array) -> list[Finding]:
