@@ -54,6 +54,11 @@ class Work(NamedTuple):
     half: Array
     full: Array
     back_full: Array
+    which: Array
+    powers: Array
+    few: Array
+    few_energies: Array
+    few_ratios: Array
 
 
 @part
@@ -194,52 +199,84 @@ def adaptive_step(block, params, kernel, metric, chains, work, first, number):
 
 @part
 def _search(block, params, step, metric, x, s, e, p, work, exponent):
-    """Find the powers of 2 for the steps from (x, p), and leave the leapfrog's end in y, old, sy, ey."""
-    width = x.shape[1]
+    """Find the powers of 2 for the steps from (x, p), and leave the leapfrog's end in y, old, sy, ey.
+
+    A block waits for the last of its chains, but only those that still search are moved.
+    """
+    d, width = x.shape
     for j in range(width):
-        exponent[j] = 0
-    _leapfrog(block, params, step, metric, x, s, e, p, work, exponent)
-    searching = False
+        exponent[j], work.which[j] = 0, j
+    there = work.y, work.old, work.sy, work.ey, work.log_ratio
+    _gather(x, p, s, e, work.which, there)
+    _leapfrog(block, params, step, metric, exponent, work, there)
+    n = 0
     for j in range(width):
         error = abs(work.log_ratio[j])
         work.direction[j] = 1 if error < -work.low[j] else (0 if error <= -work.high[j] else -1)
-        searching |= work.direction[j] != 0
-    while searching:
-        for j in range(width):
-            exponent[j] += work.direction[j]
-        _leapfrog(block, params, step, metric, x, s, e, p, work, exponent)
-        searching, again = False, False
-        for j in range(width):
-            error = abs(work.log_ratio[j])
-            if work.direction[j] > 0 and not error < -work.low[j]:
-                exponent[j] -= 1
-                work.direction[j] = 0
-                again = True
-            elif (work.direction[j] < 0 and error <= -work.high[j]) or abs(exponent[j]) >= MAX_DOUBLINGS:
-                work.direction[j] = 0
-            searching |= work.direction[j] != 0
-        if again and not searching:
-            _leapfrog(block, params, step, metric, x, s, e, p, work, exponent)
+        if work.direction[j] != 0:
+            work.which[n] = j
+            n += 1
+    while n > 0:
+        m = (n + 7) // 8 * 8  # whole vectors
+        for k in range(m):
+            work.which[k] = work.which[min(k, n - 1)]
+            work.powers[k] = exponent[work.which[k]] + work.direction[work.which[k]]
+        y, q, sy = (
+            work.few[0][: d * m].reshape(d, m),
+            work.few[1][: d * m].reshape(d, m),
+            work.few[2][: d * m].reshape(d, m),
+        )
+        few = y, q, sy, work.few_energies[:m], work.few_ratios[:m]
+        _gather(x, p, s, e, work.which, few)
+        _leapfrog(block, params, step, metric, work.powers, work, few)
+        left = 0
+        for k in range(n):
+            j = work.which[k]
+            error = abs(few[4][k])
+            up, near = work.direction[j] > 0, error < -work.low[j]
+            # Upwards the last step that is still good is kept, downwards the first that is good.
+            if near or not up:
+                exponent[j] = work.powers[k]
+                work.ey[j], work.log_ratio[j] = few[3][k], few[4][k]
+                for i in range(d):
+                    work.y[i, j], work.old[i, j], work.sy[i, j] = y[i, k], q[i, k], sy[i, k]
+            done = not near if up else error <= -work.high[j]
+            if not done and abs(work.powers[k]) < MAX_DOUBLINGS:
+                work.which[left] = j
+                left += 1
+        n = left
 
 
 @part
-def _leapfrog(block, params, step, metric, x, s, e, p, work, exponent):
-    width = x.shape[1]
-    half, full = work.half, work.full
+def _gather(x, p, s, e, which, there):
+    """Copy some chains to where they are moved."""
+    y, q, sy, ey, _ = there
+    for j in range(len(ey)):
+        ey[j] = e[which[j]]
+    for i in range(y.shape[0]):
+        for j in range(len(ey)):
+            k = which[j]
+            y[i, j], q[i, j], sy[i, j] = x[i, k], p[i, k], s[i, k]
+
+
+@part
+def _leapfrog(block, params, step, metric, exponent, work, there):
+    """Move chains in place, and leave the log ratio of each."""
+    y, q, s, e, log_ratio = there
+    d, width = y.shape
+    half, full = work.half[:width], work.full[:width]
     for j in range(width):
         full[j] = step * 2.0 ** exponent[j]
         half[j] = 0.5 * full[j]
-        work.log_ratio[j] = e[j]
-    moves.copy(x, work.y)
-    moves.copy(p, work.old)
-    moves.add_kinetic(p, x.shape[0], 1.0, work.log_ratio)
-    moves.kick(work.old, s, half, metric)
-    moves.drift(work.y, work.old, full, metric)
-    _evaluate(block, params, work.y, work.sy, work.ey)
-    moves.kick(work.old, work.sy, half, metric)
+        log_ratio[j] = e[j]
+    moves.add_kinetic(q, d, 1.0, log_ratio)
+    moves.kick(q, s, half, metric)
+    moves.drift(y, q, full, metric)
+    _evaluate(block, params, y, s, e)
+    moves.kick(q, s, half, metric)
     for j in range(width):
-        work.log_ratio[j] -= work.ey[j]
-    moves.add_kinetic(work.old, x.shape[0], -1.0, work.log_ratio)
+        log_ratio[j] -= e[j]
+    moves.add_kinetic(q, d, -1.0, log_ratio)
 
 
 _make_step: Any = None  # in each copy of the loop below, the step that it makes
@@ -270,7 +307,8 @@ def _sweep(target, kernel, metric, key, state, draws, tally, steps, start, stop)
         np.empty(line), np.empty(line), np.empty(line), np.empty(line), np.empty(line, np.bool_),
         np.empty(line, np.int64), np.empty(line, np.int64), np.empty(line, np.int64),
         np.empty((4, width), np.uint32), np.empty((4, width), np.uint32), np.empty(line), np.empty(line),
-        np.empty(line), np.empty(line), np.empty(line), np.empty(line),
+        np.empty(line), np.empty(line), np.empty(line), np.empty(line), np.empty(line, np.int64),
+        np.empty(line, np.int64), np.empty((3, d * width)), np.empty(line), np.empty(line),
     )  # fmt: skip
     for first in range(start, stop, width):
         n = min(width, stop - first)
