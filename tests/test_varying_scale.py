@@ -9,7 +9,7 @@ from scipy.special import logsumexp
 from scipy.stats import chi2
 
 import physscore as ps
-from physscore.evidence import pilot
+from physscore.evidence import varying_scale
 from physscore.evidence.excess import excess_of
 from physscore.evidence.job import prepare
 from physscore.evidence.verdict import scattered
@@ -147,14 +147,14 @@ def test_an_even_target_is_known_after_few_sweeps(monkeypatch):
     """100 steps were made of each; now half of the runs end after 25, and all but one in 20 after 50."""
     steps = []
 
-    class Counted(pilot.Particles):
+    class Counted(varying_scale.Particles):
         def move(self, settings, n):
             steps.append(n * settings.sweep)
             return super().move(settings, n)
 
-    monkeypatch.setattr(pilot, "Particles", Counted)
+    monkeypatch.setattr(varying_scale, "Particles", Counted)
     excess = excess_of(ps.Gaussian(0.0, 1.5, dim=4), ps.Gaussian(0.0, 1.0, dim=4))
     place = np.zeros(4), np.full(4, 1 / 1.5)
     for seed in range(20):
-        assert not pilot.uneven(excess, excess.draw(512, 0, seed) / 1.5, place, 0.8, seed)
+        assert not varying_scale.uneven(excess, excess.draw(512, 0, seed) / 1.5, place, 0.8, seed)
     assert sum(steps) < 20 * 65

@@ -145,7 +145,7 @@ class Seen:
             error = max(error, 0.5 * gap_error)
         total = total.with_error(error)
         due = _SCATTERED * job.plan.variance(job.n, resampled=job.threshold > 0)
-        scattered = float(back.log_z.var()) > max(_UNEVEN[name == "control variates"], due)
+        scattered = _variance(back.log_z) > max(_UNEVEN[name == "control variates"], due)
         return cls(
             there, back, total, name, found, bars["BAR there"], gap, gap_error, rungs[best], tail,
             strays=scattered or off > allowed,
@@ -172,13 +172,20 @@ class Seen:
         """Whether the mean weights there and back differ by more than chance, where islands differ in log Z:
         particles that forget too slowly leave a wider gap in these than from each temperature to the next."""
         there, back = self.estimates["way there"], self.estimates["way back"]
-        apart, alive = back.value - there.value, self.there.log_z[np.isfinite(self.there.log_z)]
-        return float(alive.var()) > _SPREAD and abs(apart) > _LAG * math.hypot(there.error, back.error)
+        apart = back.value - there.value
+        scattered = _variance(self.there.log_z) > _SPREAD
+        return scattered and abs(apart) > _LAG * math.hypot(there.error, back.error)
 
     def lags(self, target_error: float | None = None) -> bool:
         """Return whether the ways there and back differ by more than chance, and enough to matter: half of
         the gap is part of the error."""
         return abs(self.gap) > max(_LAG * self.gap_error, target_error or self.total.error)
+
+
+def _variance(log_z: Array) -> float:
+    """Return that of the islands that are where the target is not zero."""
+    alive = log_z[np.isfinite(log_z)]
+    return float(alive.var()) if len(alive) else 0.0
 
 
 def _share_of(gap: float, by_chance: float) -> float:

@@ -18,11 +18,11 @@ from physscore.energies.integrated import IntegratedScore
 from physscore.evidence.consensus import Seen
 from physscore.evidence.excess import Excess, excess_of
 from physscore.evidence.job import Job, Unit, checking, prepare
-from physscore.evidence.pilot import LOOKED_AT
 from physscore.evidence.plan import checked_schedule
 from physscore.evidence.reference import reference_for
 from physscore.evidence.result import LogZ
 from physscore.evidence.sharing import lead
+from physscore.evidence.varying_scale import LOOKED_AT
 from physscore.evidence.verdict import (
     Finding,
     agreeing,

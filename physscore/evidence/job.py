@@ -19,8 +19,9 @@ from physscore.energies.johnson import JohnsonSU
 from physscore.evidence.annealed import Leg, Particles, run_leg
 from physscore.evidence.control import particles_that_fit
 from physscore.evidence.excess import Excess, excess_of
-from physscore.evidence.pilot import check_start, explore, uneven
+from physscore.evidence.pilot import check_start, explore
 from physscore.evidence.plan import Knots, Plan, checked_schedule, equal_steps
+from physscore.evidence.varying_scale import uneven
 from physscore.evidence.verdict import Finding
 from physscore.kernels.hamiltonian import HMC
 from physscore.kernels.kernel import Kernel

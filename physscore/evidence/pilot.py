@@ -14,6 +14,7 @@ from physscore.evidence.annealed import Particles, resampling_uniforms, systemat
 from physscore.evidence.bridge import normalised
 from physscore.evidence.excess import Excess
 from physscore.evidence.plan import SHORT_OF_QUARTER, Knots, gradients_of, settings_of
+from physscore.evidence.varying_scale import FAR
 from physscore.kernels.kernel import Kernel
 from physscore.kernels.langevin import AutoMALA
 from physscore.kernels.state import Moves
@@ -24,10 +25,6 @@ _FORGOTTEN = 0.05  # correlation of u with where it was
 _MOST_KNOTS = 64
 _MOST_STOPS, _HOPELESS = 10_000, 10  # steps at the end of which more of them would be needed
 _LONGEST = SHORT_OF_QUARTER + math.pi  # trajectory: half a period more forgets as much of what is normal
-_UNEVEN = 0.12  # powers of 2
-LOOKED_AT = 512  # particles, of which it is asked whether they are uneven
-_SPREADING = (5, 0.0), (10, 0.04), (20, 0.0)  # sweeps, and the least change with which more are made
-_FAR = 1 << 29  # steps are counted in 32 bits
 _AT_TEMPERATURES = 3  # a scale that varies does: at one it may by chance
 _SHRINK = 5.0  # particles that a measured variance must outnumber
 
@@ -170,14 +167,15 @@ class Pilot:
         if self.spread > _SPREAD:
             return min(1.0 - beta, self.spread / max(float(u.std()), 1e-300))
         goal = 1.0 / (1.0 + self.spread**2)  # effective share of weights with this spread
-        high, low = 1.0 - beta, 0.0
 
         def share(step: float) -> float:
             weights = normalised(-step * u)
             return float(1.0 / (len(u) * (weights**2).sum()))
 
+        high = 1.0 - beta
         if share(high) >= goal:
             return high
+        low = 0.0
         for _ in range(60):
             middle = 0.5 * (low + high) if low > 0 else high * 0.1
             low, high = (middle, high) if share(middle) >= goal else (low, middle)
@@ -236,7 +234,7 @@ class Pilot:
         """Return how much the powers of 2 vary by which autoMALA would change its steps here."""
         particles = self.particles
         excess, kernel = particles.tempered.excess, AutoMALA()
-        step = particles.step + _FAR
+        step = particles.step + FAR
         others = Particles(
             excess, kernel, particles.y.copy(), seed=particles.seed, step=step, dense=self.dense
         )
@@ -313,30 +311,6 @@ class Pilot:
             betas, self._length(), energy, spread, step_sizes, trajectories, moves, acceptance,
             means, scales, self.evaluations, self.variation,
         )  # fmt: skip
-
-
-def uneven(excess: Excess, y: Array, place: tuple[Array, Array], step_size: float, seed: int) -> bool:
-    """Return whether the scale of the target depends on the place so much that particles have not found it.
-
-    Then autoMALA, which adapts its steps to where it is, spreads them: the powers of 2 by which it changes
-    its steps vary more and more. ``y`` are particles at the target.
-    """
-
-    def moved(y: Array, kernel: AutoMALA, n: int = 1, step: int = 0) -> Particles:
-        particles = Particles(excess, kernel, y.copy(), seed=seed, step=_FAR + step)
-        particles.place(1.0, place)
-        particles.move(settings_of(kernel, step_size), n)
-        return particles
-
-    y = y[:LOOKED_AT]
-    before, done, change = moved(y, AutoMALA()).exponent.std(), 0, 0.0
-    for sweeps, least in _SPREADING:
-        steps = sweeps * (excess.dim + 1) - done
-        y, done = moved(y, AutoMALA(sweep=True), steps, 1 + done).y, done + steps
-        change = float(moved(y, AutoMALA()).exponent.std() - before)  # by the same random numbers
-        if change > _UNEVEN or (change < least and len(y) == LOOKED_AT):  # fewer do not tell so soon
-            break
-    return change > _UNEVEN
 
 
 def _goal(kernel: Kernel) -> float | None:

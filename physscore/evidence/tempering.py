@@ -20,10 +20,10 @@ from physscore.evidence.bridge import Estimate, Populations, acceptance_ratio, m
 from physscore.evidence.excess import excess_of
 from physscore.evidence.job import Job, Look, prepare
 from physscore.evidence.ladders import Ladders, annealed_starts
-from physscore.evidence.pilot import LOOKED_AT
 from physscore.evidence.plan import Plan, equal_steps
 from physscore.evidence.reference import reference_for
 from physscore.evidence.result import LogZ
+from physscore.evidence.varying_scale import LOOKED_AT
 from physscore.evidence.verdict import Finding, beyond_bounds, follow, look_at, scattered, verdict_of
 from physscore.kernels.kernel import Kernel
 from physscore.kernels.team import Team
