@@ -59,7 +59,8 @@ class Seen:
         The heaviest tail of the weights; see ``bridge.tail_index``.
     strays : bool
         Whether islands that went back scatter far more than is due, or control variates are off from
-        their mean, zero, by more than chance: particles lag, or what rests on the score does not hold.
+        their mean, zero, by more than chance and for no walls: particles lag, or what rests on the score
+        does not hold.
     """
 
     there: Leg
@@ -148,7 +149,7 @@ class Seen:
         scattered = _variance(back.log_z) > max(_UNEVEN[name == "control variates"], due)
         return cls(
             there, back, total, name, found, bars["BAR there"], gap, gap_error, rungs[best], tail,
-            strays=scattered or off > allowed,
+            strays=scattered or (off > allowed and not there.walled),
         )  # fmt: skip
 
     @property
