@@ -136,7 +136,7 @@ def from_camb(
         highest = max(1.05 * top, _NONLINEAR_TO if nonlinear else 0.0)
         model.set_matter_power(redshifts=[z], kmax=highest * model.h, silent=True)
         model.NonLinear = camb.model.NonLinear_both if nonlinear else camb.model.NonLinear_none
-        # Without the CMB it would take less time, but P is off by 1e-3 then, even with high accuracy.
+        # Without the CMB it would take less time, but P differs by up to 1e-3 then, with high accuracy, too.
         results = camb.get_results(model)
         compute = (
             results.get_nonlinear_matter_power_spectrum
