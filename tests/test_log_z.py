@@ -355,8 +355,9 @@ def test_a_kink_is_no_wrong_score():
         (ps.DoubleWell(), ps.Gaussian(0.0, 1.0, dim=1), ps.ULA(), 16),
         pytest.param(ps.DoubleWell(), ps.Gaussian(0.0, 1.0, dim=1), ps.ULA(), 100, marks=pytest.mark.long),
         pytest.param(ps.Student(2.0, 1.0, 2), None, None, 100, marks=pytest.mark.long),  # an eighth pass
+        pytest.param(ps.Student(2.0, 1.0, 1), None, None, 40, marks=pytest.mark.long),  # tails that fill late
     ],
-    ids=["unadjusted", "unadjusted-100", "student-100"],
+    ids=["unadjusted", "unadjusted-100", "student-100", "student-1d"],
 )
 def test_what_passes_with_heavy_tails_is_right(target, reference, kernel, n):
     """Chi-squared of those that pass at 10^-4, nowhere beyond 4.5. By default more Student variables are in

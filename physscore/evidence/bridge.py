@@ -25,6 +25,7 @@ _LEAST_TAIL, _ENOUGH = 20, 60  # weights
 _BEYOND = 600.0  # log of an exceedance, beyond which all are as good as infinite
 HEAVY_TAIL = 0.5  # the shape parameter from which on they have no variance
 _ROUGH = 1.0  # standard deviations of the work of a step
+_WILD = 2.0  # times the scatter of Bennett's estimate
 _GAINED = 15.0  # times smaller is the error of an integral of fourth order with steps of half the length
 
 
@@ -277,10 +278,17 @@ def returned(log_z: Array) -> Estimate:
 
 
 def controlled(
-    betas: Array, legs: Sequence[Populations], controls: Sequence[Array], fitting: Sequence[Array]
+    betas: Array,
+    legs: Sequence[Populations],
+    controls: Sequence[Array],
+    fitting: Sequence[Array],
+    plain: Estimate,
 ) -> Estimate:
     """Return what is to be added to Bennett's estimate if control variates (k, islands) are added to the
     ``shares`` of the particles. ``fitting`` (k, islands) is added to the influence of each island.
+
+    On rungs where what they add scatters by more than twice what Bennett's ``plain`` estimate does they can
+    only lose, and are left out.
     """
     steps = np.diff(betas, prepend=betas[0], append=betas[-1])
     upper = steps[1:] / np.maximum(steps[1:] + steps[:-1], 1e-300)  # of the step above
@@ -291,7 +299,10 @@ def controlled(
 
     found = [averaged(leg.weights[0], c) for leg, c in zip(legs, controls, strict=True)]
     mean, changes = (np.mean(part, axis=0) for part in zip(*found, strict=True))
-    return Estimate(float(along(mean).sum()), along(changes + np.mean(fitting, axis=0)))
+    added, influence = along(mean), along(changes + np.mean(fitting, axis=0))
+    wild = influence.std(axis=1) > _WILD * plain.by_rung.std(axis=1)
+    added[wild] = influence[wild] = 0.0
+    return Estimate(float(added.sum()), influence)
 
 
 def tail_index(betas: Array, leg: Populations) -> float:
@@ -305,11 +316,12 @@ def tail_index(betas: Array, leg: Populations) -> float:
     shapes = np.array([shape for shape in found if shape is not None])
     if len(shapes) == 0:
         return -np.inf
-    together = min(len(shapes), -(-_ENOUGH // _tail_size(leg.u[0].size)))
+    together = min(len(shapes), -(-_ENOUGH // tail_size(leg.u[0].size)))
     return float(np.convolve(shapes, np.ones(together) / together, "valid").max())
 
 
-def _tail_size(n: int) -> int:
+def tail_size(n: int) -> int:
+    """Return how many of the largest of n weights their tail is told from."""
     return max(1, int(min(0.2 * n, 3 * np.sqrt(n))))
 
 
@@ -317,7 +329,7 @@ def tail_of(log_w: Array) -> float | None:
     """Return k of the largest of some weights (Zhang & Stephens 2009; Vehtari et al. 2024, arXiv:1507.02646,
     appendix J); None if they are too few."""
     n = len(log_w)
-    m = _tail_size(n)
+    m = tail_size(n)
     log_w = np.sort(np.partition(log_w, n - m - 1)[n - m - 1 :])
     if m < _LEAST_TAIL or not np.isfinite(log_w[-m - 1 :]).all():
         return None

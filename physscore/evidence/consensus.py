@@ -99,7 +99,7 @@ class Seen:
             bars[way] = inside[way] + bar
             rungs[way][0] += inside[way].value
             added[way] = controlled(
-                betas, populations, [leg.control for leg in legs], [leg.fitting for leg in legs]
+                betas, populations, [leg.control for leg in legs], [leg.fitting for leg in legs], bar
             )
         tail = tail_index(betas, there.populations)
         best = "BAR" if "BAR" in ways else "BAR there"
@@ -113,7 +113,7 @@ class Seen:
             not there.walled
             and tail <= HEAVY_TAIL
             and off < allowed
-            and light(y)
+            and light(job.excess, y)
             and continuous(job.excess, y)
             and not score_fits(job.excess, y, EXACT)
         ):

@@ -21,7 +21,8 @@ from physscore.kernels.state import Moves
 
 _SPREAD = 0.8  # a stop is so many standard deviations of u from the last
 _LARGE = 10_000  # dimensions
-_FORGOTTEN = 0.05  # correlation of u with where it was
+_FORGOTTEN = 0.05  # correlation of what is to be forgotten with what it was
+_FEW = 8  # coordinates, of which each one's tails are seen in the virial
 _MOST_KNOTS = 64
 _MOST_STOPS, _HOPELESS = 10_000, 10  # steps at the end of which more of them would be needed
 _LONGEST = SHORT_OF_QUARTER + math.pi  # trajectory: half a period more forgets as much of what is normal
@@ -189,7 +190,7 @@ class Pilot:
         self.particles.take(systematic(weights[np.newaxis], np.array([uniform]))[0])
 
     def settle(self, beta: float) -> None:
-        """Tune the kernel at this stop, and move until u has forgotten where it was."""
+        """Tune the kernel at this stop, and move until the particles have forgotten where they were."""
         particles, kernel = self.particles, self.kernel
         particles.place(beta, self.local)
         self.local = self._fitted()
@@ -197,15 +198,16 @@ class Pilot:
         if not self.searched:
             self._search()
         rate = 1.5
-        start = particles.u.copy()
+        start = self._memories()
         moves, calm, total = 0, 0, 0
         accepted = []
         goal = _goal(kernel)
-        chance = 1 / math.sqrt(len(start))  # makes it as large
+        n = len(particles.u)
+        chance = 1 / math.sqrt(n)  # makes it as large
         while total < 4 * self.most_moves:
             settings = self._settings(self.step_size)
             acceptance = float(particles.move(settings, 1).mean())
-            self.evaluations += int(len(start) * gradients_of(kernel, settings))
+            self.evaluations += int(n * gradients_of(kernel, settings))
             total += 1
             if goal is not None:
                 change = rate * (acceptance - goal)
@@ -218,10 +220,11 @@ class Pilot:
             accepted.append(acceptance)
             calm += 1
             if calm == 3:  # the step size is about right: from here on moves count
-                start, moves = particles.u.copy(), 0
+                start, moves = self._memories(), 0
             elif calm > 3:
                 moves += 1
-                forgotten = _correlation(start, particles.u) < max(_FORGOTTEN, chance)
+                kept = max(map(_correlation, start, self._memories()))
+                forgotten = kept < max(_FORGOTTEN, chance)
                 if forgotten or moves >= self.most_moves:
                     break
         self.n_moves = max(1, moves)
@@ -229,6 +232,19 @@ class Pilot:
         # One long trajectory goes farther than several short ones.
         change = 1.3 if self.n_moves > 2 else 0.9 if self.n_moves == 1 else 1.0
         self.trajectory = float(np.clip(change * self.trajectory, SHORT_OF_QUARTER, _LONGEST))
+
+    def _memories(self) -> list[Array]:
+        """Return what moves are to make the particles forget: u, and in few dimensions the virial as well.
+
+        Control variates rest on tails, which fill late where they are exponential. Of the modes of a target,
+        among which weights choose, the virial about the mean knows nothing.
+        """
+        particles = self.particles
+        found = [particles.u.copy()]
+        if self.d <= _FEW:
+            y = to_host(particles.y) - self.local[0]
+            found.append((y * to_host(particles.score())).sum(axis=1))
+        return found
 
     def _variation(self, beta: float) -> float:
         """Return how much the powers of 2 vary by which autoMALA would change its steps here."""

@@ -12,7 +12,7 @@ from physscore.core import Array
 from physscore.energies.coordinates import prior_and_likelihood
 from physscore.energies.priors import Parameters
 from physscore.evidence.annealed import Leg
-from physscore.evidence.bridge import HEAVY_TAIL, Estimate, tail_of
+from physscore.evidence.bridge import HEAVY_TAIL, Estimate, tail_of, tail_size
 from physscore.evidence.excess import Excess
 
 # By chance alone each check says "suspect" less than once in 10^4 runs.
@@ -30,7 +30,9 @@ _BESIDE = 0.01  # standard deviations of the reference
 _LOOKED_AT = 512  # states
 _MISSING = 0.1  # of the error: what may be missing of log Z
 _PAIRS, _COMPONENTS = 128, 1 << 16  # of a state
-_HEAVY_FOURTH = 0.75  # of fourth powers, as those of normal numbers seem to have up to 0.5
+_HEAVY_SQUARE = 0.1  # tail index
+_SLOWEST = 0.9  # power of y with which -y score rises: exponential tails have 1
+_ENOUGH = 16  # states, by which that can be told
 
 
 @dataclass
@@ -181,15 +183,35 @@ def continuous(excess: Excess, y: Array) -> bool:
     return bool((np.abs(change - integrals[-1]) <= allowed).all())
 
 
-def light(y: Array) -> bool:
-    """Return whether fourth powers of coordinates have a variance, as control variates need: each state's
-    largest coordinate is looked at."""
-    centred = np.abs(y - np.median(y, axis=0))
-    width = np.median(centred, axis=0)
-    largest = (centred / np.where(width > 0, width, np.inf)).max(axis=1)
+def light(excess: Excess, y: Array) -> bool:
+    """Return whether the target falls as fast as control variates need, whose squares must have a variance.
+
+    Each state's largest coordinate is looked at. Few states do not tell half-normal or exponential numbers
+    from those that fall like a power of y, but the score of the largest does: where tails are exponential,
+    -y score rises as y does, and hardly where they are powers.
+    """
+    centred = y - np.median(y, axis=0)
+    width = np.median(np.abs(centred), axis=0)
+    sizes = np.abs(centred) / np.where(width > 0, width, np.inf)
+    which = sizes.argmax(axis=1)
+    each = np.arange(len(y))
     with np.errstate(divide="ignore"):
-        tail = tail_of(4.0 * np.log(largest))
-    return tail is None or tail <= _HEAVY_FOURTH
+        log_size = np.log(sizes[each, which])
+    tail = tail_of(2.0 * log_size)
+    if tail is None or tail <= _HEAVY_SQUARE:
+        return True
+    far = np.argsort(log_size)[-tail_size(len(y)) :]
+    sides = 2 * which[far] + (centred[far, which[far]] > 0)  # that may fall in different ways
+    many = np.bincount(sides)
+    if many.max() >= _ENOUGH:
+        far = far[sides == many.argmax()]
+    with np.errstate(over="ignore", invalid="ignore"):
+        score = -(y[far] + excess(y[far])[1])[each[: len(far)], which[far]]
+    low, high = np.array_split(-centred[far, which[far]] * score, 2)
+    inner, outer = np.array_split(log_size[far], 2)
+    low = low * math.exp(_SLOWEST * (outer.mean() - inner.mean()))
+    error = math.sqrt(low.var() / len(low) + high.var() / len(high))
+    return bool(high.mean() + error > low.mean())
 
 
 def beyond_bounds(excess: Excess, x: Array, error: float) -> list[Finding]:
