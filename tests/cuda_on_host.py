@@ -156,6 +156,8 @@ def by_the_standard(name, function, args, kwargs):
     if kwargs.get("dtype") is not None:
         kwargs["dtype"] = getattr(standard, np.dtype(kwargs["dtype"]).name)
     args = [standard.asarray(x) if isinstance(x, np.ndarray | np.generic) else x for x in args]
+    if name in ("mean", "var", "std") and "dtype" in kwargs:  # which the standard has for sums only
+        args[0] = standard.astype(args[0], kwargs.pop("dtype"))
     if name in ("concat", "stack"):
         args[0] = [standard.asarray(x) for x in args[0]]
     result = np.asarray(getattr(standard, name)(*args, **kwargs))

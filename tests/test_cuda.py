@@ -268,6 +268,34 @@ def test_a_warm_up_on_the_card_tunes_alike(card: Any) -> None:
         assert float(found.kernel.step_size) == pytest.approx(float(expected.kernel.step_size), rel=1e-6)
 
 
+@pytest.mark.parametrize("likelihood", [
+    ps.PoissonCounts(np.arange(48).reshape(6, 8) % 7, 4.0, link="linear"),
+    ps.GaussianNoise(np.linspace(-0.5, 1.5, 48).reshape(6, 8), 0.3),
+], ids=repr)  # fmt: skip
+def test_a_warm_up_of_a_lognormal_posterior_finds_the_same_metric(card: Any, likelihood: Any) -> None:
+    target = ps.LognormalField(grid((6, 8)), ps.spectra.PowerLaw(index=-1.5, amplitude=0.1)) + likelihood
+    options = {"chains": 4, "steps": 8, "warmup": 40, "seed": 3}
+    expected = ps.sample(target, ps.MALA(), **options)
+    found = ps.sample(target, ps.MALA(), device="gpu", **options)
+    np.testing.assert_allclose(found.kernel.metric.octant, expected.kernel.metric.octant, rtol=1e-6)
+    close(found.draws, expected.draws, np.float64, 1e7)
+
+
+@pytest.mark.parametrize("metric", ["diagonal", "dense"])
+@pytest.mark.parametrize("target", [
+    ps.Phi4((3, 4), mass2=-0.5, coupling=0.2),
+    ps.Gaussian([0.0, 1.0], 2.0) + ps.from_functions(
+        energy=lambda x: (x**4).sum(axis=1), score=lambda x: -4 * x**3, shape=2
+    ),
+], ids=["lattice", "functions"])  # fmt: skip
+def test_a_warm_up_measures_the_same_metric(card: Any, target: Any, metric: str) -> None:
+    options = {"chains": 4, "steps": 8, "warmup": 40, "seed": 3}
+    expected = ps.sample(target, ps.MALA(metric=metric), **options)
+    found = ps.sample(target, ps.MALA(metric=metric), device="gpu", **options)
+    np.testing.assert_allclose(found.kernel.metric.factor, expected.kernel.metric.factor, rtol=1e-6)
+    close(found.draws, expected.draws, np.float64, 1e7)
+
+
 def test_a_run_on_the_card_goes_to_a_file_and_on(card: Any, tmp_path: Any) -> None:
     target = posterior((6, 8))
     options = {"chains": 4, "steps": 8, "warmup": 20, "seed": 3, "device": "gpu"}

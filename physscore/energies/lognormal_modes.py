@@ -7,7 +7,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from physscore.arrays import as_states
+from physscore.arrays import as_states, device_of, namespace
 from physscore.core import Array, Energy
 from physscore.energies.coordinates import FieldModes, cell_by_cell, of_cells, prior_and_likelihood
 from physscore.energies.lognormal import LognormalField
@@ -59,7 +59,7 @@ class OfLogarithm(Energy):
         """
         states = np.zeros((1, *self.shape)) if x is None else as_states(x, self.shape)[:4]
         signs = np.random.default_rng(0).choice([-1.0, 1.0], self.shape)
-        step = states.dtype.type(_SMALL_STEP) * signs.astype(states.dtype)
+        step = namespace(device_of(states)).asarray(_SMALL_STEP * signs, states.dtype)
         fall = self.energy_and_score(states + step)[1] - self.energy_and_score(states - step)[1]
         mean = float(-(fall * step).sum(dtype=np.float64)) / (2 * _SMALL_STEP**2 * fall.size)
         return mean if np.isfinite(mean) else 0.0
