@@ -160,14 +160,14 @@ class Funnel(Analytic, Prior):
 
     def whiten(self, x: Array) -> Array:
         """Return (x_0 / scale, x_i exp(-x_0 / 2))."""
-        z = np.array(as_states(x, self.shape))
+        z = as_states(x, self.shape).copy()
         z[:, 1:] *= np.exp(-0.5 * z[:, :1])
         z[:, 0] /= self.scale
         return z
 
     def unwhiten(self, z: Array) -> Array:
         """Return the states of whitened coordinates."""
-        x = np.array(as_states(z, self.shape, "z"))
+        x = as_states(z, self.shape, "z").copy()
         x[:, 0] *= self.scale
         x[:, 1:] *= np.exp(0.5 * x[:, :1])
         return x

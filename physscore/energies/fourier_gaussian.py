@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from physscore import noise
-from physscore.arrays import as_states
+from physscore.arrays import as_states, on_gpu, row_dots
 from physscore.core import Array, InputError, Prior
 from physscore.energies.random_field import check_count
 from physscore.grid import Grid
@@ -104,25 +104,35 @@ class FourierGaussian(Prior):
     def unwhiten(self, z: Array) -> Array:
         """Return the fields with the coordinates mean + sqrt(variance) z."""
         given = as_states(z, self.mean.shape, "z")
-        fields = self.coordinates.to_fields(given, self._std.astype(given.dtype, copy=False))
-        fields += self._mean_field.astype(given.dtype, copy=False)
+        fields = self.coordinates.to_fields(given, self._beside(given, "_std"))
+        fields += self._beside(given, "_mean_field")
         return fields
 
     def pull_back(self, z: Array, gradient: Array) -> Array:
         """Return sqrt(variance) times the coordinates of ``gradient``: shape (n, d), 0 where not free."""
         slopes = self.coordinates.of_fields(as_states(gradient, self.shape, "gradient"))
-        slopes *= self._std.astype(slopes.dtype, copy=False)
+        slopes *= self._beside(slopes, "_std")
         return slopes
 
     def _whitened(self, x: Array) -> tuple[Array, Array]:
         """Return the whitened coordinates of fields, and 1 / sqrt(variance) in the precision of ``x``."""
-        z, scale = self.coordinates.of_fields(x), self._inverse_std.astype(x.dtype, copy=False)
-        z -= self.mean.astype(x.dtype, copy=False)
+        z, scale = self.coordinates.of_fields(x), self._beside(x, "_inverse_std")
+        z -= self._beside(x, "mean")
         z *= scale
         return z, scale
 
+    def _beside(self, x: Array, name: str) -> Array:
+        """Return numbers of the coordinates, or the mean field, where ``x`` is and in its precision."""
+        numbers: Array = getattr(self, name)
+        if not on_gpu(x):
+            return numbers.astype(x.dtype, copy=False)
+        from physscore.cuda import kept
+
+        return cast(Array, kept(self, f"{name} {x.dtype}", lambda: numbers.astype(x.dtype)))
+
     def _energies(self, z: Array) -> npt.NDArray[np.float64]:
-        return np.asarray(self._offset + 0.5 * np.einsum("ni,ni->n", z, z, dtype=np.float64))
+        squares = row_dots(z, z) if on_gpu(z) else np.einsum("ni,ni->n", z, z, dtype=np.float64)
+        return cast(npt.NDArray[np.float64], self._offset + 0.5 * squares)
 
     def __repr__(self) -> str:
         return f"FourierGaussian({self.grid!r}, {self.n_free_modes} free modes)"
