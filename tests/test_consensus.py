@@ -39,6 +39,8 @@ def test_all_islands_go_back_where_few_that_did_scatter_or_control_variates_stra
     seen = Seen.of(job, {0: replace(unit, there=stray)})
     assert "control variates" not in seen.estimates
     assert seen.uneven
+    # Without walls, jumps or wrong scores, what is off from zero by chance is Bennett's estimate.
+    assert seen.total.error > 2 * seen.estimates["BAR there"].error
 
 
 def test_a_rung_where_control_variates_are_wild_spoils_no_others(annealed):

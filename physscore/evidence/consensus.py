@@ -109,20 +109,21 @@ class Seen:
             found["thermodynamic integration"] = inside[best] + mean_energies
         y = ordered[0].y
         off, allowed = abs(added[best].value), _STRAY * added[best].error
-        if (
+        usable = (
             not there.walled
             and tail <= HEAVY_TAIL
-            and off < allowed
             and light(job.excess, y)
             and continuous(job.excess, y)
             and not score_fits(job.excess, y, EXACT)
-        ):
+        )
+        if usable and off < allowed:
             found["control variates"] = bars[best] + added[best]
         # While islands differ little, the mean of their estimates of Z is unbiased and good. The weights of
         # steps that are never rejected may have tails that are not looked at.
         unadjusted = job.kernel.step_function == "langevin"
         name = best if job.narrow or unadjusted else "way there"
-        total, doubt = found[name], 0.0
+        # Control variates that stray mean that particles lag, or that Bennett's estimate is off by chance.
+        total, doubt = found[name], _share_of(off, added[best].error) if usable and off >= allowed else 0.0
         # The smaller of two errors may be so by chance: none is taken that is below Bennett's.
         error = max(total.error, bars[best].error)
         if "control variates" in found and found["control variates"].error < _WORTH * error:
@@ -134,7 +135,7 @@ class Seen:
         gap_error = math.hypot(bars["BAR back"].error, bars["BAR there"].error)
         if job.narrow:
             # The gap shows that too, as it has opposite signs in both ways. What chance makes is taken off.
-            doubt = _share_of(gap, gap_error)
+            doubt = max(doubt, _share_of(gap, gap_error))
         if unadjusted and len(back.log_z) > 1:
             apart = found["way back"].value - found["way there"].value
             by_chance = min(OPEN, math.hypot(found["way back"].error, found["way there"].error))
