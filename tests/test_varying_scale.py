@@ -74,15 +74,18 @@ def sinusoid():
     return prior + ps.compiled(wave, dim=3, params=np.concatenate([times, data]))
 
 
-def kernel_for(target, reference=None):
+def kernels_for(target, reference=None, seeds=range(12)):
     excess = excess_of(reference or target.terms[0][1], target)
-    return prepare(excess, None, 8, 8, None, "smc", 1, lambda *a, **b: None).kernel
+    for seed in seeds:
+        yield prepare(excess, None, 8, 8, None, "smc", seed, lambda *a, **b: None).kernel
 
 
 def test_the_kernel_follows_a_scale_that_varies_on_the_way():
-    """The target is nearly normal; on the way the coefficients have the scale of the noise."""
-    assert isinstance(kernel_for(regression(1, 12, 1000.0)[0]), AutoMALA)
-    assert isinstance(kernel_for(ps.Gaussian(1.0, 0.1, dim=4), ps.Gaussian(0.0, 1.0, dim=4)), MALA)
+    """The target is nearly normal; on the way the coefficients have the scale of the noise. In two dimensions
+    that is seen in 45% of 30 pilots: in none of 12 once in a thousand times."""
+    assert any(isinstance(kernel, AutoMALA) for kernel in kernels_for(regression(1, 12, 1000.0)[0]))
+    normal = ps.Gaussian(1.0, 0.1, dim=4)
+    assert all(isinstance(kernel, MALA) for kernel in kernels_for(normal, ps.Gaussian(0.0, 1.0, dim=4)))
 
 
 @pytest.mark.parametrize(
@@ -138,7 +141,7 @@ def test_functions_of_arrays_are_looked_at_like_compiled_ones():
     funnel = ps.Funnel(4)
     energy = ps.from_functions(energy=funnel.energy, score=funnel.score, shape=4)
     begin = ps.Gaussian(0.0, 1.0, dim=4)
-    assert repr(kernel_for(energy, begin)) == repr(ps.AutoMALA(sweep=True))
+    assert repr(*kernels_for(energy, begin, seeds=[1])) == repr(ps.AutoMALA(sweep=True))
     found = ps.estimate_log_z(energy, begin, kernel=ps.MALA(), particles=128, seed=1)
     assert any("the scale of the target depends on the place" in reason for reason in found.reasons)
 
