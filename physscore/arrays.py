@@ -209,6 +209,20 @@ def to_host(x: Any) -> Array:
     return cast(Array, cupy().asnumpy(x)) if on_gpu(x) else np.asarray(x)
 
 
+def beside(x: Any, owner: Any, name: str, dtype: Any = None) -> Array:
+    """Return the array ``owner.name``, as ``dtype`` if one is given, where ``x`` is; a card keeps it."""
+    numbers: Array = getattr(owner, name)
+
+    def make() -> Array:
+        return numbers if dtype is None else numbers.astype(dtype, copy=False)
+
+    if not on_gpu(x):
+        return make()
+    from physscore.cuda import kept
+
+    return cast(Array, kept(owner, (name, dtype), make))
+
+
 def floating_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
     """Return ``dtype`` as float32 or float64.
 

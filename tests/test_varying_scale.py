@@ -74,7 +74,7 @@ def sinusoid():
     return prior + ps.compiled(wave, dim=3, params=np.concatenate([times, data]))
 
 
-def kernels_for(target, reference=None, seeds=range(12)):
+def kernels_for(target, reference=None, seeds=range(24)):
     excess = excess_of(reference or target.terms[0][1], target)
     for seed in seeds:
         yield prepare(excess, None, 8, 8, None, "smc", seed, lambda *a, **b: None).kernel
@@ -82,8 +82,9 @@ def kernels_for(target, reference=None, seeds=range(12)):
 
 def test_the_kernel_follows_a_scale_that_varies_on_the_way():
     """The target is nearly normal; on the way the coefficients have the scale of the noise. In two dimensions
-    that is seen in 45% of 30 pilots: in none of 12 once in a thousand times."""
-    assert any(isinstance(kernel, AutoMALA) for kernel in kernels_for(regression(1, 12, 1000.0)[0]))
+    that is seen in 45% of 30 pilots: in 3 of 24 or fewer once in a thousand times."""
+    follow = [isinstance(kernel, AutoMALA) for kernel in kernels_for(regression(1, 12, 1000.0)[0])]
+    assert sum(follow) > 3
     normal = ps.Gaussian(1.0, 0.1, dim=4)
     assert all(isinstance(kernel, MALA) for kernel in kernels_for(normal, ps.Gaussian(0.0, 1.0, dim=4)))
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from physscore import noise
-from physscore.arrays import as_states, on_gpu, row_dots
+from physscore.arrays import as_states, beside, on_gpu, row_dots
 from physscore.core import Array, InputError, Prior
 from physscore.energies.random_field import check_count
 from physscore.grid import Grid
@@ -104,31 +104,22 @@ class FourierGaussian(Prior):
     def unwhiten(self, z: Array) -> Array:
         """Return the fields with the coordinates mean + sqrt(variance) z."""
         given = as_states(z, self.mean.shape, "z")
-        fields = self.coordinates.to_fields(given, self._beside(given, "_std"))
-        fields += self._beside(given, "_mean_field")
+        fields = self.coordinates.to_fields(given, beside(given, self, "_std", given.dtype))
+        fields += beside(given, self, "_mean_field", given.dtype)
         return fields
 
     def pull_back(self, z: Array, gradient: Array) -> Array:
         """Return sqrt(variance) times the coordinates of ``gradient``: shape (n, d), 0 where not free."""
         slopes = self.coordinates.of_fields(as_states(gradient, self.shape, "gradient"))
-        slopes *= self._beside(slopes, "_std")
+        slopes *= beside(slopes, self, "_std", slopes.dtype)
         return slopes
 
     def _whitened(self, x: Array) -> tuple[Array, Array]:
         """Return the whitened coordinates of fields, and 1 / sqrt(variance) in the precision of ``x``."""
-        z, scale = self.coordinates.of_fields(x), self._beside(x, "_inverse_std")
-        z -= self._beside(x, "mean")
+        z, scale = self.coordinates.of_fields(x), beside(x, self, "_inverse_std", x.dtype)
+        z -= beside(x, self, "mean", x.dtype)
         z *= scale
         return z, scale
-
-    def _beside(self, x: Array, name: str) -> Array:
-        """Return numbers of the coordinates, or the mean field, where ``x`` is and in its precision."""
-        numbers: Array = getattr(self, name)
-        if not on_gpu(x):
-            return numbers.astype(x.dtype, copy=False)
-        from physscore.cuda import kept
-
-        return cast(Array, kept(self, f"{name} {x.dtype}", lambda: numbers.astype(x.dtype)))
 
     def _energies(self, z: Array) -> npt.NDArray[np.float64]:
         squares = row_dots(z, z) if on_gpu(z) else np.einsum("ni,ni->n", z, z, dtype=np.float64)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from physscore import noise
-from physscore.arrays import device_of, namespace, on_gpu, row_dots
+from physscore.arrays import beside, device_of, namespace, row_dots
 from physscore.core import Array, Energy, InputError, Point, Prior
 from physscore.energies.coordinates import FieldModes, prior_and_likelihood, require_same_modes
 from physscore.energies.fourier_gaussian import FourierGaussian
@@ -190,12 +190,12 @@ class ModeExcess(FieldExcess):
 
     def __call__(self, y: Array) -> tuple[npt.NDArray[np.float64], Array]:
         """Return u and its gradient."""
-        mean, std = self._beside(y, "_mean"), self._beside(y, "_std")
+        mean, std = beside(y, self, "_mean"), beside(y, self, "_std")
         energy, score = self.modes.energy_and_score(mean + std * y)
         slope = score
         slope *= -std
         if self.own:
-            own = self._beside(y, "_free") * y
+            own = beside(y, self, "_free") * y
             slope -= own
             energy = energy - (self.offset + 0.5 * row_dots(own, y))
         return energy, slope
@@ -204,10 +204,10 @@ class ModeExcess(FieldExcess):
         """Return E_beta over v on a card, where y = mean + scale v and ``mean`` and ``scale`` are there."""
         from physscore.cuda.tempered import OverModes
 
-        modes, std = self.modes, self._beside(mean, "_std")
-        left = 1.0 - beta * self._beside(mean, "_free") if self.own else 1.0
+        modes, std = self.modes, beside(mean, self, "_std")
+        left = 1.0 - beta * beside(mean, self, "_free") if self.own else 1.0
         precision, to_modes = modes.tables_beside(mean)
-        z = self._beside(mean, "_mean") + std * mean
+        z = beside(mean, self, "_mean") + std * mean
         bent = beta * scale * std
         constant = 0.5 * float((left * mean**2 + beta * precision * z**2).sum())
         constant += beta * (modes.offset - self.offset)
@@ -217,18 +217,9 @@ class ModeExcess(FieldExcess):
             constant,
         )  # fmt: skip
 
-    def _beside(self, y: Array, name: str) -> Array:
-        """Return an array of numbers for each coordinate where ``y`` is."""
-        numbers: Array = getattr(self, name)
-        if not on_gpu(y):
-            return numbers
-        from physscore.cuda import kept
-
-        return cast(Array, kept(self, name, lambda: numbers))
-
     def to_state(self, y: Array) -> Array:
         """Return the fields at ``y``."""
-        return self.modes.to_state(self._beside(y, "_mean") + self._beside(y, "_std") * y)
+        return self.modes.to_state(beside(y, self, "_mean") + beside(y, self, "_std") * y)
 
     def from_state(self, x: Array) -> Array:
         """Return the coordinates of fields."""
@@ -242,7 +233,7 @@ class ModeExcess(FieldExcess):
     def cell_variances(self, scale: Array) -> Array:
         """Return the variances of the cells, which are alike."""
         cells = self.modes.grid.n_cells
-        mean = float(((self._beside(scale, "_std") * scale) ** 2).sum()) / cells
+        mean = float(((beside(scale, self, "_std") * scale) ** 2).sum()) / cells
         return cast(Array, namespace(device_of(scale)).full(cells, mean))
 
 
